@@ -1,0 +1,154 @@
+"""Policies: the base LLM and the LoRA adapters merged into it, one after another; dense weights and GGUF on disk.
+
+OpenVINO GenAI silently ignores a PEFT adapter passed to a pipeline built from a GGUF file, so a policy reaches it merged
+and written as GGUF (Q8_0). That file also runs in Ollama and llama.cpp.
+"""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, quants
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from dpo4rec_utils import assets
+from dpo4rec_utils.artifacts import StudyError, atomic_path, content_key, file_sha256
+from dpo4rec_utils.config import LLMConfig
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A language model: the base named by `model` with `adapters` (folders) merged in this order.
+
+    `key` identifies the weights by content, so texts are never reused for another policy of the same name.
+    """
+
+    name: str
+    model: str
+    adapters: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Hash of the base model's identity and of every adapter's weights."""
+        base = assets.ASSETS["smollm2"].sha256 if self.model == "embedded" else self.model
+        return content_key([base, *(file_sha256(a / "adapter_model.safetensors") for a in self.adapters)])
+
+    def extended(self, name: str, adapter: Path) -> "Policy":
+        """This policy with one more adapter on top."""
+        return Policy(name, self.model, (*self.adapters, adapter))
+
+
+def base_policy(config: LLMConfig) -> Policy:
+    """The LLM as it comes: the zero-shot arm."""
+    return Policy("zero_shot", config.model)
+
+
+def _gguf_of(model: str) -> Path | None:
+    folder = assets.fetch("smollm2") if model == "embedded" else Path(model)
+    files = sorted(folder.glob("*.gguf")) if folder.is_dir() else []
+    return files[0] if files else None
+
+
+def dense_folder(model: str) -> str:
+    """Where `from_pretrained` finds dense weights: a GGUF is dequantised once and kept as safetensors in the cache."""
+    source = _gguf_of(model)
+    if source is None or (source.parent / "config.json").exists():
+        return model
+    target = assets.cache_folder() / f"dense-{file_sha256(source)[:12]}"
+    if not (target / "config.json").exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".dense-"))
+        try:
+            options = {"gguf_file": source.name}
+            dense = AutoModelForCausalLM.from_pretrained(
+                source.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+            )
+            dense.save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(temporary)
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return str(target)
+
+
+def load_tokenizer(model: str):
+    """The tokenizer of a model, pad token set (the end-of-turn token where it has none)."""
+    tokenizer = AutoTokenizer.from_pretrained(_known(model))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _known(model: str) -> str:
+    folder = dense_folder(model)
+    if not Path(folder).exists() and (folder.startswith((".", "/", "~")) or folder.count("/") != 1):
+        raise StudyError(f"llm.model = {model!r} is no local folder and no Hub id (owner/name).")
+    return folder
+
+
+def load_model(policy: Policy, dtype=torch.float32):
+    """The policy as one dense model (adapters merged), on the CPU or, where there is one, on the GPU."""
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(_known(policy.model), dtype=dtype)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(f"llm.model = {policy.model!r} could not be loaded ({reason}); check the name or connect.") from None
+    for adapter in policy.adapters:
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval()
+
+
+def _gguf_layout(weight: np.ndarray, name: str, heads: int, kv_heads: int) -> np.ndarray:
+    """Undo transformers' rotary layout: GGUF's llama stores the rows of q and k interleaved."""
+    count = {"attn_q.weight": heads, "attn_k.weight": kv_heads}.get(name.split(".", 2)[-1])
+    if count is None:
+        return weight
+    rows, columns = weight.shape
+    return weight.reshape(count, 2, rows // count // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def export_gguf(policy: Policy, path: Path) -> Path:
+    """Write the merged policy as GGUF: matrices Q8_0, norms fp32, metadata and tokenizer of the base GGUF.
+
+    Raises `StudyError` if the base has no GGUF file of the llama architecture to take the metadata from.
+    """
+    source = _gguf_of(policy.model)
+    reader = gguf.GGUFReader(source) if source else None
+    architecture = reader.fields["general.architecture"].contents() if reader else None
+    if architecture != "llama":
+        raise StudyError(
+            f"llm.engine = 'openvino' needs a folder with a GGUF file of the llama architecture; {policy.model!r} has "
+            f"{architecture or 'none'}. Set llm.engine: transformers."
+        )
+    model = load_model(policy)
+    weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    by_name = {names.get_name(name, try_suffixes=(".weight",)): w for name, w in weights.items()}
+    with atomic_path(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, architecture)
+        for field in reader.fields.values():
+            if field.name in ("general.architecture", "general.file_type") or field.name.startswith("GGUF."):
+                continue
+            kind = field.types[0]
+            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+        for tensor in reader.tensors:
+            config = model.config
+            weight = _gguf_layout(by_name[tensor.name], tensor.name, config.num_attention_heads, config.num_key_value_heads)
+            kind = GGMLQuantizationType.F32 if weight.ndim == 1 else GGMLQuantizationType.Q8_0
+            writer.add_tensor(tensor.name, quants.quantize(weight, kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return path

@@ -1,0 +1,155 @@
+"""Facts of a history, the prompts that state them, and templated profiles (no LLM) that repeat them.
+
+The templates are data: `templates/prompts.yaml`. Knowledge prompts follow KAR (arXiv 2306.10933, section 3.2); stating
+counts is our measurement: titles alone leave a small model without a user signal (DESIGN).
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils.config import DataConfig
+
+TEMPLATES = Path(__file__).parent / "templates" / "prompts.yaml"
+LIMITS = {"titles": 6, "liked": 6, "disliked": 4, "decades": 3}
+
+
+@cache
+def templates() -> dict:
+    """The prompt templates, as read from YAML."""
+    return yaml.safe_load(TEMPLATES.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a history says, most frequent first: titles with year; (name, count) for genres and decades."""
+
+    titles: tuple[str, ...]
+    liked: tuple[tuple[str, int], ...]
+    disliked: tuple[tuple[str, int], ...]
+    decades: tuple[tuple[str, int], ...]
+
+    @property
+    def avoided(self) -> tuple[str, ...]:
+        """Genres disliked more often than liked."""
+        liked = dict(self.liked)
+        return tuple(name for name, count in self.disliked if count > liked.get(name, 0))
+
+
+def _counts(rows, limit: int) -> tuple[tuple[str, int], ...]:
+    ordered = sorted(Counter(rows).items(), key=lambda pair: (-pair[1], pair[0]))
+    return tuple(ordered[:limit])
+
+
+def history_facts(history: pd.DataFrame, items: pd.DataFrame, config: DataConfig) -> Facts:
+    """Facts of one user's history (item, rating, timestamp); raises `StudyError` if it is empty.
+
+    Liked is rating >= like_threshold, disliked rating <= dislike_threshold; titles are the best rated, latest first. A
+    user who liked nothing has the best rated third taken as liked: the prompt must say something.
+    """
+    if history.empty:
+        raise StudyError("An empty history has no facts; leave the user out or give one interaction.")
+    liked = history[history.rating >= config.like_threshold]
+    if liked.empty:
+        liked = history.nlargest(max(1, len(history) // 3), "rating", keep="first")
+    best = liked.iloc[::-1].sort_values("rating", ascending=False, kind="stable")
+    table = items.iloc[liked.item]
+    disliked = items.iloc[history[history.rating <= config.dislike_threshold].item]
+    return Facts(
+        titles=tuple(titled(items.iloc[i]) for i in best.item[: LIMITS["titles"]]),
+        liked=_counts((g.lower() for row in table.genres for g in row), LIMITS["liked"]),
+        disliked=_counts((g.lower() for row in disliked.genres for g in row), LIMITS["disliked"]),
+        decades=_counts((f"{y // 10 * 10}s" for y in table.year.dropna()), LIMITS["decades"]),
+    )
+
+
+def titled(item: pd.Series) -> str:
+    """'Title (year)', with a trailing article put first: 'Net, The' becomes 'The Net'."""
+    title = item.title
+    for article in (", The", ", A", ", An"):
+        if title.endswith(article):
+            title = f"{article[2:]} {title[: -len(article)]}"
+    return title if pd.isna(item.year) else f"{title} ({item.year})"
+
+
+def user_question(facts: Facts, name: str) -> str:
+    """The user message of prompt template `name`: one line a fact, then the question."""
+    template = templates()["user"][name]
+    shown = {
+        "titles": "; ".join(facts.titles),
+        "liked": ", ".join(f"{g} {n}" for g, n in facts.liked),
+        "disliked": ", ".join(f"{g} {n}" for g, n in facts.disliked),
+        "decades": ", ".join(f"{d} {n}" for d, n in facts.decades),
+    }
+    lines = [line.format(**shown) for fact, line in template["lines"].items() if shown[fact]]
+    return "\n".join([*lines, template["question"]])
+
+
+def user_prefix(name: str) -> str:
+    """How the assistant's answer starts."""
+    return templates()["user"][name]["prefix"]
+
+
+def item_question(item: pd.Series) -> str:
+    """The user message that asks for factual knowledge of an item."""
+    return templates()["item"]["question"].format(**_item_fields(item))
+
+
+def item_facts(item: pd.Series) -> str:
+    """The item's text without an LLM: title, year, genres."""
+    return templates()["item"]["facts"].format(**_item_fields(item))
+
+
+def _item_fields(item: pd.Series) -> dict:
+    genres = ", ".join(g.lower() for g in item.genres) or "unclassified"
+    title = titled(item).removesuffix(f" ({item.year})")
+    return {"title": title, "year": "year unknown" if pd.isna(item.year) else item.year, "genres": genres}
+
+
+def render(tokenizer, question: str, prefix: str) -> str:
+    """The full prompt text: chat template, assistant turn opened, prefix begun."""
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+    )
+    return chat + prefix
+
+
+def _listed(names) -> str:
+    names = list(names)
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def templated_profile(facts: Facts, rng: np.random.Generator, full: bool = False) -> str:
+    """A profile written from facts that stand in the prompt, continuing the prefix; no LLM, nothing of the future.
+
+    Randomised (default): 2-5 of the top genres, decades half of the time, one to three titles, avoided genres, one of
+    five phrasings. `full` states the five top genres, two decades, three titles and all avoided genres; only the phrasing
+    is drawn.
+    """
+    parts = templates()["profile"]
+
+    def some(names, low, high):
+        names = list(names)
+        if full or len(names) <= low:
+            return names[:high]
+        count = int(rng.integers(low, min(high, len(names)) + 1))
+        keep = sorted(rng.choice(min(len(names), high + 1), count, replace=False))
+        return [names[i] for i in keep]
+
+    genres = some([g for g, _ in facts.liked], 2, 5) or ["many kinds of"]
+    decades = some([d for d, _ in facts.decades], 1, 2) if full or rng.random() < 0.5 else []
+    titles = some(facts.titles, 1, 3) if full or rng.random() < 0.7 else []
+    avoided = some(facts.avoided, 1, 4) if full or rng.random() < 0.7 else []
+    phrasing = parts["phrasings"][int(rng.integers(len(parts["phrasings"])))]
+    return phrasing.format(
+        genres=_listed(genres),
+        decades=parts["decades"].format(decades=_listed(decades)) if decades else "",
+        titles=parts["titles"].format(titles=_listed(titles)) if titles else "",
+        avoided=parts["avoided"].format(avoided=_listed(avoided)) if avoided else "",
+    )
