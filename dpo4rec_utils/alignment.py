@@ -321,3 +321,26 @@ def align(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed: int, 
     """One round of DPO; the adapter is in `folder/adapter`. Returns the log, one dict a step."""
     trainer = dpo_trainer(policy, pairs, folder, config, seed, precision)
     return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+
+
+@torch.no_grad()
+def completion_log_probs(policy: Policy, prompts: list[str], completions: list[str], batch: int = 8) -> np.ndarray:
+    """(n,) log-probability of each completion after its prompt, summed over tokens, in nats, in fp32."""
+    model, tokenizer = load_model(policy), load_tokenizer(policy.model)
+    out = []
+    for start in range(0, len(prompts), batch):
+        heads = [tokenizer(p, add_special_tokens=False).input_ids for p in prompts[start : start + batch]]
+        tails = [tokenizer(c, add_special_tokens=False).input_ids for c in completions[start : start + batch]]
+        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+        ids = torch.full((len(heads), width), tokenizer.pad_token_id)
+        attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+            ids[row, : len(head) + len(tail)] = torch.tensor(head + tail)
+            attention[row, : len(head) + len(tail)] = 1
+            labels[row, len(head) : len(head) + len(tail)] = torch.tensor(tail)
+        ids, attention, labels = (tensor.to(model.device) for tensor in (ids, attention, labels))
+        answer = prefix_shared_forward(
+            model, tokenizer.pad_token_id, input_ids=ids, attention_mask=attention, labels=labels
+        )
+        out.append(answer.log_probs.sum(dim=1).cpu().numpy())
+    return np.concatenate(out)

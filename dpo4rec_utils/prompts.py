@@ -128,24 +128,26 @@ def _listed(names) -> str:
 def templated_profile(facts: Facts, rng: np.random.Generator, full: bool = False) -> str:
     """A profile written from facts that stand in the prompt, continuing the prefix; no LLM, nothing of the future.
 
-    Randomised (default): 2-5 of the top genres, decades half of the time, one to three titles, avoided genres, one of
-    five phrasings. `full` states the five top genres, two decades, three titles and all avoided genres; only the phrasing
+    Randomised (default): 2-4 of the top genres; sometimes a decade, one or two titles, one or two avoided genres; one of
+    five phrasings. Short enough for the sampling limit, so that a policy trained on it learns to end its sentence. `full` states the five top genres, two decades, three titles and all avoided genres; only the phrasing
     is drawn.
     """
     parts = templates()["profile"]
 
-    def some(names, low, high):
-        names = list(names)
-        if full or len(names) <= low:
-            return names[:high]
-        count = int(rng.integers(low, min(high, len(names)) + 1))
-        keep = sorted(rng.choice(min(len(names), high + 1), count, replace=False))
-        return [names[i] for i in keep]
+    def some(names, low, high, most, chance):
+        """All of the first `most` names if `full`, else `low` to `high` of the first `high` + 1, with this chance."""
+        if full:
+            return list(names)[:most]
+        if rng.random() >= chance:
+            return []
+        pool = list(names)[: high + 1]
+        count = min(len(pool), int(rng.integers(low, high + 1)))
+        return [pool[i] for i in sorted(rng.choice(len(pool), count, replace=False))] if pool else []
 
-    genres = some([g for g, _ in facts.liked], 2, 5) or ["many kinds of"]
-    decades = some([d for d, _ in facts.decades], 1, 2) if full or rng.random() < 0.5 else []
-    titles = some(facts.titles, 1, 3) if full or rng.random() < 0.7 else []
-    avoided = some(facts.avoided, 1, 4) if full or rng.random() < 0.7 else []
+    genres = some([g for g, _ in facts.liked], 2, 4, 5, 1.0) or ["many kinds of"]
+    decades = some([d for d, _ in facts.decades], 1, 1, 2, 0.5)
+    titles = some(facts.titles, 1, 2, 3, 0.7)
+    avoided = some(facts.avoided, 1, 2, 4, 0.7)
     phrasing = parts["phrasings"][int(rng.integers(len(parts["phrasings"])))]
     return phrasing.format(
         genres=_listed(genres),

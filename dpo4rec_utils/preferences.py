@@ -1,0 +1,50 @@
+"""Preference pairs from rewards: best and worst of N (paper, section 3.3), with controls of equal size and shape."""
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sample", "gap"]
+
+
+def build_pairs(rewards, users, prompts, texts, lists_per_user, config) -> pd.DataFrame:
+    """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
+
+    rewards: (len(users), N); prompts: one a user; texts: (len(users), N) completions; lists_per_user: (len(users),).
+    Texts of a user that are equal make no pair, nor does a gap of `config.margin` or less. Columns: COLUMNS.
+    """
+    rows = []
+    for i, user in enumerate(users):
+        order = np.argsort(-rewards[i], kind="stable")
+        for rank in range(min(config.pairs_per_user, len(order) // 2)):
+            best, worst = order[rank], order[-1 - rank]
+            gap = float(rewards[i, best] - rewards[i, worst])
+            if gap > config.margin and texts[i][best].strip() != texts[i][worst].strip():
+                row = (user, prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
+                rows.append((*row, gap * np.sqrt(lists_per_user[i])))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "weight"])
+    return table.nlargest(config.pairs, "weight", keep="first")[COLUMNS].reset_index(drop=True)
+
+
+def random_pairs(pairs: pd.DataFrame, texts_of, rng: np.random.Generator) -> pd.DataFrame:
+    """The control: as many pairs for the same users and prompts, two different texts each, drawn without the reward.
+
+    texts_of: user -> list of completions.
+    """
+    rows = []
+    for row in pairs.itertuples():
+        texts = texts_of[row.user]
+        distinct = [j for j in range(len(texts)) if texts[j].strip() not in {t.strip() for t in texts[:j]}]
+        a, b = rng.choice(distinct, 2, replace=False)
+        rows.append((row.user, row.prompt, texts[a], texts[b], int(a), int(b), float("nan")))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def best_of_n(rewards, users, prompts, texts, lists_per_user, config) -> pd.DataFrame:
+    """The rejection-sampling control: the best text of each user as (prompt, completion), largest weighted gap first."""
+    best = rewards.argmax(axis=1)
+    rows = np.arange(len(best))
+    weight = (rewards[rows, best] - rewards.mean(axis=1)) * np.sqrt(lists_per_user)
+    order = np.argsort(-weight, kind="stable")[: config.pairs]
+    return pd.DataFrame(
+        [(users[i], prompts[i], texts[i][best[i]]) for i in order], columns=["user", "prompt", "completion"]
+    )

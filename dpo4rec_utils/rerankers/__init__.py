@@ -1,0 +1,25 @@
+"""ID-based re-rankers with one knowledge adapter: DLCM, PRM, SetRank, MIR.
+
+Each backbone maps features of a candidate list (B, C, H) to scores (B, C); `KnowledgeReranker` builds the features from
+ids, genres and adapted text knowledge and adds the explicit user-knowledge x item-knowledge interaction.
+"""
+
+from dpo4rec_utils.rerankers.adapter import MLPAdapter, HybridExpertAdapter
+from dpo4rec_utils.rerankers.dlcm import DLCM
+from dpo4rec_utils.rerankers.mir import MIR
+from dpo4rec_utils.rerankers.model import KnowledgeReranker
+from dpo4rec_utils.rerankers.prm import PRM
+from dpo4rec_utils.rerankers.setrank import SetRank
+
+BACKBONE_CLASSES = {"dlcm": DLCM, "prm": PRM, "setrank": SetRank, "mir": MIR}
+ADAPTER_CLASSES = {"hea": HybridExpertAdapter, "mlp": MLPAdapter}
+
+
+def build_reranker(backbone: str, config, items: int, genres, text_dim: int) -> KnowledgeReranker:
+    """A re-ranker by name. `genres`: (items, G) float32 membership; `text_dim`: width of the text vectors."""
+    adapter = ADAPTER_CLASSES[config.adapter](text_dim, config.knowledge_dim, config.dropout)
+    core = BACKBONE_CLASSES[backbone](config.hidden, config.heads, config.dropout)
+    return KnowledgeReranker(core, adapter, config, items, genres, text_dim)
+
+
+__all__ = ["KnowledgeReranker", "build_reranker", "BACKBONE_CLASSES", "ADAPTER_CLASSES"]

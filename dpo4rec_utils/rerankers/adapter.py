@@ -1,0 +1,41 @@
+"""Knowledge adapters: text vectors of users and items to a small space."""
+
+import torch
+from torch import nn
+
+
+def _expert(text_dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(text_dim, 2 * out_dim), nn.GELU(), nn.Linear(2 * out_dim, out_dim))
+
+
+class HybridExpertAdapter(nn.Module):
+    """Hybrid-expert adaptor of KAR (arXiv 2306.10933, eq. 4-6): shared and dedicated experts, mixed by a softmax gate.
+
+    forward(text (..., T), 'user' | 'item') -> (..., D).
+    """
+
+    def __init__(self, text_dim: int, out_dim: int, dropout: float, shared: int = 1, dedicated: int = 1):
+        super().__init__()
+        self.shared = nn.ModuleList(_expert(text_dim, out_dim) for _ in range(shared))
+        self.dedicated = nn.ModuleDict(
+            {side: nn.ModuleList(_expert(text_dim, out_dim) for _ in range(dedicated)) for side in ("user", "item")}
+        )
+        self.gate = nn.ModuleDict({side: nn.Linear(text_dim, shared + dedicated) for side in ("user", "item")})
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, text: torch.Tensor, side: str) -> torch.Tensor:
+        outputs = torch.stack([expert(text) for expert in (*self.shared, *self.dedicated[side])], dim=-1)
+        weight = self.gate[side](text).softmax(dim=-1).unsqueeze(-2)
+        return self.dropout((outputs * weight).sum(dim=-1))
+
+
+class MLPAdapter(nn.Module):
+    """One perceptron a side: the ablation of the experts. forward(text (..., T), side) -> (..., D)."""
+
+    def __init__(self, text_dim: int, out_dim: int, dropout: float):
+        super().__init__()
+        self.side = nn.ModuleDict({side: _expert(text_dim, out_dim) for side in ("user", "item")})
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, text: torch.Tensor, side: str) -> torch.Tensor:
+        return self.dropout(self.side[side](text))

@@ -1,0 +1,31 @@
+"""MIR: Xi et al., Multi-Level Interaction Reranking with User Behavior History, arXiv 2204.09370."""
+
+import torch
+from torch import nn
+
+
+class MIR(nn.Module):
+    """Set-to-list interactions: candidates among themselves, the history in order, and each candidate with the history.
+
+    SLAttention (section 4.3) is item-level attention with a learnt decay by recency. forward(x (B, C, H),
+    history=(h (B, T, H), mask (B, T) bool, True where there is an item)) -> (B, C).
+    """
+
+    uses_history = True
+
+    def __init__(self, hidden: int, heads: int, dropout: float):
+        super().__init__()
+        self.candidates = nn.TransformerEncoderLayer(hidden, heads, 2 * hidden, dropout, batch_first=True)
+        self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.decay = nn.Parameter(torch.tensor(-3.0))
+        self.score = nn.Sequential(nn.Linear(3 * hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
+
+    def forward(self, x: torch.Tensor, history) -> torch.Tensor:
+        past, mask = history
+        x = self.candidates(x)
+        age = torch.flip(torch.arange(past.shape[1], device=x.device), (0,))
+        affinity = self.query(x) @ self.key(past).transpose(1, 2) / x.shape[-1] ** 0.5
+        affinity = affinity - nn.functional.softplus(self.decay) * age
+        weight = affinity.masked_fill(~mask.unsqueeze(1), -1e9).softmax(dim=-1)
+        read = weight @ past
+        return self.score(torch.cat([x, read, x * read], dim=-1)).squeeze(-1)

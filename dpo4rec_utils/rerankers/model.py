@@ -1,0 +1,66 @@
+"""The model around a backbone: features, knowledge and the user x item interaction."""
+
+import torch
+from torch import nn
+
+
+class KnowledgeReranker(nn.Module):
+    """Score candidate lists from ids, genres and text knowledge.
+
+    A candidate's features are [id embedding, genres, item knowledge, user knowledge, their product]; the score adds a
+    learnt multiple of the inner product user knowledge . item knowledge (DESIGN: without an explicit interaction the
+    scorer learns to ignore the user's text). Knowledge that an arm lacks is a zero vector.
+
+    forward(items (B, C) long, user_text (B, T), item_text (I, T), history (B, T') long or None) -> (B, C) logits;
+    history items are padded on the left with -1. Each distinct item of a batch is projected once.
+    """
+
+    def __init__(self, core: nn.Module, adapter: nn.Module, config, items: int, genres: torch.Tensor, text_dim: int):
+        super().__init__()
+        self.core, self.adapter, self.interaction = core, adapter, config.interaction
+        self.item_id = nn.Embedding(items, config.id_dim)
+        nn.init.normal_(self.item_id.weight, std=0.05)
+        self.register_buffer("genres", genres, persistent=False)
+        self.genre = nn.Linear(genres.shape[1], config.genre_dim)
+        self.item_width = config.id_dim + config.genre_dim + config.knowledge_dim
+        width = self.item_width + config.knowledge_dim * (2 if config.interaction else 1)
+        self.features = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Dropout(config.dropout))
+        self.past = nn.Linear(self.item_width, config.hidden) if core.uses_history else None
+        self.scale = nn.Parameter(torch.tensor(0.1))
+        for side in ("user", "item"):
+            self.register_buffer(f"{side}_mean", torch.zeros(text_dim))
+            self.register_buffer(f"{side}_std", torch.ones(text_dim))
+
+    def standardise(self, side: str, text: torch.Tensor) -> None:
+        """Take mean and deviation of `text` (n, T) for this side's input: sentence vectors of one genre of text lie in a
+        narrow cone, and what tells them apart is small beside what they share. An all-zero text stays zero."""
+        getattr(self, f"{side}_mean").copy_(text.mean(dim=0))
+        getattr(self, f"{side}_std").copy_(text.std(dim=0).clamp(min=1e-3))
+
+    def _known(self, side: str, text: torch.Tensor) -> torch.Tensor:
+        return self.adapter((text - getattr(self, f"{side}_mean")) / getattr(self, f"{side}_std"), side)
+
+    def forward(self, items, user_text, item_text, history=None):
+        distinct, place = torch.unique(items if history is None else self._with(items, history), return_inverse=True)
+        known = self._known("item", item_text[distinct])
+        table = torch.cat([self.item_id(distinct), self.genre(self.genres[distinct]), known], dim=-1)
+        user = self._known("user", user_text).unsqueeze(1)
+        count = items.numel()
+        item = table[place.flatten()[:count]].view(*items.shape, -1)
+        knowledge = item[..., -user.shape[-1] :]
+        parts = [item, user.expand_as(knowledge)]
+        if self.interaction:
+            parts.append(user * knowledge)
+        x = self.features(torch.cat(parts, dim=-1))
+        if self.past is not None:
+            past = self.past(table[place.flatten()[count:]]).view(*history.shape, -1)
+            scores = self.core(x, (past, history >= 0))
+        else:
+            scores = self.core(x)
+        if self.interaction:
+            scores = scores + self.scale * (user * knowledge).sum(dim=-1)
+        return scores
+
+    @staticmethod
+    def _with(items, history):
+        return torch.cat([items.flatten(), history.clamp(min=0).flatten()])

@@ -1,0 +1,22 @@
+"""PRM: Pei et al., Personalized Re-ranking for Recommendation, arXiv 1904.06813."""
+
+import torch
+from torch import nn
+
+
+class PRM(nn.Module):
+    """Position embedding, one transformer encoder block over the list, a linear score.
+
+    forward(x (B, C, H), history=None) -> (B, C), C at most 64.
+    """
+
+    uses_history = False
+
+    def __init__(self, hidden: int, heads: int, dropout: float, positions: int = 64):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(positions, hidden) * 0.02)
+        self.encoder = nn.TransformerEncoderLayer(hidden, heads, 2 * hidden, dropout, batch_first=True)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, x: torch.Tensor, history=None) -> torch.Tensor:
+        return self.score(self.encoder(x + self.position[: x.shape[1]])).squeeze(-1)

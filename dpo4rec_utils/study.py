@@ -1,0 +1,364 @@
+"""The study as a graph of artefacts: data, knowledge, rewards, pairs, policies. Notebooks call this and nothing deeper.
+
+Every method makes its artefact once (see artifacts.Store) and returns it; asking again reads it from disk. Test users'
+lists are read by evaluation.py alone.
+"""
+
+import functools
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils import alignment, preferences, prompts, rewards
+from dpo4rec_utils.artifacts import Store, content_key, project_root, require_free_memory
+from dpo4rec_utils.config import Config, as_dict, derive_seed, generator, load_config, load_notebook_config
+from dpo4rec_utils.datasets import load_dataset
+from dpo4rec_utils.encoding import TextEncoder
+from dpo4rec_utils.lists import SPLITS, build_cohort, build_lists, genre_matrix
+from dpo4rec_utils.policies import Policy, base_policy, export_gguf, load_tokenizer
+from dpo4rec_utils.sampling import open_sampler, read_shards, sample_shards
+from dpo4rec_utils.training import Task, history_table, train_all
+
+
+def open_study(source: dict | str) -> "Study":
+    """The study of a profile's name, or of a notebook's `globals()` right after its parameters cell."""
+    return Study(load_config(source) if isinstance(source, str) else load_notebook_config(source))
+
+
+class Study:
+    """All stages of one configuration. U users, I items, T the width of a text vector."""
+
+    def __init__(self, config: Config, root: Path | None = None):
+        root = root or project_root()
+        self.config = config
+        self.seed = config.seed
+        self.results = root / "results" / config.profile
+        self.store = Store(root / "runs", self.results, as_dict(config))
+
+    # Data
+
+    @cached_property
+    def dataset(self):
+        """The data set's tables."""
+        return load_dataset(self.config.data.name)
+
+    @cached_property
+    def cohort(self):
+        """Users, split, histories and futures; the split sizes become a record."""
+        cohort = build_cohort(self.dataset, self.config.data, self.seed)
+        sizes = {split: int((cohort.split == split).sum()) for split in SPLITS}
+        lengths = [len(past) for past in cohort.history]
+        metrics = {"users": sizes, "interactions": len(self.dataset.interactions), "items": len(self.dataset.items)}
+        depends = {"data": as_dict(self.config.data), "seed": self.seed}
+        self.store.stage("data", "cohort", depends, lambda _: metrics | {"history_mean": float(np.mean(lengths))})
+        return cohort
+
+    @functools.cache
+    def lists(self, protocol: str):
+        """Candidate lists of all users under a protocol."""
+        return build_lists(self.dataset, self.cohort, protocol, self.config.data, self.seed)
+
+    @cached_property
+    def facts(self) -> list[prompts.Facts]:
+        """Facts of every user's history."""
+        return [prompts.history_facts(past, self.dataset.items, self.config.data) for past in self.cohort.history]
+
+    # Knowledge
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The full user prompt of every user."""
+        tokenizer, name = load_tokenizer(self.config.llm.model), self.config.llm.prompt
+        prefix = prompts.user_prefix(name)
+        return [prompts.render(tokenizer, prompts.user_question(f, name), prefix) for f in self.facts]
+
+    def _decoding(self) -> dict:
+        llm = self.config.llm
+        return {k: getattr(llm, k) for k in ("engine", "max_new_tokens", "temperature", "top_p", "shard_users")}
+
+    def texts(self, policy: Policy, many: bool) -> pd.DataFrame:
+        """Sampled texts of every user: user (position), sample, text (without prefix), tokens, finished.
+
+        `many`: `train_samples` texts for train users (a policy of the loop), else `evaluation_samples` for everyone.
+        """
+        llm, train = self.config.llm, set(self.cohort.of("train"))
+        requests = [
+            (
+                str(user),
+                prompt,
+                llm.train_samples if many and user in train else llm.evaluation_samples,
+                derive_seed(self.seed, "sampling", self.cohort.users[user]),
+            )
+            for user, prompt in enumerate(self.prompts)
+        ]
+        depends = {"policy": policy.key, "decoding": self._decoding(), "requests": content_key(requests)}
+
+        def build(folder):
+            require_free_memory(2)
+            open_engine = functools.partial(open_sampler, policy, llm, folder)
+            sample_shards(folder, requests, open_engine, llm.shard_users, f"sample {policy.name}")
+            table = read_shards(folder)
+            return {"texts": len(table), "tokens": int(table.tokens.sum()), "distinct": int(table.text.nunique())}
+
+        table = read_shards(self.store.stage("texts", policy.name, depends, build))
+        return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
+
+    def item_texts(self, items) -> pd.DataFrame:
+        """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
+        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.templates()["item"]["prefix"]
+        requests = []
+        for item in items:
+            row = self.dataset.items.iloc[item]
+            prompt = prompts.render(tokenizer, prompts.item_question(row), prefix)
+            requests.append((str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
+        policy = base_policy(self.config.llm)
+        depends = {"policy": policy.key, "decoding": self._decoding(), "requests": content_key(requests)}
+
+        def build(folder):
+            open_engine = functools.partial(open_sampler, policy, self.config.llm, folder)
+            sample_shards(folder, requests, open_engine, self.config.llm.shard_users, "sample items")
+            return {"texts": len(requests)}
+
+        table = read_shards(self.store.stage("texts", "items", depends, build))
+        return table.assign(item=table.id.astype(int), text=prefix + table.text)[["item", "text"]]
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The sentence encoder with its memory."""
+        folder = self.store.folder("encoder", "texts", as_dict(self.config.encoder))
+        return TextEncoder(self.config.encoder, folder)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """(I, T) vectors of the items' facts (title, year, genres)."""
+        return self.encoder.encode(
+            [prompts.item_facts(item) for _, item in self.dataset.items.iterrows()], "encode items"
+        )
+
+    def knowledge(self, policy: Policy, many: bool, samples: int | None = None) -> np.ndarray:
+        """(U, S, T) vectors of a policy's texts with their prefix, the first `samples` of a user; NaN where absent."""
+        table = self.texts(policy, many)
+        if samples:
+            table = table[table["sample"] < samples]
+        prefix = prompts.user_prefix(self.config.llm.prompt)
+        vectors = self.encoder.encode(prefix + table.text, f"encode {policy.name}")
+        out = np.full((len(self.cohort.users), table["sample"].max() + 1, vectors.shape[1]), np.nan, np.float32)
+        out[table.user, table["sample"]] = vectors
+        return out
+
+    def template_texts(self, count: int, full: bool) -> list[list[str]]:
+        """`count` templated profiles a user (without prefix); `full` ones state every fact, others a random part."""
+        texts = []
+        for user, facts in zip(self.cohort.users, self.facts, strict=True):
+            rng = generator(self.seed, "template", full, user)
+            texts.append([prompts.templated_profile(facts, rng, full) for _ in range(count)])
+        return texts
+
+    def template_knowledge(self, count: int, full: bool) -> np.ndarray:
+        """(U, count, T) vectors of templated profiles."""
+        prefix = prompts.user_prefix(self.config.llm.prompt)
+        texts = [prefix + text for row in self.template_texts(count, full) for text in row]
+        return self.encoder.encode(texts, "encode templates").reshape(len(self.facts), count, -1)
+
+    # Re-rankers
+
+    def task(self, backbone: str, protocol: str, text: np.ndarray, seed: int, item_text=None) -> Task:
+        """A training on the train users' lists with `text` (U, S, T) as user knowledge; validation selects the epoch."""
+        lists = self.lists(protocol)
+        train, validation = (lists.of_users(self.cohort.of(split)) for split in ("train", "validation"))
+        genres, _ = genre_matrix(self.dataset)
+        items = self.item_vectors if item_text is None else item_text
+        history = history_table(self.cohort, like_threshold=self.config.data.like_threshold)
+        return Task(backbone, self.config.reranker, text, items, genres, history, train, validation, seed)
+
+    # Policies
+
+    @cached_property
+    def precision(self) -> str:
+        """'bf16' or 'fp32' for alignment."""
+        asked = self.config.alignment.precision
+        return alignment.fast_precision(self.store.runs / "precision.json") if asked == "auto" else asked
+
+    def _adapter(self, name: str, parent: Policy, table: pd.DataFrame, run, extra: dict) -> Policy:
+        settings = as_dict(self.config.alignment) | {"rounds": None, "precision": self.precision}
+        depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings} | extra
+
+        def build(folder):
+            require_free_memory(3)
+            seed = derive_seed(self.seed, "align", name)
+            log = run(parent, table, folder, self.config.alignment, seed, self.precision)
+            table.to_json(folder / "data.jsonl", orient="records", lines=True)
+            keep = ("step", "loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "entropy")
+            return {"examples": len(table), "log": [{k: row[k] for k in keep if k in row} for row in log]}
+
+        return parent.extended(name, self.store.stage("policy", name, depends, build) / "adapter")
+
+    @cached_property
+    def zero_shot(self) -> Policy:
+        """The LLM as it comes."""
+        return base_policy(self.config.llm)
+
+    @cached_property
+    def warm_start(self) -> Policy:
+        """Supervised fine-tuning on randomised templated profiles of train users."""
+        count = self.config.alignment.warm_start_examples
+        train = self.cohort.of("train")
+        each = -(-count // len(train))
+        drawn = self.template_texts(each, full=False)
+        order = generator(self.seed, "warm_start").permutation(train)
+        rows = [(self.prompts[u], text) for u in order for text in drawn[u]][:count]
+        table = pd.DataFrame(rows, columns=["prompt", "completion"])
+        return self._adapter("warm_start", self.zero_shot, table, alignment.warm_start, {"kind": "sft"})
+
+    @property
+    def start(self) -> Policy:
+        """The policy before round 1: the warm start, or the zero-shot LLM."""
+        return self.warm_start if self.config.alignment.warm_start else self.zero_shot
+
+    def policy(self, name: str) -> Policy:
+        """A policy by its arm's name."""
+        if name.startswith("dpo_round_"):
+            return self.dpo_round(int(name.rsplit("_", 1)[1]))
+        return {
+            "zero_shot": lambda: self.zero_shot,
+            "warm_start": lambda: self.warm_start,
+            "dpo_cold": lambda: self.dpo_cold,
+            "random_pairs": lambda: self.random_pairs,
+            "rft": lambda: self.rft,
+        }[name]()
+
+    # Rewards and pairs
+
+    def chain(self, rounds: int) -> list[Policy]:
+        """The policies whose texts a reward model of round `rounds` + 1 is trained on, oldest first."""
+        policies = [self.zero_shot, *([self.warm_start] if self.config.alignment.warm_start else [])]
+        return policies + [self.dpo_round(r) for r in range(1, rounds + 1)]
+
+    def mixture(self, policies: list[Policy]) -> np.ndarray:
+        """(U, S, T): every sample of these policies and the randomised templated profiles."""
+        samples = [self.knowledge(policy, many=True) for policy in policies]
+        return np.concatenate([*samples, self.template_knowledge(self.config.reward.templates, full=False)], axis=1)
+
+    def rewards(self, policy: Policy, seen: list[Policy], llm_only: bool = False) -> dict[str, np.ndarray]:
+        """Rewards (L, N) by kind of a policy's texts for the popularity lists of train and validation users.
+
+        The reward model is trained on the texts of `seen` and templates, or on `seen` alone with `llm_only`.
+        """
+        config, lists = self.config.reward, self.lists("popularity")
+        lists = lists.of_users(self.cohort.of("train", "validation"))
+        name = policy.name + ("-llm-only" if llm_only else "")
+        samples = {"many": self.config.llm.train_samples, "few": self.config.llm.evaluation_samples}
+        depends = {
+            "policy": policy.key,
+            "seen": [p.key for p in seen],
+            "llm_only": llm_only,
+            "prompts": content_key(self.prompts),
+            "samples": samples | self._decoding(),
+            **{part: as_dict(getattr(self.config, part)) for part in ("data", "reward", "reranker", "encoder")},
+            "seed": self.seed,
+        }
+
+        for needed in (policy, *seen):
+            self.texts(needed, many=True)
+
+        def build(folder):
+            text = self.knowledge(policy, many=True)
+            mixture = np.concatenate([self.knowledge(p, many=True) for p in seen], 1) if llm_only else self.mixture(seen)
+            base = self.task(config.backbone, "popularity", mixture, 0)
+            train, unseen = self.cohort.of("train"), self.cohort.of("validation")
+            seed = derive_seed(self.seed, "reward", name)
+            jobs, scored = rewards.reward_tasks(base, train, unseen, lists, text, config, seed)
+            tasks = {key: task for key, (task, _) in jobs.items()}
+            finishes = {key: finish for key, (_, finish) in jobs.items()}
+            workers = self.config.evaluation.workers
+            done = train_all(tasks, folder / "models", workers, f"reward model of {name}", finishes)
+            merged = {kind: rewards.merge_scored(done, scored, lists, kind) for kind in rewards.KINDS}
+            np.savez_compressed(folder / "rewards.npz", **merged)
+            return {"reliability": self._reliability(merged, lists)}
+
+        folder = self.store.stage("reward", name, depends, build)
+        with np.load(folder / "rewards.npz") as saved:
+            return dict(saved)
+
+    def _reliability(self, merged, lists) -> dict:
+        out = {}
+        for split in ("train", "validation"):
+            users = self.cohort.of(split)
+            samples = self.config.llm.train_samples if split == "train" else self.config.llm.evaluation_samples
+            for kind in rewards.KINDS:
+                half = rewards.split_half(merged[kind][:, :samples], lists, users)
+                out[f"{split}/{kind}"] = {key: half[key] for key in ("r", "gain", "users")}
+        return out
+
+    def _choice(self, policy: Policy, seen: list[Policy]):
+        """What pairs are built from, train users only: rewards (U', N), users, prompts, texts, lists a user."""
+        users = self.cohort.of("train")
+        lists = self.lists("popularity").of_users(self.cohort.of("train", "validation"))
+        reward = rewards.user_rewards(self.rewards(policy, seen)[self.config.reward.kind], lists, users)
+        table = self.texts(policy, many=True)
+        texts = table[table.user.isin(users)].groupby("user").text.apply(list)
+        counts = np.array([(lists.user == u).sum() for u in users])
+        return reward, users, [self.prompts[u] for u in users], [texts[u] for u in users], counts
+
+    def pairs(self, policy: Policy, seen: list[Policy]) -> pd.DataFrame:
+        """Preference pairs of a policy's texts."""
+        return preferences.build_pairs(*self._choice(policy, seen), self.config.alignment)
+
+    @functools.cache
+    def dpo_round(self, number: int) -> Policy:
+        """The policy after DPO round `number` (1, 2, ...): fresh LoRA on the merged policy that sampled."""
+        parent = self.start if number == 1 else self.dpo_round(number - 1)
+        pairs = self.pairs(parent, self.chain(number - 1))
+        return self._adapter(f"dpo_round_{number}", parent, pairs, alignment.align, {"kind": "dpo"})
+
+    @cached_property
+    def dpo_cold(self) -> Policy:
+        """The paper's path: one round straight from the zero-shot LLM."""
+        pairs = self.pairs(self.zero_shot, [self.zero_shot])
+        return self._adapter("dpo_cold", self.zero_shot, pairs, alignment.align, {"kind": "dpo"})
+
+    @cached_property
+    def random_pairs(self) -> Policy:
+        """The control of round 1: as many pairs for the same users, drawn without the reward."""
+        pairs = self.pairs(self.start, self.chain(0))
+        _, users, _, texts, _ = self._choice(self.start, self.chain(0))
+        drawn = preferences.random_pairs(
+            pairs, dict(zip(users, texts, strict=True)), generator(self.seed, "random_pairs")
+        )
+        return self._adapter("random_pairs", self.start, drawn, alignment.align, {"kind": "dpo"})
+
+    @cached_property
+    def rft(self) -> Policy:
+        """Rejection-sampling fine-tuning: supervised on the best of N, from the policy of round 1."""
+        table = preferences.best_of_n(*self._choice(self.start, self.chain(0)), self.config.alignment)
+        return self._adapter("rft", self.start, table, alignment.warm_start, {"kind": "sft"})
+
+    @property
+    def final(self) -> Policy:
+        """The policy after the last round."""
+        return self.dpo_round(self.config.alignment.rounds)
+
+    def export_final(self) -> Path:
+        """The final policy as GGUF (Q8_0) in `runs/`, for Ollama or llama.cpp; made once."""
+        depends = {"policy": self.final.key}
+
+        def build(folder):
+            path = export_gguf(self.final, folder / "dpo4rec-q8_0.gguf")
+            return {"mib": round(path.stat().st_size / 2**20, 1)}
+
+        return self.store.stage("export", "final", depends, build) / "dpo4rec-q8_0.gguf"
+
+    def log_ratio(self, policy: Policy, reference: Policy, users, limit: int = 32) -> float:
+        """Monte-Carlo KL(policy || reference) in nats a text, over one sampled text of up to `limit` users."""
+        table = self.texts(policy, many=policy.name in {p.name for p in self.chain(self.config.alignment.rounds - 1)})
+        table = table[(table["sample"] == 0) & table.user.isin(list(users)[:limit])]
+        prompt = [self.prompts[u] for u in table.user]
+        mine, theirs = (alignment.completion_log_probs(p, prompt, list(table.text)) for p in (policy, reference))
+        return float(np.mean(mine - theirs))
+
+    def with_config(self, **parts) -> "Study":
+        """The same study with parts of its configuration replaced, for ablations."""
+        return Study(replace(self.config, **parts), self.results.parent.parent)

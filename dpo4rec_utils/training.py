@@ -1,0 +1,175 @@
+"""Training and scoring re-rankers: whole tables as tensors, batched indexing, early stopping on validation.
+
+A `Task` is everything one training needs, as plain arrays, so it can be shipped to a worker process; the result depends
+on the task alone (one thread a training), never on which worker ran it or in which order.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dpo4rec_utils.artifacts import atomic_path
+from dpo4rec_utils.config import RerankerConfig
+from dpo4rec_utils.lists import CandidateLists
+from dpo4rec_utils.metrics import log_likelihood
+from dpo4rec_utils.rerankers import build_reranker
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training.
+
+    text: (U, S, T) S knowledge vectors a user, one of them drawn at random for each list and epoch; a NaN vector is
+    absent and never drawn. item_text: (I, T). genres: (I, G). history: (U, H) item positions, -1 padded on the left.
+    train, validation: lists. seed: of initialisation, batches and draws.
+    """
+
+    backbone: str
+    config: RerankerConfig
+    text: np.ndarray
+    item_text: np.ndarray
+    genres: np.ndarray
+    history: np.ndarray
+    train: CandidateLists
+    validation: CandidateLists
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained re-ranker: weights (numpy, by name), validation log-likelihood an epoch, and the epoch that was kept."""
+
+    weights: dict[str, np.ndarray]
+    validation: list[float]
+    epoch: int
+
+
+def history_table(cohort, limit: int = 15, like_threshold: float = 4) -> np.ndarray:
+    """(U, limit) positions of the latest liked history items, -1 padded on the left; MIR reads it."""
+    table = np.full((len(cohort.users), limit), -1)
+    for row, past in enumerate(cohort.history):
+        liked = past.item[past.rating >= like_threshold].to_numpy()[-limit:]
+        if len(liked) == 0:
+            liked = past.item.to_numpy()[-limit:]
+        table[row, limit - len(liked) :] = liked
+    return table
+
+
+def _model(task: Task):
+    genres = torch.from_numpy(np.array(task.genres))
+    return build_reranker(task.backbone, task.config, len(genres), genres, task.item_text.shape[1])
+
+
+def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:
+    return np.array([present[u][int(rng.random() * len(present[u]))] for u in users])
+
+
+def train_reranker(task: Task) -> Trained:
+    """Train one re-ranker: per-candidate cross-entropy, AdamW, averaged weights, the best validation epoch kept."""
+    torch.set_num_threads(1)
+    torch.manual_seed(task.seed)
+    rng = np.random.default_rng(task.seed)
+    config, model = task.config, _model(task)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    item_text = torch.from_numpy(np.array(task.item_text))
+    text = torch.from_numpy(np.array(task.text))
+    present = [np.flatnonzero(~np.isnan(rows[:, 0])) for rows in np.asarray(task.text)]
+    known = text[torch.from_numpy(np.unique(task.train.user))].flatten(0, 1)
+    model.standardise("user", known[~known[:, 0].isnan()])
+    model.standardise("item", item_text)
+    average = deepcopy(model)
+    history = torch.from_numpy(np.array(task.history)) if model.core.uses_history else None
+    items, labels = torch.from_numpy(task.train.items), torch.from_numpy(task.train.labels)
+    best, kept, trace = -np.inf, None, []
+    for epoch in range(config.epochs):
+        model.train()
+        order = rng.permutation(len(task.train))
+        drawn = _draw(present, task.train.user, rng)
+        for start in range(0, len(order), config.batch_size):
+            rows = order[start : start + config.batch_size]
+            users = task.train.user[rows]
+            past = None if history is None else history[users]
+            logits = model(items[rows], text[users, drawn[rows]], item_text, past)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - config.ema)
+        scores = score_lists(average, task, task.validation)
+        trace.append(float(log_likelihood(scores, task.validation.labels).mean()))
+        if trace[-1] > best:
+            best, kept, best_epoch = trace[-1], deepcopy(average.state_dict()), epoch
+        elif epoch - best_epoch >= config.patience:
+            break
+    return Trained({name: tensor.numpy() for name, tensor in kept.items()}, trace, best_epoch)
+
+
+def load_reranker(task: Task, trained: Trained):
+    """The trained module, ready to score."""
+    model = _model(task)
+    model.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in trained.weights.items()})
+    return model.eval()
+
+
+@torch.no_grad()
+def score_lists(model, task: Task, lists: CandidateLists, text: np.ndarray | None = None, batch: int = 1024):
+    """Scores (L, C), averaged over the texts a user has; `text` (U, S, T) replaces the task's."""
+    each = score_texts(model, task, lists, task.text if text is None else text, batch)
+    return np.nanmean(each, axis=1)
+
+
+@torch.no_grad()
+def score_texts(model, task: Task, lists: CandidateLists, text: np.ndarray, batch: int = 1024) -> np.ndarray:
+    """Scores (L, S, C) with each of a user's S texts in turn; NaN where a text is absent."""
+    model.eval()
+    item_text = torch.from_numpy(np.array(task.item_text))
+    out = np.full((len(lists), text.shape[1], lists.items.shape[1]), np.nan, dtype=np.float32)
+    for sample in range(text.shape[1]):
+        for start in range(0, len(lists), batch):
+            rows = np.arange(start, min(start + batch, len(lists)))
+            users = lists.user[rows]
+            vectors = text[users, sample]
+            there = ~np.isnan(vectors[:, 0])
+            if not there.any():
+                continue
+            rows, users, vectors = rows[there], users[there], vectors[there]
+            past = torch.from_numpy(np.array(task.history)[users]) if model.core.uses_history else None
+            logits = model(torch.from_numpy(lists.items[rows]), torch.from_numpy(vectors), item_text, past)
+            out[rows, sample] = logits.numpy()
+    return out
+
+
+def train_all(tasks: dict[str, Task], folder: Path, workers: int, title: str, finish: dict) -> dict[str, dict]:
+    """Run `finish[name](task, trained) -> dict of arrays` for every task, in `workers` processes; keep each as an npz.
+
+    Tasks whose file is there are not trained again, so an interruption loses at most `workers` trainings. Returns the
+    arrays of every task by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.npz" for name in tasks}
+    missing = [name for name in tasks if not paths[name].exists()]
+    jobs = (joblib.delayed(_train_one)(name, tasks[name], paths[name], finish[name]) for name in missing)
+    with tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc=title, unit="model") as bar:
+        parallel = joblib.Parallel(n_jobs=min(workers, max(1, len(missing))), return_as="generator_unordered")
+        for _ in parallel(jobs):
+            bar.update(1)
+    results = {}
+    for name, path in paths.items():
+        with np.load(path) as saved:
+            results[name] = dict(saved)
+    return results
+
+
+def _train_one(name: str, task: Task, path: Path, finish) -> str:
+    arrays = finish(task, train_reranker(task))
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+    return name
+
