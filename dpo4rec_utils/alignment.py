@@ -84,7 +84,9 @@ def pack_rows(input_ids, attention_mask, labels, pad_token_id: int) -> PackedRow
             column += end - begin
     query, key = segment.unsqueeze(2), segment.unsqueeze(1)
     causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
-    return PackedRows(ids, positions, (causal & ((key == 0) | (key == query))).unsqueeze(1), prompt_width, group, offset)
+    return PackedRows(
+        ids, positions, (causal & ((key == 0) | (key == query))).unsqueeze(1), prompt_width, group, offset
+    )
 
 
 def prefix_shared_forward(model, pad_token_id: int, *, input_ids, attention_mask, labels, **_):

@@ -212,7 +212,9 @@ class Store:
         listed = read_json(manifest)["records"] if manifest.exists() else {}
         entry = listed.get(f"{kind}-{name}")
         if entry is None or not (self.results / entry["file"]).exists():
-            raise StudyError(f"There is no record {kind}-{name} in {self.results.name}; run the notebook that makes it.")
+            raise StudyError(
+                f"There is no record {kind}-{name} in {self.results.name}; run the notebook that makes it."
+            )
         path = self.results / entry["file"]
         if file_sha256(path) != entry["sha256"]:
             raise StudyError(f"{path.name} differs from the manifest; run the notebook that makes it again.")

@@ -48,7 +48,10 @@ ASSETS = {
             "recbole==1.2.1",
             "recbole-1.2.1-py3-none-any.whl",
             "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-            {f"recbole/dataset_example/ml-100k/ml-100k.{part}": f"ml-100k.{part}" for part in ("inter", "item", "user")},
+            {
+                f"recbole/dataset_example/ml-100k/ml-100k.{part}": f"ml-100k.{part}"
+                for part in ("inter", "item", "user")
+            },
             "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
             archive_md5="0e33842e24a9c977be4e0107933c0723",
         ),
@@ -88,7 +91,9 @@ def local_folder() -> Path | None:
     if not value:
         return None
     if not Path(value).is_dir():
-        raise StudyError(f"{VARIABLE} names {value}, which is no folder; unset it or name a folder that holds the files.")
+        raise StudyError(
+            f"{VARIABLE} names {value}, which is no folder; unset it or name a folder that holds the files."
+        )
     return Path(value)
 
 
@@ -130,7 +135,7 @@ def _from_second_source(asset: Asset, target: Path) -> None:
     if asset.second_source.startswith("hub:"):
         from huggingface_hub import snapshot_download
 
-        patterns = [name for name in asset.files.values()]
+        patterns = list(asset.files.values())
         snapshot_download(asset.second_source[4:], local_dir=target, allow_patterns=patterns)
         if not all((target / name).exists() for name in patterns):
             raise OSError(f"{asset.second_source} lacks {', '.join(patterns)}")
@@ -143,7 +148,11 @@ def _from_second_source(asset: Asset, target: Path) -> None:
 
 def download(url: str, path: Path) -> Path:
     """Download a file with progress, atomically."""
-    with atomic_path(path) as temporary, urllib.request.urlopen(url, timeout=30) as answer, open(temporary, "wb") as out:
+    with (
+        atomic_path(path) as temporary,
+        urllib.request.urlopen(url, timeout=30) as answer,
+        open(temporary, "wb") as out,
+    ):
         total = int(answer.headers.get("Content-Length") or 0) or None
         with tqdm(total=total, unit="B", unit_scale=True, desc=path.name) as bar:
             while block := answer.read(1 << 18):

@@ -47,7 +47,9 @@ class TextEncoder:
             self._model = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
         except OSError as error:
             reason = str(error).splitlines()[0]
-            raise StudyError(f"encoder.model = {model!r} could not be loaded ({reason}); check it or connect.") from None
+            raise StudyError(
+                f"encoder.model = {model!r} could not be loaded ({reason}); check it or connect."
+            ) from None
         if torch.cuda.is_available():
             self._model.cuda()
 

@@ -36,9 +36,7 @@ class CandidateLists:
     def of_users(self, users) -> "CandidateLists":
         """The lists of these users (positions)."""
         keep = np.isin(self.user, np.asarray(users))
-        return CandidateLists(
-            self.protocol, self.user[keep], self.items[keep], self.labels[keep], self.observed[keep]
-        )
+        return CandidateLists(self.protocol, self.user[keep], self.items[keep], self.labels[keep], self.observed[keep])
 
     def __len__(self) -> int:
         return len(self.user)
@@ -81,7 +79,7 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
     table = dataset.interactions.assign(item=position[dataset.interactions.item_id].to_numpy())
     table = table.sort_values("timestamp", kind="stable")
     users, history, future = [], [], []
-    groups = {user: rows for user, rows in table.groupby("user_id", sort=False)}
+    groups = dict(list(table.groupby("user_id", sort=False)))
     for user in _hash_order(groups):
         rows = groups[user][["item", "rating", "timestamp"]].reset_index(drop=True)
         cut = history_length(len(rows), config.history_limit)
@@ -93,7 +91,9 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
         if config.max_users and len(users) == config.max_users:
             break
     if len(users) < 10:
-        raise StudyError(f"{dataset.name}: only {len(users)} users are long enough for a list; ten are needed at least.")
+        raise StudyError(
+            f"{dataset.name}: only {len(users)} users are long enough for a list; ten are needed at least."
+        )
     cohort = Cohort(np.array(users), _split(len(users), config, seed), history, future)
     check_cohort(cohort)
     return cohort
@@ -137,7 +137,9 @@ def build_lists(dataset: Dataset, cohort: Cohort, protocol: str, config: DataCon
         weight = (counts > 0).astype(float) if protocol == "uniform" else counts.copy()
         weight[np.concatenate([past.item, later.item])] = 0
         if np.count_nonzero(weight) < config.negatives_per_list:
-            raise StudyError(f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives.")
+            raise StudyError(
+                f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
+            )
         for start in range(0, min(len(later) // size, config.max_lists) * size, size):
             seen = later.iloc[start : start + size]
             drawn = rng.choice(len(weight), config.negatives_per_list, replace=False, p=weight / weight.sum())

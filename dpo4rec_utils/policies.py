@@ -100,7 +100,9 @@ def load_model(policy: Policy, dtype=torch.float32):
         model = AutoModelForCausalLM.from_pretrained(_known(policy.model), dtype=dtype)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise StudyError(f"llm.model = {policy.model!r} could not be loaded ({reason}); check the name or connect.") from None
+        raise StudyError(
+            f"llm.model = {policy.model!r} could not be loaded ({reason}); check the name or connect."
+        ) from None
     for adapter in policy.adapters:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -144,7 +146,9 @@ def export_gguf(policy: Policy, path: Path) -> Path:
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
         for tensor in reader.tensors:
             config = model.config
-            weight = _gguf_layout(by_name[tensor.name], tensor.name, config.num_attention_heads, config.num_key_value_heads)
+            weight = _gguf_layout(
+                by_name[tensor.name], tensor.name, config.num_attention_heads, config.num_key_value_heads
+            )
             kind = GGMLQuantizationType.F32 if weight.ndim == 1 else GGMLQuantizationType.Q8_0
             writer.add_tensor(tensor.name, quants.quantize(weight, kind), raw_dtype=kind)
         writer.write_header_to_file()

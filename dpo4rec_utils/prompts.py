@@ -129,8 +129,8 @@ def templated_profile(facts: Facts, rng: np.random.Generator, full: bool = False
     """A profile written from facts that stand in the prompt, continuing the prefix; no LLM, nothing of the future.
 
     Randomised (default): 2-4 of the top genres; sometimes a decade, one or two titles, one or two avoided genres; one of
-    five phrasings. Short enough for the sampling limit, so that a policy trained on it learns to end its sentence. `full` states the five top genres, two decades, three titles and all avoided genres; only the phrasing
-    is drawn.
+    five phrasings. Short enough for the sampling limit, so that a policy trained on it learns to end its sentence.
+    `full` states the five top genres, two decades, three titles and all avoided genres; only the phrasing is drawn.
     """
     parts = templates()["profile"]
 

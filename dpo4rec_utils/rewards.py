@@ -13,7 +13,7 @@ import numpy as np
 from dpo4rec_utils.config import derive_seed, generator
 from dpo4rec_utils.lists import CandidateLists
 from dpo4rec_utils.metrics import average_precision, log_likelihood, ndcg, ranked_labels, user_means
-from dpo4rec_utils.training import Task, load_reranker, score_texts
+from dpo4rec_utils.training import Task, Trained, load_reranker, score_texts
 
 KINDS = ("log_likelihood", "ndcg", "map")
 
@@ -44,10 +44,19 @@ def user_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def score_finish(task: Task, trained, lists: CandidateLists, text: np.ndarray) -> dict:
-    """What a worker keeps of a scorer: the reward of every text for every list, of each kind, and the training trace."""
+    """What a worker keeps of a scorer: rewards (L, S) of every text for every list by kind, trace, weights."""
     scores = score_texts(load_reranker(task, trained), task, lists, text)
     rewards = {kind: list_rewards(scores, lists.labels, kind).astype(np.float32) for kind in KINDS}
-    return rewards | {"validation": np.array(trained.validation), "epoch": np.array(trained.epoch)}
+    weights = {f"weight/{name}": array for name, array in trained.weights.items()}
+    return rewards | weights | {"validation": np.array(trained.validation), "epoch": np.array(trained.epoch)}
+
+
+def rescore(task: Task, arrays: dict, lists: CandidateLists, text: np.ndarray) -> dict[str, np.ndarray]:
+    """Rewards (L, S) by kind of other texts from a scorer that `score_finish` kept."""
+    weights = {name.removeprefix("weight/"): array for name, array in arrays.items() if name.startswith("weight/")}
+    model = load_reranker(task, Trained(weights, [], 0))
+    scores = score_texts(model, task, lists, text)
+    return {kind: list_rewards(scores, lists.labels, kind) for kind in KINDS}
 
 
 def reward_tasks(base: Task, train_users, unseen_users, lists: CandidateLists, text, config, seed: int):

@@ -3,27 +3,32 @@
 import numpy as np
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray, bootstrap: int, rng: np.random.Generator) -> dict:
-    """Mean difference a - b over users with its 95 % percentile interval and a two-sided bootstrap p.
+def paired_differences(differences: np.ndarray, bootstrap: int, rng: np.random.Generator) -> list[dict]:
+    """Mean of each column of per-user differences (U, n) with its 95 % percentile interval and a two-sided bootstrap p.
 
-    a, b: (U,) a value a user, NaN where a user has none (left out). The p-value is the share of centred resamples at
-    least as far from zero as the mean (Efron and Tibshirani, 1993, ch. 16), with one added to both counts.
+    Users are resampled, the same resamples for every column. The p-value is the share of centred resamples at least as
+    far from zero as the mean (Efron and Tibshirani, 1993, ch. 16), with one added to both counts. Raises `ValueError` for
+    fewer than two users or a missing value.
     """
-    difference = (a - b)[~np.isnan(a - b)]
-    if len(difference) < 2:
-        raise ValueError("a paired difference needs two users at least")
-    weights = rng.multinomial(len(difference), np.full(len(difference), 1 / len(difference)), size=bootstrap)
-    means = weights @ difference / len(difference)
-    mean = difference.mean()
-    extreme = np.count_nonzero(np.abs(means - mean) >= abs(mean) - 1e-15)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {
-        "users": len(difference),
-        "difference": float(mean),
-        "ci_low": float(low),
-        "ci_high": float(high),
-        "p": (extreme + 1) / (bootstrap + 1),
-    }
+    differences = np.asarray(differences, dtype=float)
+    users = len(differences)
+    if users < 2 or np.isnan(differences).any():
+        raise ValueError("paired differences need two users at least and a value for each")
+    weights = rng.multinomial(users, np.full(users, 1 / users), size=bootstrap) / users
+    means = weights @ differences
+    mean = differences.mean(axis=0)
+    extreme = (np.abs(means - mean) >= np.abs(mean) - 1e-15).sum(axis=0)
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return [
+        {
+            "users": users,
+            "difference": float(d),
+            "ci_low": float(lo),
+            "ci_high": float(hi),
+            "p": (e + 1) / (bootstrap + 1),
+        }
+        for d, lo, hi, e in zip(mean, low, high, extreme.tolist(), strict=True)
+    ]
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -75,7 +75,8 @@ class Study:
         prefix = prompts.user_prefix(name)
         return [prompts.render(tokenizer, prompts.user_question(f, name), prefix) for f in self.facts]
 
-    def _decoding(self) -> dict:
+    def decoding(self) -> dict:
+        """What a text depends on besides policy, prompt and seed."""
         llm = self.config.llm
         return {k: getattr(llm, k) for k in ("engine", "max_new_tokens", "temperature", "top_p", "shard_users")}
 
@@ -94,7 +95,7 @@ class Study:
             )
             for user, prompt in enumerate(self.prompts)
         ]
-        depends = {"policy": policy.key, "decoding": self._decoding(), "requests": content_key(requests)}
+        depends = {"policy": policy.key, "decoding": self.decoding(), "requests": content_key(requests)}
 
         def build(folder):
             require_free_memory(2)
@@ -106,6 +107,11 @@ class Study:
         table = read_shards(self.store.stage("texts", policy.name, depends, build))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
 
+    def arm_texts(self, name: str) -> pd.DataFrame:
+        """The texts of a policy by its arm's name; policies of the loop have more of them for train users."""
+        policy = self.policy(name)
+        return self.texts(policy, many=policy.name in {p.name for p in self.chain(self.config.alignment.rounds - 1)})
+
     def item_texts(self, items) -> pd.DataFrame:
         """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
         tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.templates()["item"]["prefix"]
@@ -115,7 +121,7 @@ class Study:
             prompt = prompts.render(tokenizer, prompts.item_question(row), prefix)
             requests.append((str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
         policy = base_policy(self.config.llm)
-        depends = {"policy": policy.key, "decoding": self._decoding(), "requests": content_key(requests)}
+        depends = {"policy": policy.key, "decoding": self.decoding(), "requests": content_key(requests)}
 
         def build(folder):
             open_engine = functools.partial(open_sampler, policy, self.config.llm, folder)
@@ -191,7 +197,15 @@ class Study:
             seed = derive_seed(self.seed, "align", name)
             log = run(parent, table, folder, self.config.alignment, seed, self.precision)
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
-            keep = ("step", "loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "entropy")
+            keep = (
+                "step",
+                "loss",
+                "rewards/margins",
+                "rewards/accuracies",
+                "logps/chosen",
+                "logps/rejected",
+                "entropy",
+            )
             return {"examples": len(table), "log": [{k: row[k] for k in keep if k in row} for row in log]}
 
         return parent.extended(name, self.store.stage("policy", name, depends, build) / "adapter")
@@ -247,30 +261,16 @@ class Study:
 
         The reward model is trained on the texts of `seen` and templates, or on `seen` alone with `llm_only`.
         """
-        config, lists = self.config.reward, self.lists("popularity")
-        lists = lists.of_users(self.cohort.of("train", "validation"))
+        lists = self.lists("popularity").of_users(self.cohort.of("train", "validation"))
         name = policy.name + ("-llm-only" if llm_only else "")
-        samples = {"many": self.config.llm.train_samples, "few": self.config.llm.evaluation_samples}
-        depends = {
-            "policy": policy.key,
-            "seen": [p.key for p in seen],
-            "llm_only": llm_only,
-            "prompts": content_key(self.prompts),
-            "samples": samples | self._decoding(),
-            **{part: as_dict(getattr(self.config, part)) for part in ("data", "reward", "reranker", "encoder")},
-            "seed": self.seed,
-        }
-
         for needed in (policy, *seen):
             self.texts(needed, many=True)
 
         def build(folder):
             text = self.knowledge(policy, many=True)
-            mixture = np.concatenate([self.knowledge(p, many=True) for p in seen], 1) if llm_only else self.mixture(seen)
-            base = self.task(config.backbone, "popularity", mixture, 0)
             train, unseen = self.cohort.of("train"), self.cohort.of("validation")
-            seed = derive_seed(self.seed, "reward", name)
-            jobs, scored = rewards.reward_tasks(base, train, unseen, lists, text, config, seed)
+            base, seed = self._reward_base(seen, llm_only), derive_seed(self.seed, "reward", name)
+            jobs, scored = rewards.reward_tasks(base, train, unseen, lists, text, self.config.reward, seed)
             tasks = {key: task for key, (task, _) in jobs.items()}
             finishes = {key: finish for key, (_, finish) in jobs.items()}
             workers = self.config.evaluation.workers
@@ -279,9 +279,34 @@ class Study:
             np.savez_compressed(folder / "rewards.npz", **merged)
             return {"reliability": self._reliability(merged, lists)}
 
-        folder = self.store.stage("reward", name, depends, build)
+        folder = self.store.stage("reward", name, self._reward_depends(policy, seen, llm_only), build)
         with np.load(folder / "rewards.npz") as saved:
             return dict(saved)
+
+    def _reward_depends(self, policy: Policy, seen: list[Policy], llm_only: bool) -> dict:
+        samples = {"many": self.config.llm.train_samples, "few": self.config.llm.evaluation_samples}
+        return {
+            "policy": policy.key,
+            "seen": [p.key for p in seen],
+            "llm_only": llm_only,
+            "prompts": content_key(self.prompts),
+            "samples": samples | self.decoding(),
+            **{part: as_dict(getattr(self.config, part)) for part in ("data", "reward", "reranker", "encoder")},
+            "seed": self.seed,
+        }
+
+    def _reward_base(self, seen: list[Policy], llm_only: bool) -> Task:
+        """The reward model's training on all train users' lists, before folds are taken out."""
+        mixture = np.concatenate([self.knowledge(p, many=True) for p in seen], 1) if llm_only else self.mixture(seen)
+        return self.task(self.config.reward.backbone, "popularity", mixture, 0)
+
+    def reward_model(self, policy: Policy, seen: list[Policy]):
+        """The finished reward model that scored `policy`: its folder, its task, and the fold of each train user."""
+        self.rewards(policy, seen)
+        folder = self.store.folder("reward", policy.name, self._reward_depends(policy, seen, False))
+        seed = derive_seed(self.seed, "reward", policy.name)
+        fold = rewards.user_folds(self.cohort.of("train"), self.config.reward.folds, seed)
+        return folder, self._reward_base(seen, False), fold
 
     def _reliability(self, merged, lists) -> dict:
         out = {}
@@ -353,7 +378,7 @@ class Study:
 
     def log_ratio(self, policy: Policy, reference: Policy, users, limit: int = 32) -> float:
         """Monte-Carlo KL(policy || reference) in nats a text, over one sampled text of up to `limit` users."""
-        table = self.texts(policy, many=policy.name in {p.name for p in self.chain(self.config.alignment.rounds - 1)})
+        table = self.arm_texts(policy.name)
         table = table[(table["sample"] == 0) & table.user.isin(list(users)[:limit])]
         prompt = [self.prompts[u] for u in table.user]
         mine, theirs = (alignment.completion_log_probs(p, prompt, list(table.text)) for p in (policy, reference))

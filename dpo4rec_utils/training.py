@@ -172,4 +172,3 @@ def _train_one(name: str, task: Task, path: Path, finish) -> str:
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
     return name
-

@@ -15,10 +15,19 @@ from dpo4rec_utils import assets
 from dpo4rec_utils.artifacts import StudyError
 from dpo4rec_utils.datasets.base import Dataset, validated
 
-GENRES_100K = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
+GENRES_100K = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"]
+GENRES_100K += [
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
 ML_1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 
 

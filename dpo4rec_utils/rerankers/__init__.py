@@ -4,7 +4,7 @@ Each backbone maps features of a candidate list (B, C, H) to scores (B, C); `Kno
 ids, genres and adapted text knowledge and adds the explicit user-knowledge x item-knowledge interaction.
 """
 
-from dpo4rec_utils.rerankers.adapter import MLPAdapter, HybridExpertAdapter
+from dpo4rec_utils.rerankers.adapter import HybridExpertAdapter, MLPAdapter
 from dpo4rec_utils.rerankers.dlcm import DLCM
 from dpo4rec_utils.rerankers.mir import MIR
 from dpo4rec_utils.rerankers.model import KnowledgeReranker

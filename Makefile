@@ -1,0 +1,38 @@
+# make study: the whole study on the default profile. make test: everything that is checked. Nothing else is needed.
+PYTHON ?= python3.11
+PROFILE ?= ml-100k
+PIP_FLAGS ?=
+BIN := .venv/bin
+
+.PHONY: study test lab setup doctor bench clean
+study: setup
+	$(BIN)/python -m dpo4rec_utils study --profile $(PROFILE)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest
+
+lab: setup
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+doctor: setup
+	$(BIN)/python -m dpo4rec_utils doctor
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+setup: .venv/.ready
+	@$(BIN)/python -m dpo4rec_utils assets
+
+.venv/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -c 'from dpo4rec_utils.cli import install_kernel; install_kernel()'
+	@touch $@
+
+# Keeps results/ and the asset cache; removes the environment and every intermediate artefact.
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,151 @@
+"""Figures: one idea each, readable in greyscale and at half width; data in, matplotlib figure out.
+
+Series differ by marker or hatch, not by colour alone; axes carry units; intervals and n are in the labels.
+"""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+matplotlib.rcParams["svg.hashsalt"] = "dpo4rec"
+sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+GREYS = ["0.15", "0.45", "0.7", "0.85"]
+
+
+def _figure(width=6.4, height=4.0, columns=1, **options):
+    return plt.subplots(1, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def distributions(lengths: np.ndarray, popularity: np.ndarray):
+    """Histogram of history lengths beside the popularity of items by rank (log-log)."""
+    figure, (left, right) = _figure(8, 3.4, 2)
+    left.hist(lengths, bins=np.arange(0.5, lengths.max() + 1.5), color=GREYS[1])
+    left.set(xlabel="history length (interactions)", ylabel=f"users (n = {len(lengths)})")
+    ranked = -np.sort(-popularity[popularity > 0])
+    right.loglog(np.arange(1, len(ranked) + 1), ranked, color=GREYS[0])
+    right.set(xlabel=f"item rank by popularity (n = {len(ranked)})", ylabel="interactions")
+    return figure
+
+
+def bars(table: pd.DataFrame, x: str, y: str, hue: str | None = None, error: str | None = None, ylabel: str = ""):
+    """Grouped horizontal-axis bars in greys with hatches; `error` is a half-width column."""
+    figure, axis = _figure(max(5.2, 0.9 * table[x].nunique() * (table[hue].nunique() if hue else 1) + 2), 3.8)
+    groups = list(dict.fromkeys(table[hue])) if hue else [None]
+    names = list(dict.fromkeys(table[x]))
+    width = 0.8 / len(groups)
+    for i, group in enumerate(groups):
+        part = (table if group is None else table[table[hue] == group]).set_index(x).reindex(names)
+        place = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
+        bar = axis.bar(
+            place,
+            part[y],
+            width,
+            label=group,
+            color=GREYS[i % 4],
+            edgecolor="black",
+            hatch=["", "//", "..", "xx"][i % 4],
+        )
+        if error:
+            axis.errorbar(place, part[y], yerr=part[error], fmt="none", ecolor="black", capsize=3)
+        axis.bar_label(bar, fmt="%.3f", fontsize=8, padding=3)
+    axis.set_xticks(np.arange(len(names)), names)
+    axis.set(ylabel=ylabel or y)
+    axis.margins(y=0.15)
+    if hue:
+        axis.legend(title=hue, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(groups))
+    return figure
+
+
+def similarity(own: np.ndarray, other: np.ndarray):
+    """Cosine of a text with its user's history beside that with another user's history."""
+    figure, axis = _figure(5.6, 3.6)
+    edges = np.linspace(min(own.min(), other.min()), max(own.max(), other.max()), 30)
+    axis.hist(own, edges, histtype="step", color="black", linewidth=2, label=f"own user (mean {own.mean():.3f})")
+    axis.hist(other, edges, color=GREYS[2], label=f"another user (mean {other.mean():.3f})")
+    axis.set(xlabel="cosine of text and mean liked item", ylabel=f"texts (n = {len(own)})")
+    axis.legend(fontsize=9)
+    return figure
+
+
+def split_half(halves: dict[str, dict]):
+    """Scatter of one half's reward deviations against the other's, a panel a reward."""
+    figure, axes = _figure(3.2 * len(halves), 3.4, len(halves), squeeze=False)
+    for axis, (name, half) in zip(axes[0], halves.items(), strict=True):
+        axis.scatter(half["x"], half["y"], s=6, alpha=0.25, color="black", linewidths=0, rasterized=True)
+        axis.set_title(f"{name}: r = {half['r']:.2f} (n = {half['users']} users)", fontsize=10)
+        axis.set(xlabel="even lists, deviation", ylabel="odd lists, deviation" if axis is axes[0][0] else "")
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def training_curves(logs: dict[str, list[dict]]):
+    """DPO loss and margin a step, one line a run; the loss starts at ln 2."""
+    figure, (left, right) = _figure(8, 3.4, 2)
+    for i, (name, log) in enumerate(logs.items()):
+        steps = [row["step"] for row in log]
+        style = {"marker": MARKERS[i % 8], "markersize": 4, "color": GREYS[i % 3], "label": name}
+        left.plot(steps, [row["loss"] for row in log], **style)
+        right.plot(steps, [row.get("rewards/margins", np.nan) for row in log], **style)
+    left.axhline(np.log(2), linestyle=":", color="black")
+    left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
+    right.set(xlabel="step", ylabel="margin, beta x log-ratio (nats)")
+    left.legend(fontsize=8)
+    return figure
+
+
+def rounds(table: pd.DataFrame, split: str):
+    """Change of reward since round 0: independent scorers beside the reward model's claim."""
+    figure, axis = _figure(5.6, 3.6)
+    names = {"independent_log_likelihood": "independent scorers", "claimed_log_likelihood": "reward model's claim"}
+    for i, (reward, label) in enumerate(names.items()):
+        part = table[(table.split == split) & (table.reward == reward) & (table["round"] >= 0)]
+        mean = part.difference_to_round_0
+        half = np.where(part["round"] == 0, 0, 1.96 * np.abs(mean / part.t.replace(0, np.nan)))
+        rows = part["round"].to_numpy()
+        if reward.startswith("claimed"):
+            rows, mean, half = np.r_[0, rows], np.r_[0, mean], np.r_[0, half]
+        axis.errorbar(
+            rows, mean, half, marker=MARKERS[i], color=GREYS[i], capsize=3, label=label, linestyle=["-", "--"][i]
+        )
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="DPO round", ylabel="log-likelihood, change (nats a candidate)")
+    axis.set_title(f"{split} users, 95 % interval", fontsize=10)
+    axis.legend(fontsize=9)
+    return figure
+
+
+def forest(table: pd.DataFrame, label: str = "comparison", xlabel: str = "difference"):
+    """Forest plot: difference with interval, a row a comparison, a marker a backbone; filled where p_holm < 0.05."""
+    names = list(dict.fromkeys(table[label]))[::-1]
+    groups = list(dict.fromkeys(table.backbone))
+    figure, axis = _figure(7.2, 1.2 + 0.22 * len(names) * max(2, len(groups)))
+    for i, group in enumerate(groups):
+        part = table[table.backbone == group].set_index(label).reindex(names)
+        height = np.arange(len(names)) - (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+        low, high = part.difference - part.ci_low, part.ci_high - part.difference
+        axis.errorbar(part.difference, height, xerr=[low, high], fmt="none", ecolor=GREYS[i % 4], capsize=2)
+        fill = ["black" if p < 0.05 else "white" for p in part.p_holm]
+        axis.scatter(part.difference, height, marker=MARKERS[i], c=fill, edgecolors="black", s=28, zorder=3)
+        axis.scatter([], [], marker=MARKERS[i], c="white", edgecolors="black", label=group)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(np.arange(len(names)), names, fontsize=9)
+    axis.set(xlabel=f"{xlabel} (n = {int(table.users.max())} users, 95 % interval; filled: Holm p < 0.05)")
+    axis.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    return figure
+
+
+def cost_and_effect(table: pd.DataFrame):
+    """Effect a round with interval, and the minutes spent so far on a second axis."""
+    figure, axis = _figure(5.8, 3.6)
+    axis.errorbar(table["round"], table["mean"], 1.96 * table.error, marker="o", color="black", capsize=3)
+    axis.set(xlabel="DPO round (-1: zero-shot)", ylabel="independent log-likelihood (nats a candidate)")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    cost = axis.twinx()
+    cost.plot(table["round"], table.minutes, marker="s", linestyle="--", color=GREYS[2])
+    cost.set_ylabel("minutes so far (squares, dashed)")
+    cost.grid(False)
+    return figure

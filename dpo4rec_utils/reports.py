@@ -1,0 +1,78 @@
+"""Tables and figures on disk, and `report.html` with all of them; drawn from records only."""
+
+import base64
+import html
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from dpo4rec_utils.artifacts import atomic_path, read_json, write_text
+from dpo4rec_utils.study import Study
+
+
+def save_table(study: Study, table: pd.DataFrame, name: str, shown: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Write `tables/<name>.csv` whole and `tables/<name>.md` (`shown`, or the whole table); return what is shown."""
+    folder = study.results / "tables"
+    shown = table if shown is None else shown
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    flat = shown if isinstance(shown.index, pd.RangeIndex) else shown.reset_index()
+    write_text(folder / f"{name}.md", flat.to_markdown(index=False, floatfmt=".4f") + "\n")
+    return shown
+
+
+def save_figure(study: Study, figure, name: str, caption: str) -> None:
+    """Write `figures/<name>.png`, `.svg` and its one-sentence caption, show the figure and print the caption."""
+    folder = study.results / "figures"
+    for kind in ("png", "svg"):
+        with atomic_path(folder / f"{name}.{kind}") as temporary:
+            figure.savefig(temporary, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)
+    write_text(folder / f"{name}.txt", caption + "\n")
+    plt.show()
+    print(caption)
+
+
+def stages_table(study: Study) -> pd.DataFrame:
+    """stage, seconds, peak_rss_mib: what each recorded stage took when it ran."""
+    manifest = read_json(study.results / "manifest.json")["records"]
+    rows = []
+    for name in manifest:
+        record = study.store.record(*name.split("-", 1))
+        rows.append((f"{record['kind']}:{record['name']}", record["seconds"], record["peak_rss_mib"]))
+    return pd.DataFrame(rows, columns=["stage", "seconds", "peak_rss_mib"]).sort_values("stage", ignore_index=True)
+
+
+def quotable(results: pd.DataFrame, metric: str, k: int, averaging: str = "list") -> pd.DataFrame:
+    """One table a reader can quote: arm by backbone, 'mean ± std over seeds', for each protocol and scorer."""
+    part = results[(results.metric == metric) & (results.k == k) & (results.averaging == averaging)]
+    cell = part["mean"].map("{:.4f}".format) + " ± " + part["std"].map("{:.4f}".format)
+    wide = part.assign(cell=cell).pivot_table(
+        index=["protocol", "scorer", "arm"], columns="backbone", values="cell", aggfunc="first", sort=False
+    )
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def _image(path: Path) -> str:
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def write_report(study: Study) -> Path:
+    """`results/<profile>/report.html`: every figure with its caption and every table, in one file."""
+    parts = []
+    for path in sorted((study.results / "figures").glob("*.png")):
+        caption = html.escape(path.with_suffix(".txt").read_text(encoding="utf-8").strip())
+        parts.append(f"<figure>{_image(path)}<figcaption>{caption}</figcaption></figure>")
+    for path in sorted((study.results / "tables").glob("*.csv")):
+        table = pd.read_csv(path)
+        note = f" (first 60 of {len(table)} rows; the CSV holds all)" if len(table) > 60 else ""
+        body = table.head(60).to_html(index=False, float_format=lambda x: f"{x:.4f}", border=0)
+        parts.append(f"<details open><summary>{path.stem}{note}</summary>{body}</details>")
+    style = (
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
+        "figure{margin:2rem 0}figcaption{color:#444}table{border-collapse:collapse;font-size:.8rem;display:block;"
+        "overflow-x:auto}td,th{padding:.15rem .5rem;text-align:right;border-bottom:1px solid #ddd}summary{font-weight:600}"
+    )
+    title = f"DPO4Rec study: profile {study.config.profile}"
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+    write_text(study.results / "report.html", f"{page}<h1>{title}</h1>{''.join(parts)}</html>\n")
+    return study.results / "report.html"
