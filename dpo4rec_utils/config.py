@@ -256,7 +256,7 @@ def load_notebook_config(namespace: dict) -> Config:
     `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
     papermill parameter: an error, never a silent default.
     """
-    plain = (str, int, float, bool, list, dict, tuple, type(None))
+    plain = (str, int, float, bool, list, dict, type(None))
     ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
     for name, value in ours.items():
         if isinstance(value, plain) and name not in ("PROFILE", "OVERRIDES"):

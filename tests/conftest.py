@@ -1,0 +1,43 @@
+"""Shared fixtures: a tiny data set made here, and the embedded assets (fetched by `make setup`, read offline)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.datasets.base import Dataset
+
+
+def made_dataset(users=30, items=60, seed=0) -> Dataset:
+    """A made data set: every user rates 12 to 30 distinct items at distinct times."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        count = int(rng.integers(12, 31))
+        chosen = rng.choice(items, count, replace=False)
+        times = rng.permutation(count)
+        rows += [
+            (f"u{user}", f"i{item}", float(rng.integers(1, 6)), int(t)) for item, t in zip(chosen, times, strict=True)
+        ]
+    interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"])
+    genres = [("Drama", "Comedy"), ("Horror",), ("Action", "Drama"), ()]
+    table = pd.DataFrame(
+        {
+            "item_id": [f"i{i}" for i in range(items)],
+            "title": [f"Film {i}" for i in range(items)],
+            "year": pd.array([1950 + i for i in range(items)], dtype="Int64"),
+            "genres": [genres[i % 4] for i in range(items)],
+        }
+    )
+    people = pd.DataFrame({"user_id": [f"u{u}" for u in range(users)], "age": "30", "gender": "F", "occupation": "x"})
+    return Dataset("made", interactions, table, people)
+
+
+@pytest.fixture
+def dataset():
+    return made_dataset()
+
+
+@pytest.fixture
+def data_config():
+    return DataConfig()

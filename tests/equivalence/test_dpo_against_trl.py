@@ -1,0 +1,136 @@
+"""Prefix sharing against stock trl: the same loss and LoRA gradients, on a tiny model and on one SmolLM2 batch."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dpo4rec_utils import alignment
+from dpo4rec_utils.alignment import pack_rows
+from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.policies import Policy, load_tokenizer
+
+PROMPTS = ["Movies liked: Heat.\nThis viewer enjoys", "Movies liked: Alien; Aliens; The Thing.\nThis viewer enjoys"]
+PAIRS = pd.DataFrame(
+    [
+        (PROMPTS[0], " crime dramas.", " horror, or anything at all really."),
+        (PROMPTS[0], " slow crime stories from the 1990s.", " cartoons."),
+        (PROMPTS[1], " science fiction horror.", " romance and musicals."),
+    ],
+    columns=["prompt", "chosen", "rejected"],
+)
+CONFIG = replace(AlignmentConfig(), lora_rank=4, batch_size=4)
+EMBEDDED = Policy("zero_shot", "embedded")
+
+
+def test_packing_by_hand():
+    pad = 0
+    ids = torch.tensor([[5, 6, 7, 8, pad], [5, 6, 9, pad, pad], [4, 1, 2, 3, 1]])
+    attention = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    labels = torch.tensor([[-100, -100, 7, 8, -100], [-100, -100, 9, -100, -100], [-100, 1, 2, 3, 1]])
+    packed = pack_rows(ids, attention, labels, pad)
+    assert packed.ids.tolist() == [[5, 6, 7, 8, 9, pad], [pad, 4, 1, 2, 3, 1]]  # rows 0 and 1 share their prompt
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 0], [0, 0, 1, 2, 3, 4]]  # positions restart behind the prompt
+    assert packed.group.tolist() == [0, 0, 1] and packed.offset.tolist() == [0, 2, 0] and packed.prompt_width == 2
+    sees = packed.mask[0, 0].int().tolist()
+    assert sees[4] == [1, 1, 0, 0, 1, 0]  # the second completion sees the prompt and itself, not the first completion
+    assert packed.mask[1, 0, 5].int().tolist() == [0, 1, 1, 1, 1, 1]  # left padding is never seen by a token
+
+
+def tiny_model(*_):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config)
+
+
+def loss_and_gradients(folder, implementation, loss="sigmoid", smoothing=0.0, model=None):
+    """Loss and LoRA gradients of one batch, LoRA's B set away from zero so that every gradient counts."""
+    config = replace(CONFIG, implementation=implementation, loss=loss, label_smoothing=smoothing)
+    with pytest.MonkeyPatch.context() as patch:
+        if model:
+            patch.setattr(alignment, "load_model", model)
+        trainer = alignment.dpo_trainer(EMBEDDED, PAIRS, folder, config, 3, "fp32")
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
+    if implementation == "prefix_shared":
+        chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
+        batch |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    value = trainer.compute_loss(trainer.model, batch)
+    value.backward()
+    gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return value.item(), gradients, {k: v[-1] for k, v in trainer._metrics["train"].items()}
+
+
+def assert_equal(ours, stock):
+    assert ours[0] == pytest.approx(stock[0], rel=1e-4)
+    assert abs(stock[0] - 0.6931) > 1e-5, "the comparison would be of an untrained loss"
+    for name, gradient in stock[1].items():
+        error = (ours[1][name] - gradient).norm() / gradient.norm()
+        assert gradient.norm() > 0 and error < 1e-4, f"{name}: {error:.1e}"
+    for name in ("rewards/margins", "logps/chosen", "entropy", "mean_token_accuracy", "logits/chosen"):
+        assert ours[2][name] == pytest.approx(stock[2][name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("loss", "smoothing"), [("sigmoid", 0.0), ("sigmoid", 0.2), ("ipo", 0.0), ("hinge", 0.0), ("robust", 0.1)]
+)
+def test_tiny_model(tmp_path, loss, smoothing):
+    ours = loss_and_gradients(tmp_path / "a", "prefix_shared", loss, smoothing, tiny_model)
+    stock = loss_and_gradients(tmp_path / "b", "stock", loss, smoothing, tiny_model)
+    assert_equal(ours, stock)
+
+
+def test_one_smollm2_batch(tmp_path):
+    ours = loss_and_gradients(tmp_path / "a", "prefix_shared")
+    stock = loss_and_gradients(tmp_path / "b", "stock")
+    assert_equal(ours, stock)
+
+
+def test_supervised_loss_and_gradients_equal_stock(tmp_path):
+    table = PAIRS.rename(columns={"chosen": "completion"})
+    found = {}
+    for kind in ("prefix_shared", "stock"):
+        trainers = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(alignment, "load_model", tiny_model)
+            patch.setattr(alignment, "_run", lambda trainer, folder, title, keep=trainers: keep.append(trainer))
+            alignment.warm_start(EMBEDDED, table, tmp_path / kind, replace(CONFIG, implementation=kind), 3, "fp32")
+        trainer = trainers[0]
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(table))])
+        value = trainer.compute_loss(trainer.model, batch)
+        value.backward()
+        found[kind] = value.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert found["prefix_shared"][0] == pytest.approx(found["stock"][0], rel=1e-4)
+    for name, gradient in found["stock"][1].items():
+        assert torch.allclose(found["prefix_shared"][1][name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_truncation_is_refused(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "load_model", tiny_model)
+        trainer = alignment.dpo_trainer(EMBEDDED, PAIRS, tmp_path, CONFIG, 3, "fp32")
+    trainer.args.max_length = 8
+    with pytest.raises(ValueError, match="max_length=None"):
+        alignment.PrefixSharedDPOTrainer(
+            tiny_model(),
+            args=trainer.args,
+            train_dataset=trainer.train_dataset,
+            processing_class=load_tokenizer("embedded"),
+        )
+
+
+def test_no_pairs_is_one_sentence(tmp_path):
+    with pytest.raises(alignment.StudyError, match="No preference pairs"):
+        alignment.dpo_trainer(EMBEDDED, PAIRS[:0], tmp_path, CONFIG, 3, "fp32")

@@ -1,0 +1,107 @@
+"""GGUF export, the two engines and the encoder on the real models."""
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, quants
+from peft import LoraConfig, get_peft_model
+
+from dpo4rec_utils import alignment, assets, policies
+from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils.config import EncoderConfig, LLMConfig
+from dpo4rec_utils.encoding import TextEncoder
+from dpo4rec_utils.sampling.openvino import OpenVINOSampler
+from dpo4rec_utils.sampling.transformers import TransformersSampler
+
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\nThis viewer enjoys"
+PROMPTS = [CHAT.format(f"Movies liked: Alien; Heat {n}.") for n in range(3)]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """SmolLM2 with a random, strong LoRA: its greedy texts differ from the base's."""
+    folder = tmp_path_factory.mktemp("adapter")
+    base = policies.Policy("zero_shot", "embedded")
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(policies.load_model(base), lora).save_pretrained(folder)
+    return base.extended("adapted", folder)
+
+
+def test_gguf_holds_the_merged_weights(adapted, tmp_path):
+    path = policies.export_gguf(adapted, tmp_path / "policy.gguf")
+    tensors = {t.name: t for t in GGUFReader(path).tensors}
+    weights = policies.load_model(adapted).state_dict()
+    down = tensors["blk.3.ffn_down.weight"]
+    assert down.tensor_type == GGMLQuantizationType.Q8_0
+    ours = quants.dequantize(down.data, down.tensor_type)
+    wanted = weights["model.layers.3.mlp.down_proj.weight"].numpy()
+    assert np.abs(ours - wanted).max() < np.abs(wanted).max() / 100
+    base = policies.load_model(policies.Policy("zero_shot", "embedded")).state_dict()
+    assert np.abs(base["model.layers.3.mlp.down_proj.weight"].numpy() - wanted).max() > 1e-3
+    assert not list(tmp_path.glob(".*tmp*"))
+
+
+def test_adapters_reach_openvino_and_engines_agree(adapted, tmp_path):
+    config = LLMConfig(max_new_tokens=8, temperature=0.05, top_p=0.05)
+    base = policies.Policy("zero_shot", "embedded")
+    said = {}
+    for policy in (base, adapted):
+        fast = OpenVINOSampler(policy, config, tmp_path).sample(PROMPTS, 1, [1, 2, 3])
+        slow = TransformersSampler(policy, config).sample(PROMPTS, 1, [1, 2, 3])
+        said[policy.name] = [c[0].text for c in fast]
+        first = [(f[0].text.split()[:1], s[0].text.split()[:1]) for f, s in zip(fast, slow, strict=True)]
+        assert sum(a == b for a, b in first) >= 2, first  # 8-bit against fp32: nearly greedy first words agree
+    assert said["zero_shot"] != said["adapted"]
+    assert policies.base_policy(config).key != adapted.key
+
+
+@pytest.mark.parametrize("engine", [TransformersSampler, OpenVINOSampler])
+def test_sampling_is_seeded_per_prompt(engine, tmp_path):
+    config = LLMConfig(max_new_tokens=6)
+    base = policies.Policy("zero_shot", "embedded")
+    sampler = engine(base, config, tmp_path) if engine is OpenVINOSampler else engine(base, config)
+    first = sampler.sample(PROMPTS[:2], 3, [7, 8])
+    assert first == sampler.sample(PROMPTS[:2], 3, [7, 8])
+    assert first[0] != sampler.sample(PROMPTS[:1], 3, [9])[0]
+    assert len({c.text for c in first[0]}) > 1 and all(c.tokens <= 6 for c in first[0])
+
+
+def test_a_model_that_is_nowhere_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StudyError, match="no local folder and no Hub id"):
+        policies.load_tokenizer("./nowhere")
+    with pytest.raises(StudyError, match="could not be loaded"):
+        policies.load_model(policies.Policy("x", str(tmp_path)))
+    with pytest.raises(StudyError, match="set llm.engine: transformers|Set llm.engine: transformers"):
+        policies.export_gguf(policies.Policy("x", str(tmp_path)), tmp_path / "x.gguf")
+
+
+def test_encoder_memory_batches_and_pooling(tmp_path):
+    texts = ["crime dramas", "a much longer text about slow crime dramas from the nineties", "crime dramas", ""]
+    encoder = TextEncoder(EncoderConfig(batch_size=2), tmp_path)
+    vectors = encoder.encode(texts)
+    assert vectors.shape == (4, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors[0] == vectors[2]).all()
+    again = TextEncoder(EncoderConfig(batch_size=2), tmp_path)
+    again._load = lambda: pytest.fail("everything is in memory")
+    assert (again.encode(texts) == vectors).all()
+    alone = TextEncoder(EncoderConfig(batch_size=1), tmp_path / "other").encode(texts)
+    assert np.allclose(alone, vectors, atol=1e-5)
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = assets.fetch("minilm")
+    one = AutoTokenizer.from_pretrained(folder)(texts[1], return_tensors="pt")
+    by_hand = AutoModel.from_pretrained(folder)(**one).last_hidden_state[0].mean(0).detach().numpy()
+    assert np.allclose(by_hand / np.linalg.norm(by_hand), vectors[1], atol=1e-5)
+
+
+def test_completion_log_probs_equal_a_plain_forward():
+    base = policies.Policy("zero_shot", "embedded")
+    found = alignment.completion_log_probs(base, PROMPTS[:2], [" crime.", " slow films and more."])
+    model, tokenizer = policies.load_model(base), policies.load_tokenizer("embedded")
+    for value, prompt, text in zip(found, PROMPTS, [" crime.", " slow films and more."], strict=False):
+        head, tail = tokenizer(prompt).input_ids, tokenizer(text).input_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].log_softmax(-1)
+        assert value == pytest.approx(float(logits.gather(1, torch.tensor(tail)[:, None]).sum()), abs=1e-3)

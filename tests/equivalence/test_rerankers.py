@@ -1,0 +1,98 @@
+"""Re-rankers: knowledge moves scores, items projected once equal items projected each, and training repeats."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dpo4rec_utils import lists as candidate
+from dpo4rec_utils import training
+from dpo4rec_utils.config import BACKBONES, DataConfig, RerankerConfig
+from dpo4rec_utils.lists import genre_matrix
+from dpo4rec_utils.rerankers import build_reranker
+from tests.conftest import made_dataset
+
+CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, genre_dim=4, epochs=3, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def task():
+    dataset = made_dataset()
+    cohort = candidate.build_cohort(dataset, DataConfig(), 0)
+    made = candidate.build_lists(dataset, cohort, "popularity", DataConfig(), 0)
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(len(cohort.users), 3, 12)).astype(np.float32)
+    text[2, 1:] = np.nan
+    train, validation = (made.of_users(cohort.of(split)) for split in ("train", "validation"))
+    items = rng.normal(size=(len(dataset.items), 12)).astype(np.float32)
+    genres, history = genre_matrix(dataset)[0], training.history_table(cohort, 6)
+    return training.Task("prm", CONFIG, text, items, genres, history, train, validation, 5)
+
+
+@pytest.mark.parametrize("adapter", ["hea", "mlp"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_shuffling_knowledge_moves_scores(task, backbone, adapter):
+    config = replace(CONFIG, adapter=adapter)
+    trained = training.train_reranker(replace(task, backbone=backbone, config=config))
+    own = replace(task, backbone=backbone, config=config)
+    model = training.load_reranker(own, trained)
+    scores = training.score_lists(model, own, task.validation)
+    users = training.score_lists(model, own, task.validation, np.roll(task.text, 1, axis=0))
+    moved = replace(own, item_text=np.roll(task.item_text, 1, axis=0))
+    items = training.score_lists(model, moved, task.validation)
+    assert scores.shape == task.validation.items.shape
+    for other in (users, items):
+        ranks = [np.argsort(-s, axis=1) for s in (scores, other)]
+        assert np.abs(scores - other).max() > 1e-3 and (ranks[0] != ranks[1]).any()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_training_repeats_and_learns(task, backbone):
+    first, second = (training.train_reranker(replace(task, backbone=backbone)) for _ in range(2))
+    assert first.validation == second.validation
+    assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
+    other = training.train_reranker(replace(task, backbone=backbone, seed=6))
+    assert other.validation != first.validation
+
+
+def test_setrank_ignores_the_order_of_candidates():
+    torch.manual_seed(0)
+    model = build_reranker("setrank", CONFIG, 40, torch.rand(40, 3), 12).eval()
+    items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
+    order = torch.randperm(10)
+    assert torch.allclose(model(items[:, order], user, text), model(items, user, text)[:, order], atol=1e-5)
+
+
+def test_mir_reads_the_history_and_padding_is_ignored():
+    torch.manual_seed(0)
+    model = build_reranker("mir", CONFIG, 40, torch.rand(40, 3), 12).eval()
+    items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
+    short, other = torch.tensor([[20, 21, 22]]), torch.tensor([[20, 25, 22]])
+    padded = torch.tensor([[-1, -1, 20, 21, 22]])
+    assert torch.allclose(model(items, user, text, short), model(items, user, text, padded), atol=1e-6)
+    assert (model(items, user, text, short) - model(items, user, text, other)).abs().max() > 1e-5
+
+
+def test_an_absent_text_is_never_used(task):
+    trained = training.train_reranker(task)
+    model = training.load_reranker(task, trained)
+    each = training.score_texts(model, task, task.train, task.text)
+    assert np.isnan(each[task.train.user == 2][:, 1:]).all() and not np.isnan(each[task.train.user != 2]).any()
+    mean = training.score_lists(model, task, task.train)
+    assert np.allclose(mean[task.train.user == 2], each[task.train.user == 2][:, 0])
+
+
+def test_workers_and_resume_give_what_one_process_gives(task, tmp_path):
+    tasks = {f"seed{s}": replace(task, seed=s) for s in range(3)}
+    finish = dict.fromkeys(tasks, keep_trace)
+    found = training.train_all(tasks, tmp_path, 2, "t", finish)
+    (tmp_path / "seed1.npz").unlink()
+    again = training.train_all(tasks, tmp_path, 1, "t", finish)
+    for name, one in tasks.items():
+        alone = training.train_reranker(one).validation
+        assert found[name]["validation"].tolist() == again[name]["validation"].tolist() == alone
+
+
+def keep_trace(task, trained):
+    return {"validation": np.array(trained.validation)}

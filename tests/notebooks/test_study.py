@@ -1,0 +1,171 @@
+"""Every notebook through papermill on `smoke` with the real LLM and encoder; killed runs resume to the same bytes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from dpo4rec_utils import cli
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def checkout(folder: Path) -> Path:
+    """A folder that looks like a checkout to the study, with runs and results of its own."""
+    for name in ("notebooks", "dpo4rec_utils", "requirements.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def start(root: Path, *command: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = checkout(tmp_path_factory.mktemp("study"))
+    process = start(root, "-m", "dpo4rec_utils", "study", "--profile", "smoke")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    return root
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_executed_copy_is_whole(finished, path):
+    book = nbformat.read(finished / "results/smoke/notebooks" / path.name, as_version=4)
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    text = json.dumps(book)
+    assert str(Path.home()) not in text and str(finished) not in text
+    assert any(output.output_type != "stream" or output.text.strip() for cell in cells for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_source_notebook_keeps_the_rules(path):
+    book = nbformat.read(path, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert not any(re.search(r"^\s*(def|class) ", cell.source, re.M) for cell in code)
+    assert ["parameters" in cell.metadata.get("tags", []) for cell in code] == [True] + [False] * (len(code) - 1)
+    assert book.cells[0].source.startswith("# ") and "**Question.**" in book.cells[0].source
+    assert "What we saw, what this does not show, exercises" in book.cells[-1].source
+
+
+def test_tables_and_figures(finished):
+    results = finished / "results/smoke"
+    main = pd.read_csv(results / "tables/main_results.csv")
+    assert list(main) == ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
+    arms = {"none", "item", "template", "title_mean", "zero_shot", "warm_start", "rft", "random_pairs", "dpo_cold"}
+    arms |= {"dpo_shuffled", "dpo_round_1", "dpo_round_2"}
+    headline = main[main.protocol == "popularity"]
+    assert set(headline[headline.scorer == "own"].arm) == arms
+    assert set(headline[headline.scorer == "shared"].arm) == arms - {"none"}
+    assert set(main.backbone) == {"dlcm", "prm", "setrank", "mir"} and set(main.protocol) == {"popularity", "uniform"}
+    ranked = main[main.metric.isin(["ndcg", "map"])]
+    assert ranked["mean"].between(0, 1).all() and set(ranked.k) == {1, 3, 5, 7, 10}
+    paired = pd.read_csv(results / "tables/paired_differences.csv")
+    columns = [
+        "protocol",
+        "backbone",
+        "scorer",
+        "arm",
+        "baseline",
+        "metric",
+        "k",
+        "users",
+        "difference",
+        "ci_low",
+        "ci_high",
+    ]
+    assert set(columns + ["p_holm"]) == set(paired) and paired.p_holm.between(0, 1).all()
+    assert (paired.ci_low <= paired.difference).all() and (paired.difference <= paired.ci_high).all()
+    user = main[(main.averaging == "user") & (main.seeds == 1)].set_index(
+        ["protocol", "backbone", "scorer", "metric", "k", "arm"]
+    )
+    for row in paired.sample(20, random_state=0).itertuples():
+        cell = (row.protocol, row.backbone, row.scorer, row.metric, row.k)
+        wanted = user.loc[(*cell, row.arm)]["mean"] - user.loc[(*cell, row.baseline)]["mean"]
+        assert row.difference == pytest.approx(wanted, abs=2e-5)
+    stages = pd.read_csv(results / "tables/stages.csv")
+    assert list(stages) == ["stage", "seconds", "peak_rss_mib"] and (stages.seconds >= 0).all()
+    assert stages.peak_rss_mib.max() < 6 * 1024
+    rounds = pd.read_csv(results / "tables/rounds.csv")
+    names = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
+    assert list(rounds) == names and set(rounds["round"]) == {-1, 0, 1, 2}
+    for name in ("01_distributions", "05_forest_own", "07_rounds"):
+        assert (results / f"figures/{name}.png").stat().st_size > 5000 and (results / f"figures/{name}.svg").exists()
+    assert "05_forest_shared" in (results / "report.html").read_text()
+
+
+def test_the_texts_are_the_llms(finished):
+    texts = [json.loads(line) for path in (finished / "runs/texts").glob("zero_shot-*/shard-*") for line in path.open()]
+    assert len({row["text"] for row in texts}) > 0.9 * len(texts) and len(texts) == 24 * 4 + 16 * 2
+    assert all(1 <= row["tokens"] <= 16 for row in texts)
+
+
+def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
+    records = {p.stem: json.loads(p.read_text()) for p in (finished / "results/smoke/records").glob("policy-*.json")}
+    for name in ("dpo_round_1", "dpo_round_2", "random_pairs", "dpo_cold"):
+        assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
+    assert len({record["key"] for record in records.values()}) == len(records) == 6
+
+
+RESUME = """
+from dpo4rec_utils.study import open_study
+study = open_study("smoke")
+study.texts(study.dpo_round(1), many=True)
+"""
+
+
+def kill_when(root: Path, pattern: str) -> None:
+    """Start the loop and kill its whole process group without warning once a file matches."""
+    process = start(root, "-c", RESUME)
+    deadline = time.monotonic() + 300
+    while not list(root.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_in_sampling_and_in_dpo_resumes_to_the_same_bytes(finished, tmp_path):
+    root = checkout(tmp_path)
+    kill_when(root, "runs/texts/zero_shot-*/shard-000010.jsonl")
+    assert not list(root.glob("runs/texts/zero_shot-*/record.json"))
+    kill_when(root, "runs/policy/dpo_round_1-*/checkpoints/checkpoint-1/trainer_state.json")
+    assert not list(root.glob("runs/policy/dpo_round_1-*/record.json"))
+    process = start(root, "-c", RESUME)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    for pattern in ("texts/zero_shot-*/shard-*", "texts/warm_start-*/shard-*", "texts/dpo_round_1-*/shard-*"):
+        ours = {p.relative_to(root): p.read_bytes() for p in root.glob(f"runs/{pattern}")}
+        assert ours == {p.relative_to(finished): p.read_bytes() for p in finished.glob(f"runs/{pattern}")}
+        assert len(ours) == 4
+    adapters = [next(r.glob("runs/policy/dpo_round_1-*/adapter/adapter_model.safetensors")) for r in (root, finished)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_bad_parameters_stop_before_anything_runs(finished, capsys):
+    assert cli.main(["study", "--profile", "smokey"]) == 2
+    assert "PROFILE = 'smokey' does not exist" in capsys.readouterr().err
+    process = start(finished, "-m", "papermill", "notebooks/01_data_preparation.ipynb", "-", "-p", "PROFIEL", "smoke")
+    output, _ = process.communicate()
+    assert process.returncode != 0 and "Unknown notebook parameter PROFIEL" in output

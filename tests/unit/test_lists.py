@@ -1,0 +1,106 @@
+"""Properties of histories, splits and candidate lists (hypothesis), and the assertions inside the pipeline."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpo4rec_utils import lists
+from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils.config import DataConfig
+from tests.conftest import made_dataset
+
+CONFIG = DataConfig()
+
+
+@given(st.integers(1, 500), st.integers(5, 50))
+def test_history_length(n, limit):
+    cut = lists.history_length(n, limit)
+    assert 1 <= cut <= limit and (cut == limit or cut == (n + 1) // 2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(["uniform", "popularity"]), st.integers(1, 6))
+def test_protocol_holds_for_any_seed(seed, protocol, size):
+    config = replace(CONFIG, positives_per_list=size, max_lists=3)
+    dataset = made_dataset(seed=seed % 7)
+    cohort = lists.build_cohort(dataset, config, seed)
+    made = lists.build_lists(dataset, cohort, protocol, config, seed)
+    rated = {u: set(rows.item_id) for u, rows in dataset.interactions.groupby("user_id")}
+    ids = dataset.items.item_id.to_numpy()
+    for user, items, labels, observed in zip(made.user, made.items, made.labels, made.observed, strict=True):
+        assert len(set(items)) == size + CONFIG.negatives_per_list
+        assert observed.sum() == size
+        assert not set(ids[items[~observed]]) & rated[cohort.users[user]]
+        ratings = cohort.future[user].set_index("item").rating
+        for item, label, seen in zip(items, labels, observed, strict=True):
+            assert label == float(seen and ratings[item] >= config.like_threshold)
+    assert np.bincount(made.user).max() <= 3
+    for past, later in zip(cohort.history, cohort.future, strict=True):
+        assert past.timestamp.max() <= later.timestamp.min()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_splits_are_disjoint_and_complete(seed):
+    cohort = lists.build_cohort(made_dataset(), CONFIG, seed)
+    parts = [set(cohort.of(split)) for split in lists.SPLITS]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(cohort.users)
+    assert abs(len(parts[0]) - 0.6 * len(cohort.users)) <= 1 and len(parts[1]) >= 1
+
+
+def test_a_user_keeps_its_lists_when_others_leave(dataset):
+    few = made_dataset()
+    kept = few.interactions[few.interactions.user_id != "u3"].reset_index(drop=True)
+    for whole, part in ((dataset, replace(few, interactions=kept)),):
+        a, b = (lists.build_cohort(d, CONFIG, 1) for d in (whole, part))
+        la, lb = (lists.build_lists(d, c, "uniform", CONFIG, 1) for d, c in ((whole, a), (part, b)))
+        ua, ub = np.flatnonzero(a.users == "u5")[0], np.flatnonzero(b.users == "u5")[0]
+        assert la.items[la.user == ua].tolist() == lb.items[lb.user == ub].tolist()
+
+
+def test_ties_in_time_keep_file_order():
+    rows = [("u", f"i{i}", 4.0, 100) for i in range(12)]
+    one = made_dataset()
+    table = pd.concat([one.interactions, pd.DataFrame(rows, columns=one.interactions.columns)], ignore_index=True)
+    cohort = lists.build_cohort(replace(one, interactions=table), CONFIG, 0)
+    index = np.flatnonzero(cohort.users == "u")[0]
+    assert cohort.history[index].item.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda c: c.history.__setitem__(0, c.history[0].iloc[:0]), "empty history"),
+        (lambda c: c.history.__setitem__(0, c.future[0].assign(timestamp=10**9)), "later than the lists"),
+        (lambda c: c.users.__setitem__(1, c.users[0]), "twice"),
+    ],
+)
+def test_a_broken_cohort_is_refused(dataset, spoil, words):
+    cohort = lists.build_cohort(dataset, CONFIG, 0)
+    spoil(cohort)
+    with pytest.raises(StudyError, match=words):
+        lists.check_cohort(cohort)
+
+
+def test_broken_lists_are_refused(dataset):
+    cohort = lists.build_cohort(dataset, CONFIG, 0)
+    made = lists.build_lists(dataset, cohort, "uniform", CONFIG, 0)
+    twice = made.items.copy()
+    twice[0, 0] = twice[0, 1]
+    with pytest.raises(StudyError, match="twice"):
+        lists.check_lists(replace(made, items=twice), cohort)
+    with pytest.raises(StudyError, match="label 1"):
+        lists.check_lists(replace(made, labels=np.ones_like(made.labels)), cohort)
+    past = made.items.copy()
+    past[0, 0] = cohort.history[made.user[0]].item.iloc[0]
+    with pytest.raises(StudyError, match="history item"):
+        lists.check_lists(replace(made, items=past), cohort)
+
+
+def test_too_few_users_is_one_sentence():
+    with pytest.raises(StudyError, match="only 3 users"):
+        lists.build_cohort(made_dataset(users=3), CONFIG, 0)

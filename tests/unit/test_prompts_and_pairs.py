@@ -1,0 +1,103 @@
+"""Prompts by hand, templated profiles and preference pairs by property."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpo4rec_utils import guards, preferences, prompts
+from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils.config import AlignmentConfig, DataConfig
+
+ITEMS = pd.DataFrame(
+    {
+        "item_id": ["a", "b", "c"],
+        "title": ["Net, The", "Heat", "Alien"],
+        "year": pd.array([1995, 1995, None], dtype="Int64"),
+        "genres": [("Drama", "Thriller"), ("Drama",), ("Horror",)],
+    }
+)
+HISTORY = pd.DataFrame({"item": [0, 2, 1], "rating": [5.0, 1.0, 4.0], "timestamp": [1, 2, 3]})
+FACTS = prompts.history_facts(HISTORY, ITEMS, DataConfig())
+
+
+def test_facts_by_hand():
+    assert FACTS.titles == ("The Net (1995)", "Heat (1995)")
+    assert FACTS.liked == (("drama", 2), ("thriller", 1))
+    assert FACTS.disliked == (("horror", 1),) and FACTS.avoided == ("horror",)
+    assert FACTS.decades == (("1990s", 2),)
+
+
+def test_prompt_by_hand():
+    lines = prompts.user_question(FACTS, "counts").splitlines()
+    assert lines[0] == "Movies liked: The Net (1995); Heat (1995)"
+    assert lines[1:4] == ["Genres liked: drama 2, thriller 1", "Genres disliked: horror 1", "Decades liked: 1990s 2"]
+    assert "Genres" not in prompts.user_question(FACTS, "titles")
+    assert prompts.item_facts(ITEMS.iloc[2]) == "Alien (year unknown), a horror movie."
+
+
+def test_an_empty_history_is_one_sentence():
+    with pytest.raises(StudyError, match="empty history"):
+        prompts.history_facts(HISTORY[:0], ITEMS, DataConfig())
+
+
+def test_a_user_who_liked_nothing_still_has_a_prompt():
+    facts = prompts.history_facts(HISTORY.assign(rating=1.0), ITEMS, DataConfig())
+    assert facts.titles and "Movies liked" in prompts.user_question(facts, "counts")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_a_template_says_nothing_but_facts(seed, full):
+    text = prompts.templated_profile(FACTS, np.random.default_rng(seed), full)
+    assert text.startswith(" ") and text.endswith(".") and "{" not in text
+    named = guards.describe_text(text, FACTS, ["drama", "thriller", "horror", "comedy", "war"])
+    assert named["genre"] == 1 and named["liked_wrong"] == 0 and "comedy" not in text and "war" not in text
+    if full:
+        assert "The Net (1995)" in text and "1990s" in text and "not horror" in text
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_pairs_properties(data):
+    users, n = data.draw(st.integers(1, 6)), data.draw(st.integers(2, 9))
+    values = st.floats(-5, 0, allow_nan=False, width=32)
+    rewards = np.array([[data.draw(values) for _ in range(n)] for _ in range(users)])
+    texts = [[f"text {u} {data.draw(st.integers(0, 3))}" for _ in range(n)] for u in range(users)]
+    config = replace(AlignmentConfig(), pairs_per_user=3, pairs=7, margin=0.1)
+    pairs = preferences.build_pairs(rewards, np.arange(users), ["p"] * users, texts, np.ones(users), config)
+    assert len(pairs) <= 7 and list(pairs.columns) == preferences.COLUMNS
+    for row in pairs.itertuples():
+        assert rewards[row.user, row.chosen_sample] - rewards[row.user, row.rejected_sample] == row.gap > 0.1
+        assert row.chosen != row.rejected
+        assert row.chosen == texts[row.user][row.chosen_sample]
+    assert (pairs.groupby("user").size() <= min(3, n // 2)).all()
+
+
+def test_best_against_worst_by_hand():
+    texts = [["a", "b", "c", "d"]]
+    config = replace(AlignmentConfig(), pairs_per_user=2, pairs=10)
+    pairs = preferences.build_pairs(np.array([[0.1, 0.9, 0.5, 0.3]]), [4], ["p"], texts, np.array([1]), config)
+    assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
+    best = preferences.best_of_n(np.array([[0.1, 0.9, 0.5, 0.3]]), [4], ["p"], texts, np.array([1]), config)
+    assert best.completion.tolist() == ["b"]
+
+
+def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
+    texts = {0: [f"t{i}" for i in range(6)], 1: ["same", "same", "other"]}
+    pairs = pd.DataFrame([(u, "p", "x", "y", 0, 1, 1.0) for u in [0] * 300 + [1] * 20], columns=preferences.COLUMNS)
+    drawn = preferences.random_pairs(pairs, texts, np.random.default_rng(0))
+    assert len(drawn) == len(pairs) and (drawn.user == pairs.user).all() and (drawn.chosen != drawn.rejected).all()
+    share = (drawn[drawn.user == 0].chosen_sample < drawn[drawn.user == 0].rejected_sample).mean()
+    assert 0.35 < share < 0.65
+
+
+def test_guards_by_hand():
+    said = guards.describe_text(" horror movies like Heat from the 1990s.", FACTS, ["drama", "horror"])
+    assert (said["liked_wrong"], said["avoided"], said["title"], said["decade"], said["hedging"]) == (1, 0, 1, 1, 0)
+    said = guards.describe_text(" good stories, but not horror.", FACTS, ["drama", "horror"])
+    assert (said["liked_wrong"], said["avoided"], said["title"]) == (0, 1, 0)
+    assert guards.describe_text(" good stories.", FACTS, ["drama"])["hedging"] == 1

@@ -1,0 +1,83 @@
+"""Rewards, folds, reliability and statistics against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpo4rec_utils import rewards, statistics
+from dpo4rec_utils.lists import CandidateLists
+
+
+def made_lists(users):
+    users = np.asarray(users)
+    items = np.arange(len(users) * 2).reshape(-1, 2)
+    return CandidateLists("uniform", users, items, np.tile([1.0, 0.0], (len(users), 1)), np.ones_like(items, bool))
+
+
+def test_list_rewards_by_hand():
+    scores = np.array([[[2.0, -2.0], [-2.0, 2.0], [np.nan, np.nan]]])
+    labels = np.array([[1.0, 0.0]])
+    likely = rewards.list_rewards(scores, labels, "log_likelihood")[0]
+    assert likely[:2] == pytest.approx([-np.log1p(np.exp(-2)), -np.log1p(np.exp(2))]) and np.isnan(likely[2])
+    assert rewards.list_rewards(scores, labels, "ndcg")[0, :2] == pytest.approx([1, 1 / np.log2(3)])
+    assert rewards.list_rewards(scores, labels, "map")[0, :2] == pytest.approx([1, 0.5])
+
+
+@given(st.integers(2, 60), st.integers(2, 5), st.integers(0, 99))
+@settings(deadline=None)
+def test_folds_are_balanced(users, folds, seed):
+    fold = rewards.user_folds(np.arange(users), folds, seed)
+    sizes = np.bincount(fold, minlength=folds)
+    assert sizes.sum() == users and sizes.max() - sizes.min() <= 1
+
+
+def test_merging_averages_the_models_that_scored_a_list():
+    lists = made_lists([0, 0, 1])
+    scored = {"a": lists.of_users([0]), "b": lists.of_users([0])}
+    results = {"a": {"ndcg": np.array([[1.0], [0.0]])}, "b": {"ndcg": np.array([[0.0], [0.5]])}}
+    merged = rewards.merge_scored(results, scored, lists, "ndcg")
+    assert merged[:2].tolist() == [[0.5], [0.25]] and np.isnan(merged[2, 0])
+
+
+def test_split_half_of_a_perfect_and_of_a_noisy_reward():
+    lists = made_lists(np.repeat(np.arange(200), 4))
+    rng = np.random.default_rng(0)
+    truth = np.repeat(rng.normal(size=(200, 6)), 4, axis=0)
+    perfect = rewards.split_half(truth, lists, np.arange(200))
+    assert perfect["r"] == pytest.approx(1) and perfect["gain"] > 0.5 and perfect["users"] == 200
+    noise = rewards.split_half(rng.normal(size=truth.shape), lists, np.arange(200))
+    assert abs(noise["r"]) < 0.12 and abs(noise["gain"]) < 0.12
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.8]).max() == 1
+
+
+def test_paired_differences_agree_with_the_normal_theory():
+    rng = np.random.default_rng(1)
+    sample = rng.normal(0.2, 1, size=(400, 1))
+    result = statistics.paired_differences(sample, 4000, rng)[0]
+    error = sample.std() / 20
+    assert result["difference"] == pytest.approx(sample.mean())
+    assert result["ci_low"] == pytest.approx(sample.mean() - 1.96 * error, abs=0.15 * error)
+    assert result["ci_high"] == pytest.approx(sample.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_no_effect_is_significant_about_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    table = rng.normal(size=(80, 400))
+    share = np.mean([r["p"] < 0.05 for r in statistics.paired_differences(table, 1000, rng)])
+    assert 0.02 < share < 0.09
+
+
+def test_missing_values_and_single_users_are_refused():
+    for bad in (np.array([[1.0], [np.nan]]), np.array([[1.0]])):
+        with pytest.raises(ValueError, match="two users"):
+            statistics.paired_differences(bad, 100, np.random.default_rng(0))
+
+
+def test_t_of_mean_by_hand():
+    assert statistics.t_of_mean(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 / (1 / np.sqrt(3)))
+    assert np.isnan(statistics.t_of_mean(np.array([1.0])))
