@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -71,8 +72,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content) -> None:
-    """Write JSON atomically, keys in the order given."""
-    write_text(path, json.dumps(content, indent=1, default=list, ensure_ascii=False) + "\n")
+    """Write JSON atomically, keys in the order given; NumPy numbers and arrays become plain ones."""
+    text = json.dumps(content, indent=1, default=lambda x: x.tolist(), ensure_ascii=False)
+    # A value a user is one line, not a line a number: records stay readable and small.
+    text = re.sub(r"\[\s+([-\d.eE+,\sNa]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path):

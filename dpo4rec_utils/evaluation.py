@@ -6,6 +6,7 @@ construction. Referees are shared scorers that saw zero-shot texts and templates
 """
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -114,23 +115,23 @@ def _depends(study: Study, protocol: str, arms, **more) -> dict:
     } | more
 
 
-def own(study: Study, protocol: str, arm: str, ablation: str = "") -> dict:
+def own(study: Study, protocol: str, arm: str, ablation: str = "", backbones=None, **change) -> dict:
     """Metrics of one arm with re-rankers of its own: every backbone and seed.
 
-    `ablation` names a changed configuration: its record is kept apart from the main table's.
+    `ablation` names a variant: `backbones` and fields of the re-ranker's configuration (`change`) differ, the texts do
+    not, and the record is kept apart from the main table's.
     """
     kind, name = ("ablation", f"{ablation}-{protocol}-{arm}") if ablation else ("own", f"{protocol}-{arm}")
-    config = study.config.evaluation
+    config, reranker = study.config.evaluation, replace(study.config.reranker, **change)
+    backbones = backbones or config.backbones
 
     def build(folder):
         text, test = arm_text(study, arm), study.lists(protocol).of_users(study.cohort.of("test"))
-        cells = [(b, s) for b in config.backbones for s in range(config.seeds)]
-        tasks = {
-            f"{b}-{s}": study.task(
-                b, protocol, text, derive_seed(study.seed, "own", protocol, b, s), arm_items(study, arm)
-            )
-            for b, s in cells
-        }
+        cells = [(b, s) for b in backbones for s in range(config.seeds)]
+        tasks = {}
+        for b, s in cells:
+            seed = derive_seed(study.seed, "own", protocol, b, s)
+            tasks[f"{b}-{s}"] = replace(study.task(b, protocol, text, seed, arm_items(study, arm)), config=reranker)
         finish = functools.partial(_keep_scores, lists=test, texts={arm: text})
         done = train_all(
             tasks, folder / "models", config.workers, f"own {protocol} {arm}", dict.fromkeys(tasks, finish)
@@ -139,7 +140,12 @@ def own(study: Study, protocol: str, arm: str, ablation: str = "") -> dict:
         epochs = {name: int(arrays["epoch"]) for name, arrays in done.items()}
         return {"protocol": protocol, "scorer": "own", "arms": {arm: summary}, "epochs": epochs}
 
-    study.store.stage(kind, name, _depends(study, protocol, [arm], seeds=config.seeds), build)
+    study.store.stage(
+        kind,
+        name,
+        _depends(study, protocol, [arm], seeds=config.seeds, backbones=backbones, reranker=as_dict(reranker)),
+        build,
+    )
     return study.store.record(kind, name)["metrics"]
 
 

@@ -16,7 +16,7 @@ def save_table(study: Study, table: pd.DataFrame, name: str, shown: pd.DataFrame
     folder = study.results / "tables"
     shown = table if shown is None else shown
     write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    flat = shown if isinstance(shown.index, pd.RangeIndex) else shown.reset_index()
+    flat = shown.reset_index(drop=shown.index.name is None)
     write_text(folder / f"{name}.md", flat.to_markdown(index=False, floatfmt=".4f") + "\n")
     return shown
 

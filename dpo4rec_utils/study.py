@@ -5,7 +5,6 @@ lists are read by evaluation.py alone.
 """
 
 import functools
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -383,7 +382,3 @@ class Study:
         prompt = [self.prompts[u] for u in table.user]
         mine, theirs = (alignment.completion_log_probs(p, prompt, list(table.text)) for p in (policy, reference))
         return float(np.mean(mine - theirs))
-
-    def with_config(self, **parts) -> "Study":
-        """The same study with parts of its configuration replaced, for ablations."""
-        return Study(replace(self.config, **parts), self.results.parent.parent)
