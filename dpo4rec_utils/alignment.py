@@ -134,10 +134,10 @@ class PrefixSharedDPOTrainer(DPOTrainer):
     Needs `precompute_ref_log_probs=True`, and no truncation, which would cut chosen and rejected differently.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if not self.args.precompute_ref_log_probs or self.args.max_length is not None:
+    def __init__(self, model, *, args: DPOConfig, **options):
+        if not args.precompute_ref_log_probs or args.max_length is not None:
             raise ValueError("PrefixSharedDPOTrainer needs precompute_ref_log_probs=True and max_length=None")
+        super().__init__(model, args=args, **options)
 
     def _shared(self, model):
         return functools.partial(prefix_shared_forward, model, self._tokenizer.pad_token_id)

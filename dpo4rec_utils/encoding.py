@@ -45,7 +45,7 @@ class TextEncoder:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             self._model = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise StudyError(
                 f"encoder.model = {model!r} could not be loaded ({reason}); check it or connect."

@@ -98,7 +98,7 @@ def load_model(policy: Policy, dtype=torch.float32):
     transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(_known(policy.model), dtype=dtype)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise StudyError(
             f"llm.model = {policy.model!r} could not be loaded ({reason}); check the name or connect."

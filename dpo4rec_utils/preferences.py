@@ -22,7 +22,8 @@ def build_pairs(rewards, users, prompts, texts, lists_per_user, config) -> pd.Da
                 row = (user, prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
                 rows.append((*row, gap * np.sqrt(lists_per_user[i])))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "weight"])
-    return table.nlargest(config.pairs, "weight", keep="first")[COLUMNS].reset_index(drop=True)
+    table = table.sort_values("weight", ascending=False, kind="stable", ignore_index=True)
+    return table[: config.pairs][COLUMNS]
 
 
 def random_pairs(pairs: pd.DataFrame, texts_of, rng: np.random.Generator) -> pd.DataFrame:
