@@ -31,6 +31,8 @@ def main(arguments=None) -> int:
     study.add_argument("--only", default="", help="notebooks whose name starts with this, e.g. 05")
     study.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     commands.add_parser("doctor", help="print OK or FAIL for each package, asset, disk, memory and kernel")
+    readme = commands.add_parser("readme", help="rewrite the README's result part from a profile's tables")
+    readme.add_argument("--profile", default="ml-100k")
     commands.add_parser("assets", help="fetch the embedded data set, LLM and encoder")
     options = parser.parse_args(arguments)
     try:
@@ -38,6 +40,11 @@ def main(arguments=None) -> int:
             run_notebooks(options.profile, options.only, dict(options.parameter))
         elif options.command == "doctor":
             return doctor()
+        elif options.command == "readme":
+            from dpo4rec_utils.reports import update_readme
+            from dpo4rec_utils.study import open_study
+
+            update_readme(open_study(options.profile), project_root() / "README.md")
         else:
             for name in assets.ASSETS:
                 print(f"{name}: {assets.fetch(name)}")

@@ -10,6 +10,21 @@ import pandas as pd
 from dpo4rec_utils.artifacts import atomic_path, read_json, write_text
 from dpo4rec_utils.study import Study
 
+MARKS = (
+    "<!-- results: written by `python -m dpo4rec_utils readme`, do not edit by hand -->",
+    "<!-- /results -->",
+)
+PARTS = {
+    "texts": "sampling",
+    "policy": "warm start, DPO and SFT training",
+    "reward": "reward models and encoding",
+    "own": "re-rankers, own scorers",
+    "shared": "re-rankers, shared scorers",
+    "ablation": "ablations",
+    "referees": "referees",
+    "export": "GGUF export",
+}
+
 
 def save_table(study: Study, table: pd.DataFrame, name: str, shown: pd.DataFrame | None = None) -> pd.DataFrame:
     """Write `tables/<name>.csv` whole and `tables/<name>.md` (`shown`, or the whole table); return what is shown."""
@@ -76,3 +91,35 @@ def write_report(study: Study) -> Path:
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
     write_text(study.results / "report.html", f"{page}<h1>{title}</h1>{''.join(parts)}</html>\n")
     return study.results / "report.html"
+
+
+def update_readme(study: Study, readme: Path) -> None:
+    """Rewrite the part of the README between its `results` marks from this profile's tables and records."""
+    tables = study.results / "tables"
+    results, stages = pd.read_csv(tables / "main_results.csv"), pd.read_csv(tables / "stages.csv")
+    table = quotable(results[(results.protocol == "popularity") & (results.scorer == "own")], "ndcg", 7)
+    record = study.store.record("data", "cohort")
+    stages["part"] = stages.stage.str.split(":").str[0]
+    cost = stages.groupby("part").agg(minutes=("seconds", lambda s: s.sum() / 60), peak_mib=("peak_rss_mib", "max"))
+    cost = cost.rename(index=PARTS)[lambda frame: frame.minutes >= 0.05].sort_values("minutes", ascending=False)
+    cost = cost.groupby(level=0, sort=False).agg({"minutes": "sum", "peak_mib": "max"})
+    name = study.results.relative_to(readme.parent).as_posix()
+    caption = (study.results / "figures" / "05_forest_shared.txt").read_text(encoding="utf-8").strip()
+    seeds = int(results.seeds.max())
+    text = f"""
+Profile `{study.config.profile}` on {record["device"]}: {stages.seconds.sum() / 60:.0f} minutes in all stages, peak {stages.peak_rss_mib.max() / 1024:.1f} GiB.
+
+![{caption}]({name}/figures/05_forest_shared.png)
+
+{caption}
+
+NDCG@7 of test users' lists, popularity negatives, a re-ranker per arm, mean ± deviation over {seeds} seeds:
+
+{table.drop(columns=["protocol", "scorer"]).to_markdown(index=False)}
+
+What each stage took:
+
+{cost.reset_index(names="stage").to_markdown(index=False, floatfmt=(".0f", ".1f", ".0f"))}
+"""
+    before, rest = readme.read_text(encoding="utf-8").split(MARKS[0])
+    write_text(readme, before + MARKS[0] + "\n" + text.rstrip() + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])
