@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 
 matplotlib.rcParams["svg.hashsalt"] = "dpo4rec"
-sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.15)
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 GREYS = ["0.15", "0.45", "0.7", "0.85"]
 
@@ -59,6 +59,23 @@ def bars(table: pd.DataFrame, x: str, y: str, hue: str | None = None, error: str
     return figure
 
 
+def dots(table: pd.DataFrame, row: str, x: str, group: str | None = None, error: str | None = None, xlabel: str = ""):
+    """A row a name, a marker a group, on an axis that need not start at zero; `error` is a half-width column."""
+    names, groups = list(dict.fromkeys(table[row]))[::-1], list(dict.fromkeys(table[group])) if group else [None]
+    figure, axis = _figure(6.4, 1.3 + 0.2 * len(names) * max(1.6, len(groups) * 0.8))
+    for i, name in enumerate(groups):
+        part = (table if name is None else table[table[group] == name]).set_index(row).reindex(names)
+        height = np.arange(len(names)) - (i - (len(groups) - 1) / 2) * 0.7 / len(groups)
+        half = part[error] if error else None
+        style = {"marker": MARKERS[i], "color": GREYS[i % 3], "markersize": 5, "capsize": 2, "linestyle": "none"}
+        axis.errorbar(part[x], height, xerr=half, label=name, **style)
+    axis.set_yticks(np.arange(len(names)), names)
+    axis.set(xlabel=xlabel or x)
+    if group:
+        axis.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    return figure
+
+
 def similarity(own: np.ndarray, other: np.ndarray):
     """Cosine of a text with its user's history beside that with another user's history."""
     figure, axis = _figure(5.6, 3.6)
@@ -91,7 +108,7 @@ def training_curves(logs: dict[str, list[dict]]):
         right.plot(steps, [row.get("rewards/margins", np.nan) for row in log], **style)
     left.axhline(np.log(2), linestyle=":", color="black")
     left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
-    right.set(xlabel="step", ylabel="margin, beta x log-ratio (nats)")
+    right.set(xlabel="step", ylabel="margin (nats)")
     left.legend(fontsize=8)
     return figure
 
@@ -112,7 +129,7 @@ def rounds(table: pd.DataFrame, split: str):
         )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(xlabel="DPO round", ylabel="log-likelihood, change (nats a candidate)")
+    axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats)")
     axis.set_title(f"{split} users, 95 % interval", fontsize=10)
     axis.legend(fontsize=9)
     return figure
@@ -122,18 +139,18 @@ def forest(table: pd.DataFrame, label: str = "comparison", xlabel: str = "differ
     """Forest plot: difference with interval, a row a comparison, a marker a backbone; filled where p_holm < 0.05."""
     names = list(dict.fromkeys(table[label]))[::-1]
     groups = list(dict.fromkeys(table.backbone))
-    figure, axis = _figure(7.2, 1.2 + 0.22 * len(names) * max(2, len(groups)))
+    figure, axis = _figure(6.4, 1.3 + 0.14 * len(names) * max(2, len(groups)))
     for i, group in enumerate(groups):
         part = table[table.backbone == group].set_index(label).reindex(names)
         height = np.arange(len(names)) - (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
         low, high = part.difference - part.ci_low, part.ci_high - part.difference
         axis.errorbar(part.difference, height, xerr=[low, high], fmt="none", ecolor=GREYS[i % 4], capsize=2)
         fill = ["black" if p < 0.05 else "white" for p in part.p_holm]
-        axis.scatter(part.difference, height, marker=MARKERS[i], c=fill, edgecolors="black", s=28, zorder=3)
+        axis.scatter(part.difference, height, marker=MARKERS[i], c=fill, edgecolors="black", s=22, zorder=3)
         axis.scatter([], [], marker=MARKERS[i], c="white", edgecolors="black", label=group)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(np.arange(len(names)), names, fontsize=9)
-    axis.set(xlabel=f"{xlabel} (n = {int(table.users.max())} users, 95 % interval; filled: Holm p < 0.05)")
+    axis.set(xlabel=f"{xlabel}, 95 % interval, n = {int(table.users.max())} users\n(filled: Holm p < 0.05)")
     axis.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return figure
 
@@ -142,10 +159,10 @@ def cost_and_effect(table: pd.DataFrame):
     """Effect a round with interval, and the minutes spent so far on a second axis."""
     figure, axis = _figure(5.8, 3.6)
     axis.errorbar(table["round"], table["mean"], 1.96 * table.error, marker="o", color="black", capsize=3)
-    axis.set(xlabel="DPO round (-1: zero-shot)", ylabel="independent log-likelihood (nats a candidate)")
+    axis.set(xlabel="DPO round (-1: zero-shot)", ylabel="independent log-likelihood (nats)")
     axis.xaxis.get_major_locator().set_params(integer=True)
     cost = axis.twinx()
     cost.plot(table["round"], table.minutes, marker="s", linestyle="--", color=GREYS[2])
-    cost.set_ylabel("minutes so far (squares, dashed)")
+    cost.set_ylabel("minutes so far (dashed)")
     cost.grid(False)
     return figure
