@@ -44,9 +44,7 @@ def arm_text(study: Study, arm: str) -> np.ndarray:
         return title_mean(study)
     if arm == "dpo_shuffled":
         return arm_text(study, study.final.name)[shuffled_users(study)]
-    policy = study.policy(arm)
-    looped = {p.name for p in study.chain(study.config.alignment.rounds - 1)}
-    return study.knowledge(policy, many=policy.name in looped, samples=samples)
+    return study.knowledge(study.policy(arm), many=study.in_loop(arm), samples=samples)
 
 
 def arm_items(study: Study, arm: str) -> np.ndarray:

@@ -108,8 +108,12 @@ class Study:
 
     def arm_texts(self, name: str) -> pd.DataFrame:
         """The texts of a policy by its arm's name; policies of the loop have more of them for train users."""
-        policy = self.policy(name)
-        return self.texts(policy, many=policy.name in {p.name for p in self.chain(self.config.alignment.rounds - 1)})
+        return self.texts(self.policy(name), many=self.in_loop(name))
+
+    def in_loop(self, name: str) -> bool:
+        """Whether pairs or reward models are made from this policy's texts, so that train users have many of them."""
+        rounds = [f"dpo_round_{r}" for r in range(1, self.config.alignment.rounds)]
+        return name in ("zero_shot", "warm_start", *rounds)
 
     def item_texts(self, items) -> pd.DataFrame:
         """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
