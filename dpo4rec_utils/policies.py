@@ -4,6 +4,7 @@ OpenVINO GenAI silently ignores a PEFT adapter passed to a pipeline built from a
 and written as GGUF (Q8_0). That file also runs in Ollama and llama.cpp.
 """
 
+import functools
 import os
 import shutil
 import tempfile
@@ -118,13 +119,19 @@ def _gguf_layout(weight: np.ndarray, name: str, heads: int, kv_heads: int) -> np
     return weight.reshape(count, 2, rows // count // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
+@functools.cache
+def _read_gguf(source: Path) -> gguf.GGUFReader:
+    """Parsed once a process: the tokenizer's hundred thousand strings take seconds."""
+    return gguf.GGUFReader(source)
+
+
 def export_gguf(policy: Policy, path: Path) -> Path:
     """Write the merged policy as GGUF: matrices Q8_0, norms fp32, metadata and tokenizer of the base GGUF.
 
     Raises `StudyError` if the base has no GGUF file of the llama architecture to take the metadata from.
     """
     source = _gguf_of(policy.model)
-    reader = gguf.GGUFReader(source) if source else None
+    reader = _read_gguf(source) if source else None
     architecture = reader.fields["general.architecture"].contents() if reader else None
     if architecture != "llama":
         raise StudyError(
