@@ -31,6 +31,9 @@ from dpo4rec_utils.artifacts import StudyError, read_json, write_json
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.policies import Policy, load_model, load_tokenizer
 
+# Rows of a forward pass; gradients are accumulated to the batch size. Larger needs more than 6 GiB at the default prompt.
+MICRO_BATCH = 4
+
 disable_progress_bars()
 
 
@@ -198,7 +201,7 @@ def fast_precision(path: Path) -> str:
 
 
 def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, rows: int, **extra):
-    micro = min(config.batch_size, 8)
+    micro = min(config.batch_size, MICRO_BATCH)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     return kind(
         use_cpu=not torch.cuda.is_available(),
