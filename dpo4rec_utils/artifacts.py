@@ -175,7 +175,6 @@ class Store:
 
     def __init__(self, runs: Path, results: Path, config: dict):
         self.runs, self.results, self.config = Path(runs), Path(results), config
-        self.used: dict[str, dict] = {}
 
     def folder(self, kind: str, name: str, depends: dict) -> Path:
         """The folder of an artefact: it exists, finished or not."""

@@ -199,8 +199,8 @@ def fetch(name: str, log=print) -> Path:
     return target
 
 
-def archive(name: str, url: str, md5: str | None = None) -> Path:
-    """A data archive from `DPO4REC_ASSETS` or the cache, else downloaded from its official home and checked."""
+def archive(name: str, url: str) -> Path:
+    """A data archive from `DPO4REC_ASSETS` or the cache, else downloaded from its official home."""
     local = local_folder()
     for folder in (local, cache_folder()):
         if folder and (folder / name).exists():
@@ -212,7 +212,4 @@ def archive(name: str, url: str, md5: str | None = None) -> Path:
             f"{name} could not be downloaded from {url} ({type(error).__name__}); connect to the network, or put the "
             f"file into a folder and name that folder in {VARIABLE}."
         ) from None
-    if md5 and hashlib.md5(path.read_bytes()).hexdigest() != md5:
-        path.unlink()
-        raise StudyError(f"{name} from {url} has a wrong MD5 and was deleted; run again.")
     return path

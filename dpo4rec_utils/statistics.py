@@ -47,10 +47,3 @@ def t_of_mean(values: np.ndarray) -> float:
     if len(values) < 2 or values.std() == 0:
         return float("nan")
     return float(values.mean() / (values.std(ddof=1) / np.sqrt(len(values))))
-
-
-def minimal_detectable_difference(spread: float, users: int, power: float = 0.8) -> float:
-    """The difference that `users` paired users with per-user deviation `spread` show at alpha 0.05 (two-sided)."""
-    from scipy.stats import norm
-
-    return float((norm.ppf(0.975) + norm.ppf(power)) * spread / np.sqrt(users))
