@@ -1,5 +1,5 @@
 # make study: the whole study on the default profile. make test: everything that is checked. Nothing else is needed.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= ml-100k
 PIP_FLAGS ?=
 BIN := .venv/bin

@@ -200,6 +200,13 @@ def fast_precision(path: Path) -> str:
     return precision
 
 
+SUPERVISED = ("warm_start_learning_rate", "batch_size", "epochs", "lora_rank", "implementation")
+PREFERENCE = (
+    *("loss", "beta", "label_smoothing", "learning_rate"),
+    *("batch_size", "epochs", "lora_rank", "implementation"),
+)
+
+
 def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, rows: int, **extra):
     micro = min(config.batch_size, MICRO_BATCH)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
@@ -282,6 +289,7 @@ def warm_start(policy: Policy, examples: pd.DataFrame, folder: Path, config, see
     arguments = _arguments(
         SFTConfig, folder, config, seed, precision, len(rows), completion_only_loss=True, packing=False
     )
+    arguments.learning_rate = config.warm_start_learning_rate
     trainer = (PrefixSharedSFTTrainer if config.implementation == "prefix_shared" else SFTTrainer)(
         load_model(policy),
         args=arguments,

@@ -14,8 +14,21 @@ import numpy as np
 import yaml
 
 PROFILES = Path(__file__).parent / "profiles"
-BACKBONES = ("dlcm", "prm", "setrank", "mir")
+BACKBONES = ("dlcm", "prm", "setrank", "mir", "dasalc")
 PROTOCOLS = ("popularity", "uniform")
+LOSSES = (
+    "sigmoid",
+    "ipo",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "aot",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sigmoid_norm",
+)
 ARMS = (
     "none",
     "item",
@@ -28,6 +41,27 @@ ARMS = (
     "dpo_cold",
     "dpo_shuffled",
 )
+# Round 1 with one thing changed: fields of AlignmentConfig, and the kind of reward the pairs are made by.
+ABLATIONS = {
+    "ndcg_reward": {"reward": "ndcg"},
+    "map_reward": {"reward": "map"},
+    "ipo": {"loss": "ipo"},
+    "hinge": {"loss": "hinge"},
+    "robust": {"loss": "robust", "label_smoothing": 0.1},
+    "exo_pair": {"loss": "exo_pair", "label_smoothing": 0.001},
+    "nca_pair": {"loss": "nca_pair"},
+    "aot": {"loss": "aot"},
+    "apo_zero": {"loss": "apo_zero"},
+    "apo_down": {"loss": "apo_down"},
+    "discopop": {"loss": "discopop"},
+    "sigmoid_norm": {"loss": "sigmoid_norm"},
+    "smoothing_0.1": {"label_smoothing": 0.1},
+    "beta_0.03": {"beta": 0.03},
+    "beta_0.3": {"beta": 0.3},
+    "margin_0.02": {"margin": 0.02},
+    "one_pair_a_user": {"pairs_per_user": 1},
+    "any_length": {"finished_only": False},
+}
 
 
 class ConfigError(ValueError):
@@ -92,11 +126,12 @@ class RerankerConfig:
     knowledge_dim: int = limited(32, 2, 512, text="width of the adapted user and item knowledge")
     hidden: int = limited(64, 8, 1024)
     heads: int = limited(2, 1, 16)
-    adapter: str = limited("hea", choices=("hea", "mlp"))
+    adapter: str = limited("hea", choices=("hea", "moe", "mlp"))
     interaction: bool = limited(True, text="explicit user-knowledge x item-knowledge interaction")
     learning_rate: float = limited(2e-3, 1e-6, 1.0)
     weight_decay: float = limited(1e-2, 0.0, 1.0)
     dropout: float = limited(0.2, 0.0, 0.9)
+    text_dropout: float = limited(0.5, 0.0, 0.9, text="of the text vectors' elements: a user has few texts")
     batch_size: int = limited(256, 1, 65536, text="lists a step")
     epochs: int = limited(20, 1, 1000)
     patience: int = limited(3, 1, 1000, text="epochs without a better validation log-likelihood")
@@ -122,11 +157,14 @@ class AlignmentConfig:
     rounds: int = limited(2, 1, 20)
     warm_start: bool = limited(True, text="supervised fine-tuning on templated profiles before round 1")
     warm_start_examples: int = limited(800, 8, 10**6)
+    warm_start_learning_rate: float = limited(5e-4, 1e-7, 1.0, text="of supervised fine-tuning, rft included")
+    warm_start_texts: int = limited(4, 1, 64, text="examples a user: they share the prompt's computation")
     pairs_per_user: int = limited(3, 1, 32, text="best/worst, second/second-worst, ...")
     pairs: int = limited(640, 4, 10**6, text="pairs kept a round, largest gap x sqrt(lists) first")
     margin: float = limited(0.0, 0.0, 10.0, text="smallest reward gap of a pair")
+    finished_only: bool = limited(True, text="texts cut at llm.max_new_tokens make no pair, so length earns nothing")
     implementation: str = limited("prefix_shared", choices=("prefix_shared", "stock"))
-    loss: str = limited("sigmoid", choices=("sigmoid", "ipo", "hinge", "robust"))
+    loss: str = limited("sigmoid", choices=LOSSES, text="trl's losses that need chosen and rejected texts alone")
     beta: float = limited(0.1, 1e-4, 10.0)
     label_smoothing: float = limited(0.0, 0.0, 0.5)
     learning_rate: float = limited(5e-4, 1e-7, 1.0)
@@ -144,6 +182,7 @@ class EvaluationConfig:
     arms: tuple[str, ...] = limited(ARMS, choices=ARMS, text="dpo_round_<r> is always added")
     uniform_arms: tuple[str, ...] = limited(("item", "template", "zero_shot"), choices=ARMS)
     backbones: tuple[str, ...] = limited(BACKBONES, choices=BACKBONES)
+    ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants of round 1, judged by referees")
     seeds: int = limited(5, 1, 50)
     shared_seeds: int = limited(5, 1, 50)
     bootstrap: int = limited(10000, 100, 10**6)

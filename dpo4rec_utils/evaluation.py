@@ -1,8 +1,8 @@
-"""The evidence. The one module that reads test users' lists, once an arm and scorer.
+"""The evidence: test users' lists, read once an arm and scorer.
 
 Two scorers. *own* trains a re-ranker per arm on that arm's texts (the paper's way). *shared* trains one re-ranker per
 backbone and seed on the union of every arm's texts of train users and swaps only the user's text at test time: paired by
-construction. Referees are shared scorers that saw zero-shot texts and templates only and never gave a reward.
+construction. Validation users' differences are kept beside, for the power analysis.
 """
 
 import functools
@@ -11,14 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils import rewards
-from dpo4rec_utils.artifacts import StudyError
-from dpo4rec_utils.config import PROTOCOLS, as_dict, derive_seed, generator
+from dpo4rec_utils.config import ABLATIONS, PROTOCOLS, as_dict, derive_seed, generator
 from dpo4rec_utils.lists import SPLITS
 from dpo4rec_utils.metrics import CUTOFFS, METRICS, log_likelihood, ranked_labels, user_means
-from dpo4rec_utils.statistics import holm, paired_differences, t_of_mean
+from dpo4rec_utils.prompts import user_prefix
 from dpo4rec_utils.study import Study
-from dpo4rec_utils.training import load_reranker, score_lists, score_texts, train_all
+from dpo4rec_utils.training import load_reranker, score_lists, train_all
 
 TEXT_POLICIES = ("zero_shot", "warm_start", "rft", "random_pairs", "dpo_cold")
 
@@ -34,7 +32,11 @@ def arm_names(study: Study, protocol: str = "popularity") -> list[str]:
 
 
 def arm_text(study: Study, arm: str) -> np.ndarray:
-    """(U, S, T) user knowledge of an arm: S texts a user; zeros for 'none' and 'item'."""
+    """(U, S, T) user knowledge of an arm: S texts a user; zeros for 'none' and 'item'.
+
+    Two arms are for ablations only: 'user' (the last round's texts, to go without item text) and 'noise' (words drawn
+    from all texts of the last round, as many as the user's own text has).
+    """
     samples, width = study.config.llm.evaluation_samples, study.item_vectors.shape[1]
     if arm in ("none", "item"):
         return np.zeros((len(study.cohort.users), 1, width), np.float32)
@@ -42,14 +44,18 @@ def arm_text(study: Study, arm: str) -> np.ndarray:
         return study.template_knowledge(samples, full=True)
     if arm == "title_mean":
         return title_mean(study)
+    if arm == "user":
+        return arm_text(study, study.final.name)
+    if arm == "noise":
+        return noise(study)
     if arm == "dpo_shuffled":
         return arm_text(study, study.final.name)[shuffled_users(study)]
     return study.knowledge(study.policy(arm), many=study.in_loop(arm), samples=samples)
 
 
 def arm_items(study: Study, arm: str) -> np.ndarray:
-    """(I, T) item knowledge of an arm: zeros for 'none'."""
-    return np.zeros_like(study.item_vectors) if arm == "none" else study.item_vectors
+    """(I, T) item knowledge of an arm: zeros for 'none' and 'user'."""
+    return np.zeros_like(study.item_vectors) if arm in ("none", "user") else study.item_vectors
 
 
 def title_mean(study: Study) -> np.ndarray:
@@ -60,6 +66,17 @@ def title_mean(study: Study) -> np.ndarray:
         weight[weight == 0] = 0.1
         out.append(weight @ study.item_vectors[past.item] / np.abs(weight).sum())
     return np.array(out, dtype=np.float32)[:, None]
+
+
+def noise(study: Study) -> np.ndarray:
+    """(U, S, T) vectors of random words of the last round's texts, each as long as the text it stands for."""
+    table = study.arm_texts(study.final.name)
+    table = table[table["sample"] < study.config.llm.evaluation_samples]
+    words = [text.split() for text in table.text]
+    pool, rng = np.concatenate(words), generator(study.seed, "noise")
+    prefix = user_prefix(study.config.llm.prompt)
+    texts = [f"{prefix} {' '.join(rng.choice(pool, len(own)))}" for own in words]
+    return study.encoder.encode(texts, "encode noise").reshape(len(study.cohort.users), -1, study.item_vectors.shape[1])
 
 
 def shuffled_users(study: Study) -> np.ndarray:
@@ -73,18 +90,31 @@ def shuffled_users(study: Study) -> np.ndarray:
 
 
 def _keep_scores(task, trained, lists, texts: dict) -> dict:
-    """Run in a worker: test scores (L, C) under each arm's text, and the best validation log-likelihood."""
-    model = load_reranker(task, trained)
-    scores = {f"scores/{arm}": score_lists(model, task, lists, text) for arm, text in texts.items()}
-    return scores | {"validation": np.array(max(trained.validation)), "epoch": np.array(trained.epoch)}
+    """Run in a worker: scores (L, C) under each arm's text of `lists` and of the validation lists; the epoch kept."""
+    model, out = load_reranker(task, trained), {"epoch": np.array(trained.epoch)}
+    for arm, text in texts.items():
+        out[f"scores/{arm}"] = score_lists(model, task, lists, text)
+        out[f"validation/{arm}"] = score_lists(model, task, task.validation, text)
+    return out
 
 
-def _summary(cells: dict[tuple, np.ndarray], lists) -> dict:
-    """Metrics from test scores {(backbone, seed): (L, C)}: list and user means a seed, user values averaged over seeds."""
+def _validation(done: dict, cells, arm: str, lists) -> dict:
+    """Validation users' NDCG@7 a backbone: (seeds, users), for recipe choices and the power analysis."""
+    users, out = np.unique(lists.user), {}
+    for backbone, seed in cells:
+        ranked = ranked_labels(done[f"{backbone}-{seed}"][f"validation/{arm}"], lists.labels)
+        value = user_means(METRICS["ndcg"](ranked, 7), lists.user, users)
+        out.setdefault(backbone, []).append(value.round(6).tolist())
+    return out
+
+
+def _summary(done: dict, names, arm: str, lists) -> dict:
+    """Metrics from test scores (L, C): list and user means a seed, user values averaged over seeds."""
     users = np.unique(lists.user)
     seeds: list[dict] = []
     by_user: dict[str, list] = {}
-    for (backbone, seed), scores in cells.items():
+    for backbone, seed in names:
+        scores = done[f"{backbone}-{seed}"][f"scores/{arm}"]
         ranked = ranked_labels(scores, lists.labels)
         values = {f"{m}@{k}": f(ranked, k) for m, f in METRICS.items() for k in CUTOFFS}
         values["log_likelihood@10"] = log_likelihood(scores, lists.labels)
@@ -98,10 +128,10 @@ def _summary(cells: dict[tuple, np.ndarray], lists) -> dict:
     return {"seeds": seeds, "by_user": averaged, "users": users.tolist(), "lists": len(lists)}
 
 
-def _depends(study: Study, protocol: str, arms, **more) -> dict:
-    texts = {arm: study.policy(arm).key for arm in arms if arm in TEXT_POLICIES or arm.startswith("dpo_round_")}
-    if "dpo_shuffled" in arms:
-        texts["dpo_shuffled"] = study.final.key
+def depends_on(study: Study, protocol: str, arms, **more) -> dict:
+    named = (*TEXT_POLICIES, *ABLATIONS)
+    texts = {arm: study.policy(arm).key for arm in arms if arm in named or arm.startswith("dpo_round_")}
+    texts |= {arm: study.final.key for arm in arms if arm in ("dpo_shuffled", "user", "noise")}
     parts = ("data", "llm", "encoder", "reranker")
     return {
         "protocol": protocol,
@@ -134,14 +164,15 @@ def own(study: Study, protocol: str, arm: str, ablation: str = "", backbones=Non
         done = train_all(
             tasks, folder / "models", config.workers, f"own {protocol} {arm}", dict.fromkeys(tasks, finish)
         )
-        summary = _summary({(b, s): done[f"{b}-{s}"][f"scores/{arm}"] for b, s in cells}, test)
+        summary = _summary(done, cells, arm, test)
+        summary["validation"] = _validation(done, cells, arm, next(iter(tasks.values())).validation)
         epochs = {name: int(arrays["epoch"]) for name, arrays in done.items()}
         return {"protocol": protocol, "scorer": "own", "arms": {arm: summary}, "epochs": epochs}
 
     study.store.stage(
         kind,
         name,
-        _depends(study, protocol, [arm], seeds=config.seeds, backbones=backbones, reranker=as_dict(reranker)),
+        depends_on(study, protocol, [arm], seeds=config.seeds, backbones=backbones, reranker=as_dict(reranker)),
         build,
     )
     return study.store.record(kind, name)["metrics"]
@@ -163,10 +194,14 @@ def shared(study: Study, protocol: str) -> dict:
         }
         finish = functools.partial(_keep_scores, lists=test, texts=texts)
         done = train_all(tasks, folder / "models", config.workers, f"shared {protocol}", dict.fromkeys(tasks, finish))
-        summary = {arm: _summary({(b, s): done[f"{b}-{s}"][f"scores/{arm}"] for b, s in cells}, test) for arm in arms}
+        validation = next(iter(tasks.values())).validation
+        summary = {
+            arm: _summary(done, cells, arm, test) | {"validation": _validation(done, cells, arm, validation)}
+            for arm in arms
+        }
         return {"protocol": protocol, "scorer": "shared", "arms": summary}
 
-    study.store.stage("shared", protocol, _depends(study, protocol, arms, seeds=config.shared_seeds), build)
+    study.store.stage("shared", protocol, depends_on(study, protocol, arms, seeds=config.shared_seeds), build)
     return study.store.record("shared", protocol)["metrics"]
 
 
@@ -201,196 +236,3 @@ def sanity_rankers(study: Study) -> pd.DataFrame:
     depends = {"data": as_dict(study.config.data), "seed": study.seed}
     study.store.stage("data", "sanity", depends, build)
     return pd.DataFrame(study.store.record("data", "sanity")["metrics"]["rows"])
-
-
-def samples_table(study: Study) -> pd.DataFrame:
-    """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
-
-    From the rewards of round 1's texts, train users. Columns: samples, reward, r, gain, users.
-    """
-    policy, seen = study.start, study.chain(0)
-
-    def build(_):
-        merged, lists = study.rewards(policy, seen), study.lists("popularity")
-        lists = lists.of_users(study.cohort.of("train", "validation"))
-        rows = []
-        for n in range(2, study.config.llm.train_samples + 1):
-            for kind in rewards.KINDS:
-                half = rewards.split_half(merged[kind][:, :n], lists, study.cohort.of("train"))
-                rows.append({"samples": n, "reward": kind} | {k: half[k] for k in ("r", "gain", "users")})
-        return {"rows": rows}
-
-    study.rewards(policy, seen)
-    depends = {"reward": study.store.record("reward", policy.name)["key"]}
-    study.store.stage("samples", "gain", depends, build)
-    return pd.DataFrame(study.store.record("samples", "gain")["metrics"]["rows"])
-
-
-def evidence(study: Study) -> list[dict]:
-    """The metrics of every own and shared record of this configuration's table, in order; missing ones are errors."""
-    found = []
-    for protocol in ("popularity", "uniform"):
-        arms = arm_names(study, protocol)
-        merged = {"protocol": protocol, "scorer": "own", "arms": {}}
-        for arm in arms:
-            merged["arms"] |= study.store.record("own", f"{protocol}-{arm}")["metrics"]["arms"]
-        found += [merged, study.store.record("shared", protocol)["metrics"]]
-    return found
-
-
-def main_results(study: Study) -> pd.DataFrame:
-    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds), from records alone."""
-    rows = []
-    for part in evidence(study):
-        for arm, summary in part["arms"].items():
-            frame = pd.DataFrame(summary["seeds"])
-            for (backbone, name), cell in frame.groupby(["backbone", "metric"], sort=False):
-                metric, k = name.split("@")
-                for averaging in ("list", "user"):
-                    values = cell[averaging]
-                    spread = values.std(ddof=1) if len(values) > 1 else 0.0
-                    row = (part["protocol"], backbone, part["scorer"], arm, metric, int(k), averaging)
-                    rows.append((*row, len(values), values.mean(), spread))
-    columns = ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def comparisons(study: Study, arms) -> list[tuple[str, str]]:
-    """(arm, baseline) pairs that the study asks about, where both arms are there."""
-    last = study.final.name
-    asked = [(last, b) for b in ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "item")]
-    asked += [("dpo_cold", "zero_shot"), ("warm_start", "zero_shot"), ("zero_shot", "item"), ("template", "item")]
-    asked += [("title_mean", "item"), ("item", "none")]
-    return [(a, b) for a, b in asked if a in arms and b in arms]
-
-
-def paired_table(study: Study) -> pd.DataFrame:
-    """Differences paired by user, user values averaged over seeds, with bootstrap intervals and Holm-adjusted p.
-
-    A Holm family is one protocol, scorer, metric and k: all comparisons and backbones together.
-    """
-    rows = []
-    for part in evidence(study):
-        arms = part["arms"]
-        pairs = comparisons(study, arms)
-        cells = [(b, m, k) for m in ("ndcg", "map") for k in CUTOFFS for b in study.config.evaluation.backbones]
-        columns = [
-            np.array(arms[a]["by_user"][f"{b}/{m}@{k}"]) - np.array(arms[c]["by_user"][f"{b}/{m}@{k}"])
-            for b, m, k in cells
-            for a, c in pairs
-        ]
-        rng = generator(study.seed, "bootstrap", part["protocol"], part["scorer"])
-        results = paired_differences(np.stack(columns, axis=1), study.config.evaluation.bootstrap, rng)
-        names = [(b, m, k, a, c) for b, m, k in cells for a, c in pairs]
-        for (b, m, k, a, c), result in zip(names, results, strict=True):
-            row = {"protocol": part["protocol"], "backbone": b, "scorer": part["scorer"], "arm": a, "baseline": c}
-            rows.append(row | {"metric": m, "k": k} | result)
-    table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby(["protocol", "scorer", "metric", "k"]).p.transform(lambda p: holm(p.to_numpy()))
-    return table
-
-
-def referees(study: Study) -> dict:
-    """Rewards that scorers who never gave one assign to every policy of the loop, by split; and the reward models' claim.
-
-    Per split and policy: user means of log-likelihood and NDCG@10, averaged over backbones and seeds. The claim of round
-    r is what the reward model that made its pairs gives to the texts of policy r less those of policy r - 1.
-    """
-    config = study.config
-    chain = study.chain(config.alignment.rounds)
-    loop = [p for p in chain if p.name != "zero_shot"] if config.alignment.warm_start else chain
-    depends = _depends(study, "popularity", [p.name for p in chain], reward=as_dict(config.reward))
-
-    def build(folder):
-        texts = {p.name: arm_text(study, p.name) for p in chain}
-        trained_on = study.mixture([study.zero_shot])
-        lists = study.lists("popularity")
-        cells = [(b, s) for b in config.evaluation.backbones for s in range(config.reward.referee_seeds)]
-        tasks = {
-            f"{b}-{s}": study.task(b, "popularity", trained_on, derive_seed(study.seed, "referee", b, s))
-            for b, s in cells
-        }
-        finish = functools.partial(_keep_rewards, lists=lists, texts=texts)
-        done = train_all(tasks, folder / "models", config.evaluation.workers, "referees", dict.fromkeys(tasks, finish))
-        out = {}
-        for name in texts:
-            for kind in ("log_likelihood", "ndcg"):
-                mean = np.mean([arrays[f"{kind}/{name}"] for arrays in done.values()], axis=0)
-                for split in SPLITS:
-                    users = study.cohort.of(split)
-                    value = rewards.user_rewards(mean[:, None], lists, users)[:, 0]
-                    out[f"{name}/{split}/{kind}"] = value.round(6).tolist()
-        return {"policies": [p.name for p in chain], "loop": [p.name for p in loop], "values": out} | _claims(
-            study, loop
-        )
-
-    study.store.stage("referees", "rounds", depends, build)
-    return study.store.record("referees", "rounds")["metrics"]
-
-
-def _keep_rewards(task, trained, lists, texts: dict) -> dict:
-    """Run in a worker: (L,) rewards of each policy's texts, averaged over the texts of a user."""
-    model = load_reranker(task, trained)
-    out = {}
-    for name, text in texts.items():
-        scores = score_texts(model, task, lists, text)
-        for kind in ("log_likelihood", "ndcg"):
-            out[f"{kind}/{name}"] = np.nanmean(rewards.list_rewards(scores, lists.labels, kind), axis=1)
-    return out
-
-
-def _claims(study: Study, loop) -> dict:
-    """Per round and split, the user means of reward(policy r) - reward(policy r - 1) by the models of round r."""
-    users = {split: study.cohort.of(split) for split in ("train", "validation")}
-    lists = study.lists("popularity").of_users(np.concatenate(list(users.values())))
-    claims = {}
-    for number in range(1, len(loop)):
-        parent, child = loop[number - 1], loop[number]
-        folder, base, fold = study.reward_model(parent, study.chain(number - 1))
-        gain, count = np.zeros(len(lists)), np.zeros(len(lists))
-        for k in range(study.config.reward.folds):
-            held_out = np.isin(lists.user, np.concatenate([users["train"][fold == k], users["validation"]]))
-            part = lists.of_users(np.unique(lists.user[held_out]))
-            for s in range(study.config.reward.seeds):
-                with np.load(folder / "models" / f"fold{k}-seed{s}.npz") as arrays:
-                    both = [
-                        np.nanmean(
-                            rewards.rescore(base, dict(arrays), part, arm_text(study, p.name))["log_likelihood"], 1
-                        )
-                        for p in (parent, child)
-                    ]
-                gain[held_out] += both[1] - both[0]
-                count[held_out] += 1
-        for split, of in users.items():
-            value = rewards.user_rewards((gain / count)[:, None], lists, of)[:, 0]
-            claims[f"{child.name}/{split}"] = value.round(6).tolist()
-    return {"claims": claims}
-
-
-def rounds_table(study: Study) -> pd.DataFrame:
-    """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts, from records alone.
-
-    Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
-    'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
-    its differences summed over rounds; the level has no meaning across models and is left out).
-    """
-    metrics = study.store.record("referees", "rounds")["metrics"]
-    loop, rows = metrics["loop"], []
-    for name in metrics["policies"]:
-        number = loop.index(name) if name in loop else -1
-        texts = study.store.record("texts", name)["metrics"]
-        shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
-        for split in SPLITS:
-            for kind in ("log_likelihood", "ndcg"):
-                value = np.array(metrics["values"][f"{name}/{split}/{kind}"])
-                change = value - np.array(metrics["values"][f"{loop[0]}/{split}/{kind}"])
-                row = (number, split, f"independent_{kind}", value.mean(), change.mean(), t_of_mean(change))
-                rows.append((*row, *shape))
-            if number > 0 and split != "test":
-                claim = sum(np.array(metrics["claims"][f"{p}/{split}"]) for p in loop[1 : number + 1])
-                row = (number, split, "claimed_log_likelihood", float("nan"), claim.mean(), t_of_mean(claim))
-                rows.append((*row, *shape))
-    columns = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
-    if not rows:
-        raise StudyError("There are no rounds to tabulate; run notebook 04 first.")
-    return pd.DataFrame(rows, columns=columns).sort_values(["round", "split", "reward"], ignore_index=True)

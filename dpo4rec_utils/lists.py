@@ -123,25 +123,28 @@ def check_cohort(cohort: Cohort) -> None:
             raise StudyError(f"User {user} has an item both in the history and in the lists.")
 
 
-def build_lists(dataset: Dataset, cohort: Cohort, protocol: str, config: DataConfig, seed: int) -> CandidateLists:
+def build_lists(
+    dataset: Dataset, cohort: Cohort, protocol: str, config: DataConfig, seed: int, later: bool = False
+) -> CandidateLists:
     """Candidate lists for every user of the cohort.
 
     protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both without
     replacement from items the user never interacted with. A user's negatives depend on (seed, protocol, user) alone.
+    `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever sees.
     """
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
-    size = config.positives_per_list
+    size, skip = config.positives_per_list, config.max_lists if later else 0
     rows = []
-    for index, (user, past, later) in enumerate(zip(cohort.users, cohort.history, cohort.future, strict=True)):
-        rng = generator(seed, "negatives", protocol, user)
+    for index, (user, past, future) in enumerate(zip(cohort.users, cohort.history, cohort.future, strict=True)):
+        rng = generator(seed, "later negatives" if later else "negatives", protocol, user)
         weight = (counts > 0).astype(float) if protocol == "uniform" else counts.copy()
-        weight[np.concatenate([past.item, later.item])] = 0
+        weight[np.concatenate([past.item, future.item])] = 0
         if np.count_nonzero(weight) < config.negatives_per_list:
             raise StudyError(
                 f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
             )
-        for start in range(0, min(len(later) // size, config.max_lists) * size, size):
-            seen = later.iloc[start : start + size]
+        for number in range(len(future) // size)[skip : skip + config.max_lists]:
+            seen = future.iloc[number * size : (number + 1) * size]
             drawn = rng.choice(len(weight), config.negatives_per_list, replace=False, p=weight / weight.sum())
             items = np.concatenate([seen.item.to_numpy(), drawn])
             label = np.concatenate([seen.rating.to_numpy() >= config.like_threshold, np.zeros(len(drawn), bool)])

@@ -113,25 +113,35 @@ def training_curves(logs: dict[str, list[dict]]):
     return figure
 
 
-def rounds(table: pd.DataFrame, split: str):
-    """Change of reward since round 0: independent scorers beside the reward model's claim."""
-    figure, axis = _figure(5.6, 3.6)
-    names = {"independent_log_likelihood": "independent scorers", "claimed_log_likelihood": "reward model's claim"}
-    for i, (reward, label) in enumerate(names.items()):
-        part = table[(table.split == split) & (table.reward == reward) & (table["round"] >= 0)]
-        mean = part.difference_to_round_0
-        half = np.where(part["round"] == 0, 0, 1.96 * np.abs(mean / part.t.replace(0, np.nan)))
-        rows = part["round"].to_numpy()
-        if reward.startswith("claimed"):
-            rows, mean, half = np.r_[0, rows], np.r_[0, mean], np.r_[0, half]
-        axis.errorbar(
-            rows, mean, half, marker=MARKERS[i], color=GREYS[i], capsize=3, label=label, linestyle=["-", "--"][i]
-        )
+def rounds(table: pd.DataFrame, series: dict[str, tuple[str, str]]):
+    """Change of reward since round 0 with its interval, one line a series: label -> (split, reward) of `rounds_table`."""
+    figure, axis = _figure(6.2, 4.2)
+    for i, (label, (split, reward)) in enumerate(series.items()):
+        part = table[(table.split == split) & (table.reward == reward) & (table["round"] > 0)]
+        mean = np.r_[0, part.difference_to_round_0]
+        half = np.r_[0, 1.96 * np.abs(part.difference_to_round_0 / part.t.replace(0, np.nan))]
+        place = np.r_[0, part["round"]] + (i - (len(series) - 1) / 2) * 0.06
+        style = {"marker": MARKERS[i], "color": GREYS[i % 3], "linestyle": ["-", "--"][reward.startswith("claimed")]}
+        axis.errorbar(place, mean, half, capsize=3, markersize=5, label=label, **style)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats)")
-    axis.set_title(f"{split} users, 95 % interval", fontsize=10)
-    axis.legend(fontsize=9)
+    axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats)\n95 % interval")
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
+    return figure
+
+
+def power_curves(table: pd.DataFrame, users: int):
+    """Smallest difference that is seen with 80 % power against the number of users, mean of the backbones."""
+    figure, axis = _figure(5.8, 3.6)
+    for i, (scorer, part) in enumerate(table.groupby("scorer", sort=False)):
+        mean = part.groupby("users")[["alone", "holm"]].mean()
+        for name, line in (("holm", "-"), ("alone", "--")):
+            label = f"{scorer} scorers, " + ("Holm's strictest step" if name == "holm" else "one test at 0.05")
+            axis.plot(mean.index, mean[name], line, marker=MARKERS[i], color=GREYS[i], label=label)
+    axis.axvline(users, color="black", linewidth=0.8, linestyle=":")
+    axis.set(xlabel=f"test users (dotted: this study, {users})", ylabel="detectable NDCG@7 difference")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -165,4 +175,17 @@ def cost_and_effect(table: pd.DataFrame):
     cost.plot(table["round"], table.minutes, marker="s", linestyle="--", color=GREYS[2])
     cost.set_ylabel("minutes so far (dashed)")
     cost.grid(False)
+    return figure
+
+
+def words(table: pd.DataFrame):
+    """Share of texts that hold a word, before (hollow) and after (filled), a row a word."""
+    figure, axis = _figure(5.6, 1.0 + 0.24 * len(table))
+    place = np.arange(len(table))
+    axis.hlines(place, table.before, table.after, color=GREYS[2], linewidth=2)
+    axis.scatter(table.before, place, marker="o", c="white", edgecolors="black", s=28, zorder=3, label="before")
+    axis.scatter(table.after, place, marker="o", c="black", s=28, zorder=3, label="after")
+    axis.set_yticks(place, table.word)
+    axis.set(xlabel="share of texts that hold the word", xlim=(-0.02, 1.02))
+    axis.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure

@@ -9,12 +9,12 @@ COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sa
 def build_pairs(rewards, users, prompts, texts, lists_per_user, config) -> pd.DataFrame:
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
-    rewards: (len(users), N); prompts: one a user; texts: (len(users), N) completions; lists_per_user: (len(users),).
+    rewards: (len(users), N), NaN where a text may not be paired; prompts: one a user; texts: (len(users), N) completions; lists_per_user: (len(users),).
     Texts of a user that are equal make no pair, nor does a gap of `config.margin` or less. Columns: COLUMNS.
     """
     rows = []
     for i, user in enumerate(users):
-        order = np.argsort(-rewards[i], kind="stable")
+        order = np.argsort(-rewards[i], kind="stable")[: np.isfinite(rewards[i]).sum()]
         for rank in range(min(config.pairs_per_user, len(order) // 2)):
             best, worst = order[rank], order[-1 - rank]
             gap = float(rewards[i, best] - rewards[i, worst])
@@ -29,23 +29,26 @@ def build_pairs(rewards, users, prompts, texts, lists_per_user, config) -> pd.Da
 def random_pairs(pairs: pd.DataFrame, texts_of, rng: np.random.Generator) -> pd.DataFrame:
     """The control: as many pairs for the same users and prompts, two different texts each, drawn without the reward.
 
-    texts_of: user -> list of completions.
+    texts_of: user -> {sample: completion}, the texts that may be paired.
     """
     rows = []
     for row in pairs.itertuples():
         texts = texts_of[row.user]
-        distinct = [j for j in range(len(texts)) if texts[j].strip() not in {t.strip() for t in texts[:j]}]
+        distinct = list({text.strip(): j for j, text in reversed(texts.items())}.values())[::-1]
         a, b = rng.choice(distinct, 2, replace=False)
         rows.append((row.user, row.prompt, texts[a], texts[b], int(a), int(b), float("nan")))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def best_of_n(rewards, users, prompts, texts, lists_per_user, config) -> pd.DataFrame:
-    """The rejection-sampling control: the best text of each user as (prompt, completion), largest weighted gap first."""
-    best = rewards.argmax(axis=1)
-    rows = np.arange(len(best))
-    weight = (rewards[rows, best] - rewards.mean(axis=1)) * np.sqrt(lists_per_user)
-    order = np.argsort(-weight, kind="stable")[: config.pairs]
+    """The rejection-sampling control: the best text of each user as (prompt, completion), largest weighted gap first.
+
+    Rewards as in `build_pairs`; a user without a better and a worse text is left out.
+    """
+    best = np.where(np.isnan(rewards), -np.inf, rewards).argmax(axis=1)
+    gap = rewards[np.arange(len(best)), best] - np.ma.masked_invalid(rewards).mean(axis=1).filled(np.nan)
+    weight = gap * np.sqrt(lists_per_user)
+    order = [i for i in np.argsort(-weight, kind="stable") if weight[i] > 0][: config.pairs]
     return pd.DataFrame(
         [(users[i], prompts[i], texts[i][best[i]]) for i in order], columns=["user", "prompt", "completion"]
     )

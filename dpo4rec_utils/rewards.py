@@ -51,11 +51,14 @@ def score_finish(task: Task, trained, lists: CandidateLists, text: np.ndarray) -
     return rewards | weights | {"validation": np.array(trained.validation), "epoch": np.array(trained.epoch)}
 
 
+def kept_scorer(arrays: dict) -> Trained:
+    """The scorer whose weights `score_finish` kept."""
+    return Trained({k.removeprefix("weight/"): array for k, array in arrays.items() if k.startswith("weight/")}, [], 0)
+
+
 def rescore(task: Task, arrays: dict, lists: CandidateLists, text: np.ndarray) -> dict[str, np.ndarray]:
     """Rewards (L, S) by kind of other texts from a scorer that `score_finish` kept."""
-    weights = {name.removeprefix("weight/"): array for name, array in arrays.items() if name.startswith("weight/")}
-    model = load_reranker(task, Trained(weights, [], 0))
-    scores = score_texts(model, task, lists, text)
+    scores = score_texts(load_reranker(task, kept_scorer(arrays)), task, lists, text)
     return {kind: list_rewards(scores, lists.labels, kind) for kind in KINDS}
 
 

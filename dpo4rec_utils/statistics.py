@@ -1,4 +1,6 @@
-"""Paired differences by user: bootstrap intervals, p-values, Holm's correction, t of a mean."""
+"""Paired differences by user: bootstrap intervals, p-values, Holm's correction, power, t of a mean."""
+
+from statistics import NormalDist
 
 import numpy as np
 
@@ -39,6 +41,25 @@ def holm(p: np.ndarray) -> np.ndarray:
     out = np.empty_like(p)
     out[order] = np.minimum(adjusted, 1)
     return out
+
+
+def detectable_difference(
+    differences: np.ndarray, users: int, rng: np.random.Generator, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """Smallest true mean difference that a study of `users` users finds with probability `power` at two-sided `alpha`.
+
+    Simulated from the differences (seeds, U) of a pilot: 2,000 studies draw seeds and users with replacement, average
+    over seeds, and test the mean over users; the pilot's own mean is taken out. Both noises are in it, as in the study.
+    """
+    differences = np.asarray(differences, dtype=float)
+    differences = differences - differences.mean()
+    critical = NormalDist().inv_cdf(1 - alpha / 2)
+    needed = []
+    for _ in range(2000):
+        seeds = rng.integers(len(differences), size=len(differences))
+        drawn = differences[seeds][:, rng.integers(differences.shape[1], size=users)].mean(axis=0)
+        needed.append(critical * drawn.std(ddof=1) / np.sqrt(users) - drawn.mean())
+    return float(np.quantile(needed, power))
 
 
 def t_of_mean(values: np.ndarray) -> float:

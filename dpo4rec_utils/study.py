@@ -1,10 +1,11 @@
 """The study as a graph of artefacts: data, knowledge, rewards, pairs, policies. Notebooks call this and nothing deeper.
 
 Every method makes its artefact once (see artifacts.Store) and returns it; asking again reads it from disk. Test users'
-lists are read by evaluation.py alone.
+lists are read by evaluation.py and referees.py alone.
 """
 
 import functools
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from dpo4rec_utils import alignment, preferences, prompts, rewards
 from dpo4rec_utils.artifacts import Store, content_key, project_root, require_free_memory
-from dpo4rec_utils.config import Config, as_dict, derive_seed, generator, load_config, load_notebook_config
+from dpo4rec_utils.config import ABLATIONS, Config, as_dict, derive_seed, generator, load_config, load_notebook_config
 from dpo4rec_utils.datasets import load_dataset
 from dpo4rec_utils.encoding import TextEncoder
 from dpo4rec_utils.lists import SPLITS, build_cohort, build_lists, genre_matrix
@@ -56,9 +57,9 @@ class Study:
         return cohort
 
     @functools.cache
-    def lists(self, protocol: str):
-        """Candidate lists of all users under a protocol."""
-        return build_lists(self.dataset, self.cohort, protocol, self.config.data, self.seed)
+    def lists(self, protocol: str, later: bool = False):
+        """Candidate lists of all users under a protocol; `later` ones come after those that the loop learns from."""
+        return build_lists(self.dataset, self.cohort, protocol, self.config.data, self.seed, later)
 
     @cached_property
     def facts(self) -> list[prompts.Facts]:
@@ -191,14 +192,16 @@ class Study:
         asked = self.config.alignment.precision
         return alignment.fast_precision(self.store.runs / "precision.json") if asked == "auto" else asked
 
-    def _adapter(self, name: str, parent: Policy, table: pd.DataFrame, run, extra: dict) -> Policy:
-        settings = as_dict(self.config.alignment) | {"rounds": None, "precision": self.precision}
-        depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings} | extra
+    def _adapter(self, name: str, parent: Policy, table: pd.DataFrame, run, config=None) -> Policy:
+        config = config or self.config.alignment
+        read = alignment.SUPERVISED if run is alignment.warm_start else alignment.PREFERENCE
+        settings = {field: getattr(config, field) for field in read} | {"precision": self.precision}
+        depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings}
 
         def build(folder):
             require_free_memory(3)
             seed = derive_seed(self.seed, "align", name)
-            log = run(parent, table, folder, self.config.alignment, seed, self.precision)
+            log = run(parent, table, folder, config, seed, self.precision)
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
             keep = (
                 "step",
@@ -221,14 +224,13 @@ class Study:
     @cached_property
     def warm_start(self) -> Policy:
         """Supervised fine-tuning on randomised templated profiles of train users."""
-        count = self.config.alignment.warm_start_examples
-        train = self.cohort.of("train")
-        each = -(-count // len(train))
+        count, train = self.config.alignment.warm_start_examples, self.cohort.of("train")
+        each = max(self.config.alignment.warm_start_texts, -(-count // len(train)))
         drawn = self.template_texts(each, full=False)
         order = generator(self.seed, "warm_start").permutation(train)
         rows = [(self.prompts[u], text) for u in order for text in drawn[u]][:count]
         table = pd.DataFrame(rows, columns=["prompt", "completion"])
-        return self._adapter("warm_start", self.zero_shot, table, alignment.warm_start, {"kind": "sft"})
+        return self._adapter("warm_start", self.zero_shot, table, alignment.warm_start)
 
     @property
     def start(self) -> Policy:
@@ -239,6 +241,8 @@ class Study:
         """A policy by its arm's name."""
         if name.startswith("dpo_round_"):
             return self.dpo_round(int(name.rsplit("_", 1)[1]))
+        if name in ABLATIONS:
+            return self.ablation(name)
         return {
             "zero_shot": lambda: self.zero_shot,
             "warm_start": lambda: self.warm_start,
@@ -321,13 +325,19 @@ class Study:
                 out[f"{split}/{kind}"] = {key: half[key] for key in ("r", "gain", "users")}
         return out
 
-    def _choice(self, policy: Policy, seen: list[Policy]):
+    def _choice(self, policy: Policy, seen: list[Policy], kind: str | None = None, finished_only: bool | None = None):
         """What pairs are built from, train users only: rewards (U', N), users, prompts, texts, lists a user."""
+        kind = kind or self.config.reward.kind
+        finished_only = self.config.alignment.finished_only if finished_only is None else finished_only
         users = self.cohort.of("train")
         lists = self.lists("popularity").of_users(self.cohort.of("train", "validation"))
-        reward = rewards.user_rewards(self.rewards(policy, seen)[self.config.reward.kind], lists, users)
+        reward = rewards.user_rewards(self.rewards(policy, seen)[kind], lists, users)
         table = self.texts(policy, many=True)
-        texts = table[table.user.isin(users)].groupby("user").text.apply(list)
+        table = table[table.user.isin(users)].set_index("user")
+        if finished_only:
+            finished = table.finished.to_numpy(bool).reshape(reward.shape)
+            reward = np.where(finished, reward, np.nan)
+        texts = table.text.groupby(level=0).apply(list)
         counts = np.array([(lists.user == u).sum() for u in users])
         return reward, users, [self.prompts[u] for u in users], [texts[u] for u in users], counts
 
@@ -340,29 +350,40 @@ class Study:
         """The policy after DPO round `number` (1, 2, ...): fresh LoRA on the merged policy that sampled."""
         parent = self.start if number == 1 else self.dpo_round(number - 1)
         pairs = self.pairs(parent, self.chain(number - 1))
-        return self._adapter(f"dpo_round_{number}", parent, pairs, alignment.align, {"kind": "dpo"})
+        return self._adapter(f"dpo_round_{number}", parent, pairs, alignment.align)
 
     @cached_property
     def dpo_cold(self) -> Policy:
         """The paper's path: one round straight from the zero-shot LLM."""
         pairs = self.pairs(self.zero_shot, [self.zero_shot])
-        return self._adapter("dpo_cold", self.zero_shot, pairs, alignment.align, {"kind": "dpo"})
+        return self._adapter("dpo_cold", self.zero_shot, pairs, alignment.align)
 
     @cached_property
     def random_pairs(self) -> Policy:
         """The control of round 1: as many pairs for the same users, drawn without the reward."""
         pairs = self.pairs(self.start, self.chain(0))
-        _, users, _, texts, _ = self._choice(self.start, self.chain(0))
-        drawn = preferences.random_pairs(
-            pairs, dict(zip(users, texts, strict=True)), generator(self.seed, "random_pairs")
-        )
-        return self._adapter("random_pairs", self.start, drawn, alignment.align, {"kind": "dpo"})
+        reward, users, _, texts, _ = self._choice(self.start, self.chain(0))
+        allowed = {
+            user: {j: text for j, text in enumerate(row) if not np.isnan(reward[i, j])}
+            for i, (user, row) in enumerate(zip(users, texts, strict=True))
+        }
+        drawn = preferences.random_pairs(pairs, allowed, generator(self.seed, "random_pairs"))
+        return self._adapter("random_pairs", self.start, drawn, alignment.align)
+
+    @functools.cache
+    def ablation(self, name: str) -> Policy:
+        """Round 1 from the same texts with one thing changed (config.ABLATIONS)."""
+        change = dict(ABLATIONS[name])
+        kind = change.pop("reward", None)
+        config = replace(self.config.alignment, **change)
+        choice = self._choice(self.start, self.chain(0), kind, config.finished_only)
+        return self._adapter(name, self.start, preferences.build_pairs(*choice, config), alignment.align, config)
 
     @cached_property
     def rft(self) -> Policy:
         """Rejection-sampling fine-tuning: supervised on the best of N, from the policy of round 1."""
         table = preferences.best_of_n(*self._choice(self.start, self.chain(0)), self.config.alignment)
-        return self._adapter("rft", self.start, table, alignment.warm_start, {"kind": "sft"})
+        return self._adapter("rft", self.start, table, alignment.warm_start)
 
     @property
     def final(self) -> Policy:

@@ -75,7 +75,9 @@ def train_reranker(task: Task) -> Trained:
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)
     config, model = task.config, _model(task)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     item_text = torch.from_numpy(np.array(task.item_text))
     text = torch.from_numpy(np.array(task.text))
     present = [np.flatnonzero(~np.isnan(rows[:, 0])) for rows in np.asarray(task.text)]
@@ -83,6 +85,7 @@ def train_reranker(task: Task) -> Trained:
     model.standardise("user", known[~known[:, 0].isnan()])
     model.standardise("item", item_text)
     average = deepcopy(model)
+    slow, fast = list(average.parameters()), list(model.parameters())
     history = torch.from_numpy(np.array(task.history)) if model.core.uses_history else None
     items, labels = torch.from_numpy(task.train.items), torch.from_numpy(task.train.labels)
     best, kept, trace = -np.inf, None, []
@@ -100,8 +103,7 @@ def train_reranker(task: Task) -> Trained:
             loss.backward()
             optimiser.step()
             with torch.no_grad():
-                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - config.ema)
+                torch._foreach_lerp_(slow, fast, 1 - config.ema)
         scores = score_lists(average, task, task.validation)
         trace.append(float(log_likelihood(scores, task.validation.labels).mean()))
         if trace[-1] > best:

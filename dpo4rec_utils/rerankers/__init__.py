@@ -1,18 +1,25 @@
-"""ID-based re-rankers with one knowledge adapter: DLCM, PRM, SetRank, MIR.
+"""ID-based re-rankers with one knowledge adapter: DLCM, PRM, SetRank, MIR (the paper's) and DASALC.
 
 Each backbone maps features of a candidate list (B, C, H) to scores (B, C); `KnowledgeReranker` builds the features from
 ids, genres and adapted text knowledge and adds the explicit user-knowledge x item-knowledge interaction.
 """
 
+import functools
+
 from dpo4rec_utils.rerankers.adapter import HybridExpertAdapter, MLPAdapter
+from dpo4rec_utils.rerankers.dasalc import DASALC
 from dpo4rec_utils.rerankers.dlcm import DLCM
 from dpo4rec_utils.rerankers.mir import MIR
 from dpo4rec_utils.rerankers.model import KnowledgeReranker
 from dpo4rec_utils.rerankers.prm import PRM
 from dpo4rec_utils.rerankers.setrank import SetRank
 
-BACKBONE_CLASSES = {"dlcm": DLCM, "prm": PRM, "setrank": SetRank, "mir": MIR}
-ADAPTER_CLASSES = {"hea": HybridExpertAdapter, "mlp": MLPAdapter}
+BACKBONE_CLASSES = {"dlcm": DLCM, "prm": PRM, "setrank": SetRank, "mir": MIR, "dasalc": DASALC}
+ADAPTER_CLASSES = {
+    "hea": HybridExpertAdapter,
+    "moe": functools.partial(HybridExpertAdapter, shared=2, dedicated=0),
+    "mlp": MLPAdapter,
+}
 
 
 def build_reranker(backbone: str, config, items: int, genres, text_dim: int) -> KnowledgeReranker:

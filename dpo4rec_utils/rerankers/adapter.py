@@ -11,7 +11,7 @@ def _expert(text_dim: int, out_dim: int) -> nn.Sequential:
 class HybridExpertAdapter(nn.Module):
     """Hybrid-expert adaptor of KAR (arXiv 2306.10933, eq. 4-6): shared and dedicated experts, mixed by a softmax gate.
 
-    forward(text (..., T), 'user' | 'item') -> (..., D).
+    With no dedicated experts it is a plain mixture of experts. forward(text (..., T), 'user' | 'item') -> (..., D).
     """
 
     def __init__(self, text_dim: int, out_dim: int, dropout: float, shared: int = 1, dedicated: int = 1):

@@ -27,6 +27,7 @@ class KnowledgeReranker(nn.Module):
         self.features = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Dropout(config.dropout))
         self.past = nn.Linear(self.item_width, config.hidden) if core.uses_history else None
         self.scale = nn.Parameter(torch.tensor(0.1))
+        self.text_dropout = nn.Dropout(config.text_dropout)
         for side in ("user", "item"):
             self.register_buffer(f"{side}_mean", torch.zeros(text_dim))
             self.register_buffer(f"{side}_std", torch.ones(text_dim))
@@ -38,7 +39,8 @@ class KnowledgeReranker(nn.Module):
         getattr(self, f"{side}_std").copy_(text.std(dim=0).clamp(min=1e-3))
 
     def _known(self, side: str, text: torch.Tensor) -> torch.Tensor:
-        return self.adapter((text - getattr(self, f"{side}_mean")) / getattr(self, f"{side}_std"), side)
+        text = (text - getattr(self, f"{side}_mean")) / getattr(self, f"{side}_std")
+        return self.adapter(self.text_dropout(text), side)
 
     def forward(self, items, user_text, item_text, history=None):
         distinct, place = torch.unique(items if history is None else self._with(items, history), return_inverse=True)

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dpo4rec_utils import alignment
 from dpo4rec_utils.alignment import pack_rows
-from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.config import LOSSES, AlignmentConfig
 from dpo4rec_utils.policies import Policy, load_tokenizer
 
 PROMPTS = ["Movies liked: Heat.\nThis viewer enjoys", "Movies liked: Alien; Aliens; The Thing.\nThis viewer enjoys"]
@@ -22,6 +22,7 @@ PAIRS = pd.DataFrame(
     columns=["prompt", "chosen", "rejected"],
 )
 CONFIG = replace(AlignmentConfig(), lora_rank=4, batch_size=4)
+NOISY = ("sigmoid", "robust", "exo_pair")  # losses with a label_smoothing to set
 EMBEDDED = Policy("zero_shot", "embedded")
 
 
@@ -84,7 +85,8 @@ def assert_equal(ours, stock):
 
 
 @pytest.mark.parametrize(
-    ("loss", "smoothing"), [("sigmoid", 0.0), ("sigmoid", 0.2), ("ipo", 0.0), ("hinge", 0.0), ("robust", 0.1)]
+    ("loss", "smoothing"),
+    [*((loss, 0.0) for loss in LOSSES if loss not in NOISY[1:]), *((loss, 0.1) for loss in NOISY)],
 )
 def test_tiny_model(tmp_path, loss, smoothing):
     ours = loss_and_gradients(tmp_path / "a", "prefix_shared", loss, smoothing, tiny_model)

@@ -30,7 +30,7 @@ def task():
     return training.Task("prm", CONFIG, text, items, genres, history, train, validation, 5)
 
 
-@pytest.mark.parametrize("adapter", ["hea", "mlp"])
+@pytest.mark.parametrize("adapter", ["hea", "moe", "mlp"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_shuffling_knowledge_moves_scores(task, backbone, adapter):
     config = replace(CONFIG, adapter=adapter)
@@ -56,9 +56,10 @@ def test_training_repeats_and_learns(task, backbone):
     assert other.validation != first.validation
 
 
-def test_setrank_ignores_the_order_of_candidates():
+@pytest.mark.parametrize("backbone", ["setrank", "dasalc"])
+def test_set_rankers_ignore_the_order_of_candidates(backbone):
     torch.manual_seed(0)
-    model = build_reranker("setrank", CONFIG, 40, torch.rand(40, 3), 12).eval()
+    model = build_reranker(backbone, CONFIG, 40, torch.rand(40, 3), 12).eval()
     items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
     order = torch.randperm(10)
     assert torch.allclose(model(items[:, order], user, text), model(items, user, text)[:, order], atol=1e-5)

@@ -39,6 +39,11 @@ def test_protocol_holds_for_any_seed(seed, protocol, size):
         for item, label, seen in zip(items, labels, observed, strict=True):
             assert label == float(seen and ratings[item] >= config.like_threshold)
     assert np.bincount(made.user).max() <= 3
+    later = lists.build_lists(dataset, cohort, protocol, config, seed, later=True)
+    for user in np.unique(later.user):
+        first, second = (set(some.items[some.user == user][some.observed[some.user == user]]) for some in (made, later))
+        in_time = cohort.future[user].item.tolist()
+        assert first == set(in_time[: 3 * size]) and second == set(in_time[3 * size :][: len(second)])
     for past, later in zip(cohort.history, cohort.future, strict=True):
         assert past.timestamp.max() <= later.timestamp.min()
 

@@ -87,12 +87,27 @@ def test_best_against_worst_by_hand():
 
 
 def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
-    texts = {0: [f"t{i}" for i in range(6)], 1: ["same", "same", "other"]}
+    texts = {0: {i: f"t{i}" for i in range(6)}, 1: {0: "same", 2: "same", 5: "other"}}
     pairs = pd.DataFrame([(u, "p", "x", "y", 0, 1, 1.0) for u in [0] * 300 + [1] * 20], columns=preferences.COLUMNS)
     drawn = preferences.random_pairs(pairs, texts, np.random.default_rng(0))
     assert len(drawn) == len(pairs) and (drawn.user == pairs.user).all() and (drawn.chosen != drawn.rejected).all()
     share = (drawn[drawn.user == 0].chosen_sample < drawn[drawn.user == 0].rejected_sample).mean()
     assert 0.35 < share < 0.65
+    second = drawn[drawn.user == 1]
+    assert {frozenset(pair) for pair in zip(second.chosen_sample, second.rejected_sample, strict=True)} == {
+        frozenset({0, 5})
+    }
+
+
+def test_texts_without_a_reward_make_no_pair():
+    texts, config = [["a", "b", "c", "d"]], replace(AlignmentConfig(), pairs_per_user=2, pairs=10)
+    rewards = np.array([[0.1, 0.9, np.nan, 0.3]])
+    pairs = preferences.build_pairs(rewards, [4], ["p"], texts, np.array([1]), config)
+    assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a")]
+    best = preferences.best_of_n(
+        np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan] * 4]), [4, 5], ["p"] * 2, texts * 2, [1, 1], config
+    )
+    assert best.user.tolist() == [4] and best.completion.tolist() == ["d"]
 
 
 def test_guards_by_hand():

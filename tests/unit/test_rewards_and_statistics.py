@@ -78,6 +78,17 @@ def test_missing_values_and_single_users_are_refused():
             statistics.paired_differences(bad, 100, np.random.default_rng(0))
 
 
+def test_detectable_difference_agrees_with_the_normal_theory():
+    rng = np.random.default_rng(3)
+    pilot = np.repeat(
+        rng.normal(0.3, 1, size=(1, 500)), 3, axis=0
+    )  # no noise of seeds; the pilot's mean must not count
+    found = statistics.detectable_difference(pilot, 400, rng)
+    assert found == pytest.approx((1.96 + 0.84) / 20, rel=0.08)
+    noisy = statistics.detectable_difference(pilot + rng.normal(0, 1, size=(3, 1)), 400, rng)
+    assert noisy > 1.5 * found
+
+
 def test_t_of_mean_by_hand():
     assert statistics.t_of_mean(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 / (1 / np.sqrt(3)))
     assert np.isnan(statistics.t_of_mean(np.array([1.0])))

@@ -1,0 +1,175 @@
+"""Independent scorers of the loop: what the policies' texts are worth to re-rankers that never gave a reward.
+
+Beside it the reward models' own claim: where the two part, DPO has learnt the reward models' mistakes.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils import rewards
+from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils.config import as_dict, derive_seed
+from dpo4rec_utils.evaluation import arm_text, depends_on
+from dpo4rec_utils.lists import SPLITS
+from dpo4rec_utils.statistics import t_of_mean
+from dpo4rec_utils.study import Study
+from dpo4rec_utils.training import load_reranker, score_texts, train_all
+
+REFEREE_KINDS = ("log_likelihood", "ndcg")
+PARTS = (*SPLITS, "train_later")
+
+
+def referees(study: Study) -> dict:
+    """Rewards that scorers who never gave one assign to every policy of the loop, by split; and the reward models' claim.
+
+    Per split and policy: user means of log-likelihood and NDCG@10, averaged over backbones and seeds; 'train_later' are
+    train users' later lists, which neither referees, reward models nor pairs have seen. The claim of round
+    r is what the reward model that made its pairs gives to the texts of policy r less those of policy r - 1.
+    """
+    config = study.config
+    chain = study.chain(config.alignment.rounds)
+    loop = [p for p in chain if p.name != "zero_shot"] if config.alignment.warm_start else chain
+    names = [p.name for p in chain] + other_arms(study)
+    depends = depends_on(study, "popularity", names, reward=as_dict(config.reward))
+
+    def build(folder):
+        texts = {name: arm_text(study, name) for name in names}
+        trained_on = study.mixture([study.zero_shot])
+        parts = {split: (study.lists("popularity"), study.cohort.of(split)) for split in SPLITS}
+        later = study.lists("popularity", later=True)
+        parts["train_later"] = (later, np.intersect1d(study.cohort.of("train"), later.user))
+        cells = [(b, s) for b in config.evaluation.backbones for s in range(config.reward.referee_seeds)]
+        tasks = {
+            f"{b}-{s}": study.task(b, "popularity", trained_on, derive_seed(study.seed, "referee", b, s))
+            for b, s in cells
+        }
+        parts = {name: (lists.of_users(users), users) for name, (lists, users) in parts.items()}
+        wanted = {name: lists for name, (lists, _) in parts.items()}
+        finish = functools.partial(_keep_rewards, parts=wanted, texts=texts)
+        done = train_all(tasks, folder / "models", config.evaluation.workers, "referees", dict.fromkeys(tasks, finish))
+        out = {}
+        for name, (split, (lists, users)), kind in itertools.product(texts, parts.items(), REFEREE_KINDS):
+            mean = np.mean([arrays[f"{name}/{split}/{kind}"] for arrays in done.values()], axis=0)
+            value = rewards.user_rewards(mean[:, None], lists, users)[:, 0]
+            out[f"{name}/{split}/{kind}"] = value.round(6).tolist()
+        names_of = {"policies": [p.name for p in chain], "loop": [p.name for p in loop], "others": other_arms(study)}
+        return names_of | {"values": out, "claims": claims(study, loop)}
+
+    study.store.stage("referees", "rounds", depends, build)
+    return study.store.record("referees", "rounds")["metrics"]
+
+
+def other_arms(study: Study) -> list[str]:
+    """The arms with user text that are not policies of the loop, controls and ablations of round 1."""
+    controls = ("template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled")
+    return [*(arm for arm in controls if arm in study.config.evaluation.arms), *study.config.evaluation.ablations]
+
+
+def ablation_table(study: Study) -> pd.DataFrame:
+    """What the referees think of round 1, its controls and its variants, by record: arm, split, reward, users,
+    difference (to the policy that round 1 started from), half (of the 95 % interval), t."""
+    metrics, rows = study.store.record("referees", "rounds")["metrics"], []
+    start, values = study.start.name, metrics["values"]
+    for arm, split, kind in itertools.product(["dpo_round_1", *metrics["others"]], PARTS, REFEREE_KINDS):
+        change = np.subtract(values[f"{arm}/{split}/{kind}"], values[f"{start}/{split}/{kind}"])
+        half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
+        rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
+    return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "half", "t"])
+
+
+def _keep_rewards(task, trained, parts: dict, texts: dict) -> dict:
+    """Run in a worker: (L,) rewards of each policy's texts, averaged over the texts of a user, for each part's lists."""
+    model, out = load_reranker(task, trained), {}
+    for (name, text), (split, lists) in itertools.product(texts.items(), parts.items()):
+        scores = score_texts(model, task, lists, text)
+        for kind in REFEREE_KINDS:
+            out[f"{name}/{split}/{kind}"] = np.nanmean(rewards.list_rewards(scores, lists.labels, kind), axis=1)
+    return out
+
+
+def claims(study: Study, loop) -> dict[str, list[float]]:
+    """'policy/split' -> each user's mean of reward(policy r) - reward(policy r - 1) by the reward models of round r.
+
+    `loop`: policies in order, the first without a claim. A train user is judged by models trained without their lists.
+    """
+    users = {split: study.cohort.of(split) for split in ("train", "validation")}
+    lists = study.lists("popularity").of_users(np.concatenate(list(users.values())))
+    found = {}
+    for number in range(1, len(loop)):
+        parent, child = loop[number - 1], loop[number]
+        folder, base, fold = study.reward_model(parent, study.chain(number - 1))
+        gain, count = np.zeros(len(lists)), np.zeros(len(lists))
+        for k in range(study.config.reward.folds):
+            held_out = np.isin(lists.user, np.concatenate([users["train"][fold == k], users["validation"]]))
+            part = lists.of_users(np.unique(lists.user[held_out]))
+            for s in range(study.config.reward.seeds):
+                with np.load(folder / "models" / f"fold{k}-seed{s}.npz") as arrays:
+                    both = [
+                        np.nanmean(
+                            rewards.rescore(base, dict(arrays), part, arm_text(study, p.name))["log_likelihood"], 1
+                        )
+                        for p in (parent, child)
+                    ]
+                gain[held_out] += both[1] - both[0]
+                count[held_out] += 1
+        for split, of in users.items():
+            value = rewards.user_rewards((gain / count)[:, None], lists, of)[:, 0]
+            found[f"{child.name}/{split}"] = value.round(6).tolist()
+    return found
+
+
+def rounds_table(study: Study) -> pd.DataFrame:
+    """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts, from records alone.
+
+    Splits are train, validation and test users, and 'train_later', the later lists of train users.
+
+    Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
+    'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
+    its differences summed over rounds; the level has no meaning across models and is left out).
+    """
+    metrics = study.store.record("referees", "rounds")["metrics"]
+    loop, rows = metrics["loop"], []
+    for name in metrics["policies"]:
+        number = loop.index(name) if name in loop else -1
+        texts = study.store.record("texts", name)["metrics"]
+        shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
+        for split in PARTS:
+            for kind in REFEREE_KINDS:
+                value = np.array(metrics["values"][f"{name}/{split}/{kind}"])
+                change = value - np.array(metrics["values"][f"{loop[0]}/{split}/{kind}"])
+                row = (number, split, f"independent_{kind}", value.mean(), change.mean(), t_of_mean(change))
+                rows.append((*row, *shape))
+            if number > 0 and split in ("train", "validation"):
+                claim = sum(np.array(metrics["claims"][f"{p}/{split}"]) for p in loop[1 : number + 1])
+                row = (number, split, "claimed_log_likelihood", float("nan"), claim.mean(), t_of_mean(claim))
+                rows.append((*row, *shape))
+    columns = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
+    if not rows:
+        raise StudyError("There are no rounds to tabulate; run notebook 04 first.")
+    return pd.DataFrame(rows, columns=columns).sort_values(["round", "split", "reward"], ignore_index=True)
+
+
+def samples_table(study: Study) -> pd.DataFrame:
+    """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
+
+    From the rewards of round 1's texts, train users. Columns: samples, reward, r, gain, users.
+    """
+    policy, seen = study.start, study.chain(0)
+
+    def build(_):
+        merged, lists = study.rewards(policy, seen), study.lists("popularity")
+        lists = lists.of_users(study.cohort.of("train", "validation"))
+        rows = []
+        for n in range(2, study.config.llm.train_samples + 1):
+            for kind in rewards.KINDS:
+                half = rewards.split_half(merged[kind][:, :n], lists, study.cohort.of("train"))
+                rows.append({"samples": n, "reward": kind} | {k: half[k] for k in ("r", "gain", "users")})
+        return {"rows": rows}
+
+    study.rewards(policy, seen)
+    depends = {"reward": study.store.record("reward", policy.name)["key"]}
+    study.store.stage("samples", "gain", depends, build)
+    return pd.DataFrame(study.store.record("samples", "gain")["metrics"]["rows"])

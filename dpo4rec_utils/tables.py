@@ -1,0 +1,101 @@
+"""The tables of the evidence, from records alone: main results, paired differences, power."""
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.config import generator
+from dpo4rec_utils.evaluation import arm_names
+from dpo4rec_utils.metrics import CUTOFFS
+from dpo4rec_utils.statistics import detectable_difference, holm, paired_differences
+from dpo4rec_utils.study import Study
+
+
+def evidence(study: Study) -> list[dict]:
+    """The metrics of every own and shared record of this configuration's table, in order; missing ones are errors."""
+    found = []
+    for protocol in ("popularity", "uniform"):
+        arms = arm_names(study, protocol)
+        merged = {"protocol": protocol, "scorer": "own", "arms": {}}
+        for arm in arms:
+            merged["arms"] |= study.store.record("own", f"{protocol}-{arm}")["metrics"]["arms"]
+        found += [merged, study.store.record("shared", protocol)["metrics"]]
+    return found
+
+
+def main_results(study: Study) -> pd.DataFrame:
+    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds), from records alone."""
+    rows = []
+    for part in evidence(study):
+        for arm, summary in part["arms"].items():
+            frame = pd.DataFrame(summary["seeds"])
+            for (backbone, name), cell in frame.groupby(["backbone", "metric"], sort=False):
+                metric, k = name.split("@")
+                for averaging in ("list", "user"):
+                    values = cell[averaging]
+                    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+                    row = (part["protocol"], backbone, part["scorer"], arm, metric, int(k), averaging)
+                    rows.append((*row, len(values), values.mean(), spread))
+    columns = ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def comparisons(study: Study, arms) -> list[tuple[str, str]]:
+    """(arm, baseline) pairs that the study asks about, where both arms are there."""
+    last = study.final.name
+    asked = [(last, b) for b in ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "item")]
+    asked += [("dpo_cold", "zero_shot"), ("warm_start", "zero_shot"), ("zero_shot", "item"), ("template", "item")]
+    asked += [("title_mean", "item"), ("item", "none")]
+    return [(a, b) for a, b in asked if a in arms and b in arms]
+
+
+def paired_table(study: Study) -> pd.DataFrame:
+    """Differences paired by user, user values averaged over seeds, with bootstrap intervals and Holm-adjusted p.
+
+    A Holm family is one protocol, scorer, metric and k: all comparisons and backbones together.
+    """
+    rows = []
+    for part in evidence(study):
+        arms = part["arms"]
+        pairs = comparisons(study, arms)
+        cells = [(b, m, k) for m in ("ndcg", "map") for k in CUTOFFS for b in study.config.evaluation.backbones]
+        columns = [
+            np.array(arms[a]["by_user"][f"{b}/{m}@{k}"]) - np.array(arms[c]["by_user"][f"{b}/{m}@{k}"])
+            for b, m, k in cells
+            for a, c in pairs
+        ]
+        rng = generator(study.seed, "bootstrap", part["protocol"], part["scorer"])
+        results = paired_differences(np.stack(columns, axis=1), study.config.evaluation.bootstrap, rng)
+        names = [(b, m, k, a, c) for b, m, k in cells for a, c in pairs]
+        for (b, m, k, a, c), result in zip(names, results, strict=True):
+            row = {"protocol": part["protocol"], "backbone": b, "scorer": part["scorer"], "arm": a, "baseline": c}
+            rows.append(row | {"metric": m, "k": k} | result)
+    table = pd.DataFrame(rows)
+    table["p_holm"] = table.groupby(["protocol", "scorer", "metric", "k"]).p.transform(lambda p: holm(p.to_numpy()))
+    return table
+
+
+def power_table(study: Study, sizes: tuple[int, ...]) -> pd.DataFrame:
+    """How large a difference in NDCG@7 the study can see, simulated from validation users under popularity negatives.
+
+    For the last round against zero-shot, by scorer and backbone: `alone` at alpha 0.05, `holm` at 0.05 over the number
+    of comparisons in the Holm family (the strictest step), both with power 0.8, for studies of `sizes` users. Columns:
+    scorer, backbone, seeds, validation_users, users, alone, holm.
+    """
+    rows = []
+    for part in evidence(study):
+        if part["protocol"] != "popularity":
+            continue
+        arms = part["arms"]
+        family = len(comparisons(study, arms)) * len(study.config.evaluation.backbones)
+        last, base = (arms[name]["validation"] for name in (study.final.name, "zero_shot"))
+        for backbone in study.config.evaluation.backbones:
+            change = np.array(last[backbone]) - np.array(base[backbone])
+            row = {"scorer": part["scorer"], "backbone": backbone}
+            row |= {"seeds": len(change), "validation_users": change.shape[1]}
+            for users in sizes:
+                found = {}
+                for name, alpha in (("alone", 0.05), ("holm", 0.05 / family)):
+                    rng = generator(study.seed, "power", part["scorer"], backbone, users)
+                    found[name] = detectable_difference(change, users, rng, alpha)
+                rows.append(row | {"users": users} | found)
+    return pd.DataFrame(rows)
