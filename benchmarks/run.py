@@ -42,9 +42,9 @@ def sampling(study, folder) -> dict:
         config = replace(study.config.llm, engine=engine)
         sampler = open_sampler(study.zero_shot, config, folder)
         seeds = list(range(prompts))
-        tokens = sum(c.tokens for row in sampler.sample(study.prompts[:prompts], 8, seeds) for c in row)
+        tokens = sum(c.tokens for row in sampler.sample(study.prompts[:prompts], [8] * prompts, seeds) for c in row)
         speed[engine] = tokens / seconds_of(
-            lambda s=sampler, n=prompts, z=seeds: s.sample(study.prompts[:n], 8, z), repeats
+            lambda s=sampler, n=prompts, z=seeds: s.sample(study.prompts[:n], [8] * n, z), repeats
         )
     return {
         "fast": speed["openvino"],

@@ -104,7 +104,7 @@ class LLMConfig:
     max_new_tokens: int = limited(40, 4, 512)
     temperature: float = limited(0.9, 0.05, 2.0)
     top_p: float = limited(0.95, 0.05, 1.0)
-    shard_users: int = limited(48, 1, 10000, text="users a shard: what an interruption can lose")
+    shard_users: int = limited(96, 1, 10000, text="users a shard: what an interruption can lose")
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,11 @@ def build_lists(
             label = np.concatenate([seen.rating.to_numpy() >= config.like_threshold, np.zeros(len(drawn), bool)])
             order = rng.permutation(len(items))
             rows.append((index, items[order], label[order], (np.arange(len(items)) < size)[order]))
-    user, items, labels, observed = (np.array(column) for column in zip(*rows, strict=True))
+    if not rows and not later:
+        raise StudyError(f"No user has {size} interactions after the history, so there is no list to rank.")
+    empty = np.empty((0, size + config.negatives_per_list))
+    columns = zip(*rows, strict=True) if rows else ((), empty, empty, empty.astype(bool))
+    user, items, labels, observed = (np.array(column) for column in columns)
     lists = CandidateLists(protocol, user.astype(np.int64), items.astype(np.int64), labels.astype(np.float32), observed)
     check_lists(lists, cohort)
     return lists

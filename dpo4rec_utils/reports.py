@@ -106,12 +106,23 @@ def update_readme(study: Study, readme: Path) -> None:
     name = study.results.relative_to(readme.parent).as_posix()
     caption = (study.results / "figures" / "05_forest_shared.txt").read_text(encoding="utf-8").strip()
     seeds = int(results.seeds.max())
+    effect = pd.read_csv(tables / "headline.csv")
+    effect = effect[effect.protocol == "popularity"]
+    interval = "difference (95 % interval)"
+    effect[interval] = [f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in effect.itertuples()]
+    effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
+    effect = effect[["last round against", "scorer", interval, "backbones with Holm p < 0.05"]]
     text = f"""
 Profile `{study.config.profile}` on {record["device"]}: {stages.seconds.sum() / 60:.0f} minutes in all stages, peak {stages.peak_rss_mib.max() / 1024:.1f} GiB.
 
 ![{caption}]({name}/figures/05_forest_shared.png)
 
 {caption}
+
+The effect, NDCG@7 of test users under popularity negatives, paired by user, mean of the backbones and of {seeds} seeds (*own*: a
+re-ranker per arm; *shared*: one re-ranker for all arms, only the user's text is swapped):
+
+{effect.to_markdown(index=False)}
 
 NDCG@7 of test users' lists, popularity negatives, a re-ranker per arm, mean ± deviation over {seeds} seeds:
 

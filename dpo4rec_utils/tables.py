@@ -74,6 +74,31 @@ def paired_table(study: Study) -> pd.DataFrame:
     return table
 
 
+def headline(study: Study, paired: pd.DataFrame, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
+    """The last round against each baseline in a line: protocol, scorer, baseline, users, difference, ci_low, ci_high,
+    significant.
+
+    Users' values are averaged over seeds and backbones before they are subtracted; `significant` counts the backbones
+    whose own difference in `paired` is positive with Holm p < 0.05.
+    """
+    rows, last, backbones = [], study.final.name, study.config.evaluation.backbones
+    for part in evidence(study):
+        arms = part["arms"]
+        rng = generator(study.seed, "headline", part["protocol"], part["scorer"])
+        for _, baseline in (pair for pair in comparisons(study, arms) if pair[0] == last):
+            values = [
+                np.mean([arms[arm]["by_user"][f"{b}/{metric}@{k}"] for b in backbones], axis=0)
+                for arm in (last, baseline)
+            ]
+            result = paired_differences((values[0] - values[1])[:, None], study.config.evaluation.bootstrap, rng)[0]
+            key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": baseline}
+            mine = paired[(paired[[*key, "metric", "k"]] == pd.Series(key | {"metric": metric, "k": k})).all(axis=1)]
+            count = int(((mine.p_holm < 0.05) & (mine.difference > 0)).sum())
+            row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
+            rows.append(row | {"significant": f"{count} of {len(mine)}"})
+    return pd.DataFrame(rows)
+
+
 def power_table(study: Study, sizes: tuple[int, ...]) -> pd.DataFrame:
     """How large a difference in NDCG@7 the study can see, simulated from validation users under popularity negatives.
 

@@ -1,7 +1,7 @@
 """Sampling texts from a policy: one `Sampler` protocol, one file an engine, shards as they come.
 
-Sampling is seeded per prompt, so a text depends on (policy, prompt, decoding, seed) and not on its neighbours in a batch:
-an interrupted run resumes from its last shard with the texts it would have had.
+Sampling is seeded per prompt and a shard is sampled whole, so an interrupted run resumes from its last shard with the
+texts it would have had. (Seeds alone do not suffice: the CPU engine's arithmetic varies with what else is in a batch.)
 """
 
 import json
@@ -30,8 +30,8 @@ class Completion:
 class Sampler(Protocol):
     """An engine that samples continuations of prompts."""
 
-    def sample(self, prompts: Sequence[str], samples: int, seeds: Sequence[int]) -> list[list[Completion]]:
-        """`samples` continuations a prompt, prompt i drawn with `seeds[i]`; same arguments, same texts."""
+    def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
+        """`samples[i]` continuations of prompt i, drawn with `seeds[i]`; same arguments, same texts."""
         ...
 
 
@@ -64,15 +64,13 @@ def sample_shards(
         bar.update(len(requests) - sum(min(shard_size, len(requests) - s) for s in missing))
         for start in missing:
             shard = requests[start : start + shard_size]
-            rows = []
-            for samples in sorted({request[2] for request in shard}):
-                part = [request for request in shard if request[2] == samples]
-                answers = engine.sample([r[1] for r in part], samples, [r[3] for r in part])
-                rows += [
-                    {"id": request[0], "sample": i, **asdict(completion)}
-                    for request, completions in zip(part, answers, strict=True)
-                    for i, completion in enumerate(completions)
-                ]
+            names, prompts, samples, seeds = zip(*shard, strict=True)
+            answers = engine.sample(prompts, samples, seeds)
+            rows = [
+                {"id": name, "sample": i, **asdict(completion)}
+                for name, completions in zip(names, answers, strict=True)
+                for i, completion in enumerate(completions)
+            ]
             write_text(folder / f"shard-{start:06d}.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
             bar.update(len(shard))
 

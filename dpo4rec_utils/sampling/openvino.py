@@ -39,9 +39,10 @@ class OpenVINOSampler:
         decoding.apply_chat_template = False
         return decoding
 
-    def sample(self, prompts: Sequence[str], samples: int, seeds: Sequence[int]) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
         """See `Sampler`."""
-        answers = self.pipeline.generate(list(prompts), [self._decoding(samples, seed) for seed in seeds])
+        decodings = [self._decoding(*pair) for pair in zip(samples, seeds, strict=True)]
+        answers = self.pipeline.generate(list(prompts), decodings)
         return [[self._completion(text) for text in answer.m_generation_ids] for answer in answers]
 
     def _completion(self, text: str) -> Completion:

@@ -10,7 +10,7 @@ from dpo4rec_utils.sampling import Completion
 
 
 class TransformersSampler:
-    """One prompt at a time, `samples` sequences in a batch: slow, and what the fast engine is compared with."""
+    """One prompt at a time, its samples in a batch: slow, and what the fast engine is compared with."""
 
     def __init__(self, policy: Policy, config: LLMConfig):
         self.model = load_model(policy)
@@ -18,9 +18,9 @@ class TransformersSampler:
         self.config = config
 
     @torch.inference_mode()
-    def sample(self, prompts: Sequence[str], samples: int, seeds: Sequence[int]) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
         """See `Sampler`."""
-        return [self._one(prompt, samples, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [self._one(*request) for request in zip(prompts, samples, seeds, strict=True)]
 
     def _one(self, prompt: str, samples: int, seed: int) -> list[Completion]:
         inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(self.model.device)

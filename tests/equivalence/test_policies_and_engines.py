@@ -47,8 +47,8 @@ def test_adapters_reach_openvino_and_engines_agree(adapted, tmp_path):
     base = policies.Policy("zero_shot", "embedded")
     said = {}
     for policy in (base, adapted):
-        fast = OpenVINOSampler(policy, config, tmp_path).sample(PROMPTS, 1, [1, 2, 3])
-        slow = TransformersSampler(policy, config).sample(PROMPTS, 1, [1, 2, 3])
+        fast = OpenVINOSampler(policy, config, tmp_path).sample(PROMPTS, [1, 1, 1], [1, 2, 3])
+        slow = TransformersSampler(policy, config).sample(PROMPTS, [1, 1, 1], [1, 2, 3])
         said[policy.name] = [c[0].text for c in fast]
         first = [(f[0].text.split()[:1], s[0].text.split()[:1]) for f, s in zip(fast, slow, strict=True)]
         assert sum(a == b for a, b in first) >= 2, first  # 8-bit against fp32: nearly greedy first words agree
@@ -61,9 +61,9 @@ def test_sampling_is_seeded_per_prompt(engine, tmp_path):
     config = LLMConfig(max_new_tokens=6)
     base = policies.Policy("zero_shot", "embedded")
     sampler = engine(base, config, tmp_path) if engine is OpenVINOSampler else engine(base, config)
-    first = sampler.sample(PROMPTS[:2], 3, [7, 8])
-    assert first == sampler.sample(PROMPTS[:2], 3, [7, 8])
-    assert first[0] != sampler.sample(PROMPTS[:1], 3, [9])[0]
+    first = sampler.sample(PROMPTS[:2], [3, 2], [7, 8])
+    assert first == sampler.sample(PROMPTS[:2], [3, 2], [7, 8])
+    assert first[0] != sampler.sample(PROMPTS[:1], [3], [9])[0]
     assert len({c.text for c in first[0]}) > 1 and all(c.tokens <= 6 for c in first[0])
 
 

@@ -14,5 +14,5 @@ def test_the_policy_is_on_the_device_and_samples():
     base = Policy("zero_shot", "embedded")
     assert load_model(base).device.type == "cuda"
     sampler = TransformersSampler(base, LLMConfig(max_new_tokens=8))
-    first = sampler.sample(["This viewer enjoys"], 4, [1])
-    assert first == sampler.sample(["This viewer enjoys"], 4, [1]) and len(first[0]) == 4
+    first = sampler.sample(["This viewer enjoys"], [4], [1])
+    assert first == sampler.sample(["This viewer enjoys"], [4], [1]) and len(first[0]) == 4

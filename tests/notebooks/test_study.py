@@ -78,7 +78,10 @@ def test_tables_and_figures(finished):
     headline = main[main.protocol == "popularity"]
     assert set(headline[headline.scorer == "own"].arm) == arms
     assert set(headline[headline.scorer == "shared"].arm) == arms - {"none"}
-    assert set(main.backbone) == {"dlcm", "prm", "setrank", "mir"} and set(main.protocol) == {"popularity", "uniform"}
+    assert set(main.backbone) == {"dlcm", "prm", "setrank", "mir", "dasalc"} and set(main.protocol) == {
+        "popularity",
+        "uniform",
+    }
     ranked = main[main.metric.isin(["ndcg", "map"])]
     assert ranked["mean"].between(0, 1).all() and set(ranked.k) == {1, 3, 5, 7, 10}
     paired = pd.read_csv(results / "tables/paired_differences.csv")
@@ -110,7 +113,15 @@ def test_tables_and_figures(finished):
     rounds = pd.read_csv(results / "tables/rounds.csv")
     names = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
     assert list(rounds) == names and set(rounds["round"]) == {-1, 0, 1, 2}
-    for name in ("01_distributions", "05_forest_own", "07_rounds"):
+    for name in (
+        "01_distributions",
+        "04_words",
+        "05_power",
+        "05_forest_own",
+        "05_breakdown",
+        "06_preference",
+        "07_rounds",
+    ):
         assert (results / f"figures/{name}.png").stat().st_size > 5000 and (results / f"figures/{name}.svg").exists()
     assert "05_forest_shared" in (results / "report.html").read_text()
 
@@ -123,9 +134,9 @@ def test_the_texts_are_the_llms(finished):
 
 def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     records = {p.stem: json.loads(p.read_text()) for p in (finished / "results/smoke/records").glob("policy-*.json")}
-    for name in ("dpo_round_1", "dpo_round_2", "random_pairs", "dpo_cold"):
+    for name in ("dpo_round_1", "dpo_round_2", "random_pairs", "dpo_cold", "ndcg_reward"):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    assert len({record["key"] for record in records.values()}) == len(records) == 6
+    assert len({record["key"] for record in records.values()}) == len(records) == 7
 
 
 RESUME = """

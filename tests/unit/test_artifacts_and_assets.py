@@ -78,7 +78,8 @@ class Counting:
     def sample(self, prompts, samples, seeds):
         self.asked += prompts
         return [
-            [Completion(f"{p}/{s}/{i}", 3, True) for i in range(samples)] for p, s in zip(prompts, seeds, strict=True)
+            [Completion(f"{p}/{s}/{i}", 3, True) for i in range(n)]
+            for p, n, s in zip(prompts, samples, seeds, strict=True)
         ]
 
 
