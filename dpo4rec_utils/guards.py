@@ -1,12 +1,13 @@
 """Guards: what texts say, before and after alignment, so that a higher reward is not mistaken for a better text."""
 
+import functools
 import re
 
 import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.lists import genre_matrix
-from dpo4rec_utils.prompts import Facts
+from dpo4rec_utils.prompts import Facts, templates
 from dpo4rec_utils.study import Study
 
 _NOT = re.compile(r"\b(?:but not|not|avoids?|avoiding|dislikes?|except|without|less)\b.*")
@@ -16,12 +17,30 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9'-]+", text.lower())
 
 
+@functools.cache
+def _phrasings() -> tuple[re.Pattern, ...]:
+    """The templated profiles' sentences as patterns, their facts left open."""
+    parts = templates()["profile"]
+
+    def optional(name):
+        return "(?:" + re.escape(parts[name]).replace(re.escape("{" + name + "}"), ".+") + ")?"
+
+    patterns = []
+    for phrasing in parts["phrasings"]:
+        pattern = re.escape(phrasing).replace(re.escape("{genres}"), ".+")
+        for name in ("decades", "titles", "avoided"):
+            pattern = pattern.replace(re.escape("{" + name + "}"), optional(name))
+        patterns.append(re.compile(pattern))
+    return tuple(patterns)
+
+
 def describe_text(text: str, facts: Facts, genres: list[str]) -> dict:
-    """Facts of one text about one user, each 0 or 1 except `words`.
+    """Facts of one text about one user, each 0 or 1 except `words` and `copied`.
 
     genre: names any genre; decade: names one of the history's decades; title: names a listed title; avoided: names a
     genre the user dislikes more than likes after a negation; liked_wrong: names such a genre without one (the claim is
-    the opposite of the history; NaN where the user avoids nothing); hedging: names neither genre nor title.
+    the opposite of the history; NaN where the user avoids nothing); hedging: names neither genre nor title; mimic: is a
+    sentence of the templated profiles with other facts; copied: share of the words that stand among the prompt's facts.
     """
     lower = text.lower()
     negated = " ".join(_NOT.findall(lower))
@@ -29,6 +48,8 @@ def describe_text(text: str, facts: Facts, genres: list[str]) -> dict:
     genre = any(re.search(rf"\b{re.escape(g)}\b", lower) for g in genres)
     title = any(t.rsplit(" (", 1)[0].lower() in lower for t in facts.titles)
     avoided = facts.avoided
+    stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
+    known = {word for fact in stated for word in _words(fact)}
     return {
         "words": len(_words(text)),
         "genre": float(genre),
@@ -37,6 +58,8 @@ def describe_text(text: str, facts: Facts, genres: list[str]) -> dict:
         "avoided": float(any(g in negated for g in avoided)) if avoided else np.nan,
         "liked_wrong": float(any(re.search(rf"\b{re.escape(g)}\b", plain) for g in avoided)) if avoided else np.nan,
         "hedging": float(not genre and not title),
+        "mimic": float(any(pattern.fullmatch(text) for pattern in _phrasings())),
+        "copied": float(np.mean([word in known for word in _words(text)] or [0])),
     }
 
 

@@ -115,4 +115,7 @@ def test_guards_by_hand():
     assert (said["liked_wrong"], said["avoided"], said["title"], said["decade"], said["hedging"]) == (1, 0, 1, 1, 0)
     said = guards.describe_text(" good stories, but not horror.", FACTS, ["drama", "horror"])
     assert (said["liked_wrong"], said["avoided"], said["title"]) == (0, 1, 0)
-    assert guards.describe_text(" good stories.", FACTS, ["drama"])["hedging"] == 1
+    said = guards.describe_text(" good stories.", FACTS, ["drama"])
+    assert (said["hedging"], said["mimic"], said["copied"]) == (1, 0, 0)
+    said = guards.describe_text(" mostly drama and thriller, such as Heat, but not horror.", FACTS, ["drama"])
+    assert (said["mimic"], said["copied"]) == (1, pytest.approx(4 / 10))
