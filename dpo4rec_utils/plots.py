@@ -165,15 +165,15 @@ def forest(table: pd.DataFrame, label: str = "comparison", xlabel: str = "differ
     return figure
 
 
-def cost_and_effect(table: pd.DataFrame):
-    """Effect a round with interval, and the minutes spent so far on a second axis."""
+def cost_and_effect(table: pd.DataFrame, x: str, y: str, half: str, xlabel: str, ylabel: str):
+    """Effect with its interval (`half` width), and the minutes spent so far on a second axis."""
     figure, axis = _figure(5.8, 3.6)
-    axis.errorbar(table["round"], table["mean"], 1.96 * table.error, marker="o", color="black", capsize=3)
-    axis.set(xlabel="DPO round (-1: zero-shot)", ylabel="independent log-likelihood (nats)")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.errorbar(table[x], table[y], table[half], marker="o", color="black", capsize=3)
+    axis.set(xlabel=xlabel, ylabel=ylabel, xticks=table[x])
     cost = axis.twinx()
-    cost.plot(table["round"], table.minutes, marker="s", linestyle="--", color=GREYS[2])
+    cost.plot(table[x], table.minutes, marker="s", linestyle="--", color=GREYS[2])
     cost.set_ylabel("minutes so far (dashed)")
+    cost.set_ylim(bottom=0)
     cost.grid(False)
     return figure
 

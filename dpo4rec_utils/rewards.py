@@ -105,7 +105,8 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     """Reliability of a reward over the texts of a user, from two halves of the user's lists (even and odd).
 
     Returns `r`, the correlation of the halves' deviations from the user's mean over texts; `gain`, what the best text by
-    one half gains on the other half over the mean text; `users`, those with two lists or more; `x` and `y`, the points.
+    one half gains on the other half over the mean text, and `half`, half of its 95 % interval over users; `users`, those
+    with two lists or more; `x` and `y`, the points.
     """
     first, second = [], []
     for user in users:
@@ -114,10 +115,12 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
             first.append(mine[::2].mean(axis=0))
             second.append(mine[1::2].mean(axis=0))
     if not first:
-        return {"r": float("nan"), "gain": float("nan"), "users": 0, "x": [], "y": []}
+        return {"r": float("nan"), "gain": float("nan"), "half": float("nan"), "users": 0, "x": [], "y": []}
     a, b = (np.array(half) - np.array(half).mean(axis=1, keepdims=True) for half in (first, second))
     rows = np.arange(len(a))
-    gain = (b[rows, a.argmax(axis=1)].mean() + a[rows, b.argmax(axis=1)].mean()) / 2
+    gain = (b[rows, a.argmax(axis=1)] + a[rows, b.argmax(axis=1)]) / 2
+    interval = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else float("nan")
     spread = a.std() * b.std()
     r = float((a * b).mean() / spread) if spread > 0 else float("nan")
-    return {"r": r, "gain": float(gain), "users": len(a), "x": a.ravel().tolist(), "y": b.ravel().tolist()}
+    points = {"x": a.ravel().tolist(), "y": b.ravel().tolist()}
+    return {"r": r, "gain": float(gain.mean()), "half": float(interval), "users": len(a)} | points

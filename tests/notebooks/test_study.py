@@ -16,6 +16,7 @@ import pytest
 from dpo4rec_utils import cli
 
 ROOT = Path(__file__).parents[2]
+ROUNDS = ("dpo_round_1", "dpo_round_2")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -74,10 +75,10 @@ def test_tables_and_figures(finished):
     main = pd.read_csv(results / "tables/main_results.csv")
     assert list(main) == ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
     arms = {"none", "item", "template", "title_mean", "zero_shot", "warm_start", "rft", "random_pairs", "dpo_cold"}
-    arms |= {"dpo_shuffled", "dpo_round_1", "dpo_round_2"}
-    headline = main[main.protocol == "popularity"]
-    assert set(headline[headline.scorer == "own"].arm) == arms
-    assert set(headline[headline.scorer == "shared"].arm) == arms - {"none"}
+    arms |= {"dpo_shuffled", *ROUNDS}
+    shown = main[main.protocol == "popularity"]
+    assert set(shown[shown.scorer == "own"].arm) == arms
+    assert set(shown[shown.scorer == "shared"].arm) == arms - {"none"}
     assert set(main.backbone) == {"dlcm", "prm", "setrank", "mir", "dasalc"} and set(main.protocol) == {
         "popularity",
         "uniform",
@@ -107,6 +108,20 @@ def test_tables_and_figures(finished):
         cell = (row.protocol, row.backbone, row.scorer, row.metric, row.k)
         wanted = user.loc[(*cell, row.arm)]["mean"] - user.loc[(*cell, row.baseline)]["mean"]
         assert row.difference == pytest.approx(wanted, abs=2e-5)
+    power = pd.read_csv(results / "tables/power.csv")
+    assert (power.holm >= power.alone).all() and set(power.scorer) == {"own", "shared"}
+    thirds = pd.read_csv(results / "tables/breakdown.csv")
+    assert set(thirds.groupby("fact").users.sum()) == {paired.users.max()}
+    headline = pd.read_csv(results / "tables/headline.csv")
+    assert set(headline[headline.protocol == "popularity"].baseline) == arms - {
+        *ROUNDS,
+        "none",
+        "title_mean",
+        "dpo_cold",
+    }
+    signal = pd.read_csv(results / "tables/ablation_preference.csv")
+    wanted = {"dpo_round_1", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled", "ndcg_reward"}
+    assert set(signal.arm) == wanted and set(signal.split) == {"train", "validation", "test", "train_later"}
     stages = pd.read_csv(results / "tables/stages.csv")
     assert list(stages) == ["stage", "seconds", "peak_rss_mib"] and (stages.seconds >= 0).all()
     assert stages.peak_rss_mib.max() < 6 * 1024
@@ -134,7 +149,7 @@ def test_the_texts_are_the_llms(finished):
 
 def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     records = {p.stem: json.loads(p.read_text()) for p in (finished / "results/smoke/records").glob("policy-*.json")}
-    for name in ("dpo_round_1", "dpo_round_2", "random_pairs", "dpo_cold", "ndcg_reward"):
+    for name in (*ROUNDS, "random_pairs", "dpo_cold", "ndcg_reward"):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
     assert len({record["key"] for record in records.values()}) == len(records) == 7
 
