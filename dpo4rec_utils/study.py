@@ -20,7 +20,7 @@ from dpo4rec_utils.encoding import TextEncoder
 from dpo4rec_utils.lists import SPLITS, build_cohort, build_lists, genre_matrix
 from dpo4rec_utils.policies import Policy, base_policy, export_gguf, load_tokenizer
 from dpo4rec_utils.sampling import open_sampler, read_shards, sample_shards
-from dpo4rec_utils.training import Task, history_table, train_all
+from dpo4rec_utils.training import Task, history_table, stop_workers, train_all
 
 
 def open_study(source: dict | str) -> "Study":
@@ -199,6 +199,7 @@ class Study:
         depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings}
 
         def build(folder):
+            stop_workers()
             require_free_memory(3)
             seed = derive_seed(self.seed, "align", name)
             log = run(parent, table, folder, config, seed, self.precision)

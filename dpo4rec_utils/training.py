@@ -11,6 +11,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from dpo4rec_utils.artifacts import atomic_path
@@ -167,6 +168,11 @@ def train_all(tasks: dict[str, Task], folder: Path, workers: int, title: str, fi
         with np.load(path) as saved:
             results[name] = dict(saved)
     return results
+
+
+def stop_workers() -> None:
+    """End the worker processes that joblib keeps for the next trainings, and give their memory back."""
+    get_reusable_executor().shutdown(wait=True)
 
 
 def _train_one(name: str, task: Task, path: Path, finish) -> str:
