@@ -167,7 +167,7 @@ class AlignmentConfig:
     loss: str = limited("sigmoid", choices=LOSSES, text="trl's losses that need chosen and rejected texts alone")
     beta: float = limited(0.1, 1e-4, 10.0)
     label_smoothing: float = limited(0.0, 0.0, 0.5)
-    learning_rate: float = limited(5e-4, 1e-7, 1.0)
+    learning_rate: float = limited(2e-4, 1e-7, 1.0, text="of DPO")
     batch_size: int = limited(16, 1, 4096)
     epochs: float = limited(1.0, 0.01, 100.0)
     lora_rank: int = limited(16, 1, 512)

@@ -91,10 +91,8 @@ def story(study: Study, user: int) -> dict:
     for name, arm in (("before", policy.name), ("after", "dpo_round_1")):
         scores = score_lists(model, task, lists, arm_text(study, arm))[0]
         ranking[f"rank_{name}"] = (-scores).argsort().argsort() + 1
-    shown = {
-        name: study.arm_texts(arm).query("user == @user").text.iloc[0]
-        for name, arm in (("before", policy.name), ("after", "dpo_round_1"))
-    }
+    both = {name: study.arm_texts(arm) for name, arm in (("before", policy.name), ("after", "dpo_round_1"))}
+    shown = {name: table.text[table.user == user].iloc[0] for name, table in both.items()}
     return {
         "prompt": study.prompts[user],
         "samples": samples.sort_values("reward", ascending=False),
