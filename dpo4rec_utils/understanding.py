@@ -17,7 +17,7 @@ from dpo4rec_utils.training import load_reranker, score_lists
 def breakdown(study: Study, arm: str, baseline: str, scorer: str = "shared") -> pd.DataFrame:
     """Where a difference comes from: thirds of the test users by three facts about them, popularity negatives.
 
-    Per-user NDCG@7 differences, mean over backbones and seeds. Facts: interactions in the history, mean popularity of the
+    Per-user NDCG@7 differences, mean over backbones and seeds. Facts: interactions in all, mean popularity of the
     items they liked later (train users' interactions), liked items a list. Columns: fact, third, range, users,
     difference, ci_low, ci_high.
     """
@@ -40,7 +40,10 @@ def breakdown(study: Study, arm: str, baseline: str, scorer: str = "shared") -> 
 
 
 def user_facts(study: Study, users) -> pd.DataFrame:
-    """history length, popularity of liked items and positives a list of these users (positions), one row each."""
+    """interactions, popularity of liked items and positives a list of these users (positions), one row each.
+
+    All interactions are counted: most histories have the length that the protocol cuts them to.
+    """
     train = set(study.cohort.users[study.cohort.of("train")])
     seen = study.dataset.interactions[study.dataset.interactions.user_id.isin(train)].item_id.value_counts()
     popularity = seen.reindex(study.dataset.items.item_id, fill_value=0).to_numpy()
@@ -50,7 +53,7 @@ def user_facts(study: Study, users) -> pd.DataFrame:
         liked = lists.items[mine][lists.labels[mine] > 0]
         rows.append(
             {
-                "history length": len(study.cohort.history[user]),
+                "interactions": len(study.cohort.history[user]) + len(study.cohort.future[user]),
                 "popularity of liked items": popularity[liked].mean() if len(liked) else 0.0,
                 "positives a list": lists.labels[mine].sum(axis=1).mean(),
             }
