@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from dpo4rec_utils import assets
-from dpo4rec_utils.artifacts import StudyError, atomic_path, measure, project_root
+from dpo4rec_utils.artifacts import StudyError, atomic_path, measure, project_root, write_json, write_text
 from dpo4rec_utils.config import ConfigError, load_config
 
 KERNEL = "dpo4rec"
@@ -80,7 +80,11 @@ def notebook_paths(only: str = "") -> list[Path]:
 
 
 def run_notebooks(profile: str, only: str = "", parameters: dict | None = None) -> None:
-    """Execute notebooks with papermill into `results/<profile>/notebooks/`, each written only when it succeeded."""
+    """Execute notebooks with papermill into `results/<profile>/notebooks/`, each written only when it succeeded.
+
+    A run of all of them lists its records anew, so that none of an earlier configuration stays, and writes
+    `tables/notebooks.csv` (notebook, seconds, peak_rss_mib).
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -88,7 +92,10 @@ def run_notebooks(profile: str, only: str = "", parameters: dict | None = None) 
     config = load_config(profile, overrides)
     install_kernel()
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    out = project_root() / "results" / config.profile / "notebooks"
+    results, began, rows = project_root() / "results" / config.profile, time.time(), []
+    out = results / "notebooks"
+    if not only:
+        write_json(results / "manifest.json", {"profile": config.profile, "records": {}})
     for path in notebook_paths(only):
         start = time.perf_counter()
         print(f"== {path.stem}", flush=True)
@@ -109,7 +116,20 @@ def run_notebooks(profile: str, only: str = "", parameters: dict | None = None) 
                     raise StudyError(f"{path.stem}: {error.evalue}") from None
                 raise
             tidy(temporary)
-        print(f"== {path.stem}: {time.perf_counter() - start:.0f} s, peak {cost.peak_rss_mib:.0f} MiB", flush=True)
+        seconds = time.perf_counter() - start
+        rows.append(f"{path.stem},{seconds:.1f},{cost.peak_rss_mib:.0f}\n")
+        print(f"== {path.stem}: {seconds:.0f} s, peak {cost.peak_rss_mib:.0f} MiB", flush=True)
+    if not only:
+        write_text(results / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
+        remove_older(results, began)
+
+
+def remove_older(results: Path, began: float) -> None:
+    """Delete records, tables and figures that were not written since `began` (seconds since the epoch)."""
+    for folder in ("records", "tables", "figures"):
+        for path in (results / folder).glob("*.*"):
+            if path.stat().st_mtime < began:
+                path.unlink()
 
 
 def tidy(path: Path) -> None:

@@ -122,6 +122,9 @@ def test_tables_and_figures(finished):
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
     wanted = {"dpo_round_1", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled", "ndcg_reward"}
     assert set(signal.arm) == wanted and set(signal.split) == {"train", "validation", "test", "train_later"}
+    assert pd.read_csv(results / "tables/notebooks.csv").notebook.tolist() == [path.stem for path in NOTEBOOKS]
+    listed = json.loads((results / "manifest.json").read_text())["records"]
+    assert {path.stem for path in (results / "records").glob("*.json")} == set(listed)
     stages = pd.read_csv(results / "tables/stages.csv")
     assert list(stages) == ["stage", "seconds", "peak_rss_mib"] and (stages.seconds >= 0).all()
     assert stages.peak_rss_mib.max() < 6 * 1024
