@@ -78,7 +78,7 @@ def limited(default, low=None, high=None, choices=None, text=""):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Histories, candidate lists and the user split (DESIGN: protocol)."""
+    """Histories, candidate lists and the user split (protocol: lists.py)."""
 
     name: str = limited("ml-100k", choices=("ml-100k", "ml-1m"), text="data set")
     max_users: int | None = limited(None, 20, 10**7, text="keep only this many users (by name hash); null keeps all")

@@ -1,6 +1,6 @@
 """Histories, the user split and candidate lists, with the protocol asserted while they are built.
 
-Protocol (DESIGN; KAR, arXiv 2306.10933, section 5.1 for the lists of ten): each user's interactions are sorted stably by
+Protocol (KAR, arXiv 2306.10933, section 5.1, for the lists of ten): each user's interactions are sorted stably by
 time; the first min(ceil(n/2), limit) are the history; later ones, four at a time, form lists with six negatives the user
 never interacted with; the label is 1 where rating >= 4. Users, not rows, are split.
 """

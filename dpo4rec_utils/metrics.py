@@ -1,7 +1,7 @@
 """Ranking metrics for lists with binary labels; all take (L, C) arrays and return one value a list.
 
 Candidates are ranked by descending score, ties by position in the list (which is random, see lists.py).
-Definitions as in DESIGN; NDCG after Jaervelin and Kekaelaeinen (2002), AP@k normalised by min(k, positives).
+NDCG after Jaervelin and Kekaelaeinen (2002), AP@k normalised by min(k, positives).
 """
 
 import numpy as np

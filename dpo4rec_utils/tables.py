@@ -42,7 +42,10 @@ def main_results(study: Study) -> pd.DataFrame:
 def comparisons(study: Study, arms) -> list[tuple[str, str]]:
     """(arm, baseline) pairs that the study asks about, where both arms are there."""
     last = study.final.name
-    asked = [(last, b) for b in ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "item")]
+    asked = [
+        (last, b)
+        for b in ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "title_mean", "item")
+    ]
     asked += [("dpo_cold", "zero_shot"), ("warm_start", "zero_shot"), ("zero_shot", "item"), ("template", "item")]
     asked += [("title_mean", "item"), ("item", "none")]
     return [(a, b) for a, b in asked if a in arms and b in arms]

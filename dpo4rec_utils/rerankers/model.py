@@ -8,7 +8,7 @@ class KnowledgeReranker(nn.Module):
     """Score candidate lists from ids, genres and text knowledge.
 
     A candidate's features are [id embedding, genres, item knowledge, user knowledge, their product]; the score adds a
-    learnt multiple of the inner product user knowledge . item knowledge (DESIGN: without an explicit interaction the
+    learnt multiple of the inner product user knowledge . item knowledge (without an explicit interaction the
     scorer learns to ignore the user's text). Knowledge that an arm lacks is a zero vector.
 
     forward(items (B, C) long, user_text (B, T), item_text (I, T), history (B, T') long or None) -> (B, C) logits;

@@ -113,12 +113,7 @@ def test_tables_and_figures(finished):
     thirds = pd.read_csv(results / "tables/breakdown.csv")
     assert set(thirds.groupby("fact").users.sum()) == {paired.users.max()}
     headline = pd.read_csv(results / "tables/headline.csv")
-    assert set(headline[headline.protocol == "popularity"].baseline) == arms - {
-        *ROUNDS,
-        "none",
-        "title_mean",
-        "dpo_cold",
-    }
+    assert set(headline[headline.protocol == "popularity"].baseline) == arms - {*ROUNDS, "none", "dpo_cold"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
     wanted = {"dpo_round_1", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled", "ndcg_reward"}
     assert set(signal.arm) == wanted and set(signal.split) == {"train", "validation", "test", "train_later"}
