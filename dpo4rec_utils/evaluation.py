@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from dpo4rec_utils.artifacts import content_key
 from dpo4rec_utils.config import ABLATIONS, PROTOCOLS, as_dict, derive_seed, generator
 from dpo4rec_utils.lists import SPLITS
 from dpo4rec_utils.metrics import CUTOFFS, METRICS, log_likelihood, ranked_labels, user_means
-from dpo4rec_utils.prompts import user_prefix
+from dpo4rec_utils.prompts import templates, user_prefix
 from dpo4rec_utils.study import Study
 from dpo4rec_utils.training import load_reranker, score_lists, train_all
 
@@ -129,14 +130,20 @@ def _summary(done: dict, names, arm: str, lists) -> dict:
 
 
 def depends_on(study: Study, protocol: str, arms, **more) -> dict:
-    named = (*TEXT_POLICIES, *ABLATIONS)
-    texts = {arm: study.policy(arm).key for arm in arms if arm in named or arm.startswith("dpo_round_")}
-    texts |= {arm: study.final.key for arm in arms if arm in ("dpo_shuffled", "user", "noise")}
+    """What decides an arm's metrics: its texts, the prompt templates, lists, re-rankers and seeds, and `more`."""
+    written = {arm: study.final.name if arm in ("dpo_shuffled", "user", "noise") else arm for arm in arms}
+    by_policy = (*TEXT_POLICIES, *ABLATIONS)
+    texts = {
+        arm: study.texts_depend_on(study.policy(name), study.in_loop(name))
+        for arm, name in written.items()
+        if name in by_policy or name.startswith("dpo_round_")
+    }
     parts = ("data", "llm", "encoder", "reranker")
     return {
         "protocol": protocol,
         "arms": list(arms),
-        "policies": texts,
+        "texts": texts,
+        "templates": content_key(templates()),
         "config": {part: as_dict(getattr(study.config, part)) for part in parts},
         "backbones": study.config.evaluation.backbones,
         "seed": study.seed,

@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from dpo4rec_utils.artifacts import content_key
+from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.lists import genre_matrix
 from dpo4rec_utils.prompts import Facts, templates
 from dpo4rec_utils.study import Study
@@ -102,8 +104,10 @@ def text_profile(study: Study, name: str) -> dict:
 
     if name != "template":
         study.arm_texts(name)
-    key = "template" if name == "template" else study.policy(name).key
-    depends = {"policy": key, "data": study.config.data.name, "users": len(study.cohort.users), "seed": study.seed}
-    depends |= {"decoding": study.decoding()}
+    depends = {"data": as_dict(study.config.data), "seed": study.seed, "templates": content_key(templates())}
+    if name == "template":
+        depends["samples"] = study.config.llm.evaluation_samples
+    else:
+        depends |= study.texts_depend_on(study.policy(name), study.in_loop(name))
     study.store.stage("guards", name, depends, build)
     return study.store.record("guards", name)["metrics"]

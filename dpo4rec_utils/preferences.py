@@ -27,16 +27,22 @@ def build_pairs(rewards, users, prompts, texts, lists_per_user, config) -> pd.Da
 
 
 def random_pairs(pairs: pd.DataFrame, texts_of, rng: np.random.Generator) -> pd.DataFrame:
-    """The control: as many pairs for the same users and prompts, two different texts each, drawn without the reward.
+    """The control: as many pairs for the same users and prompts, without the reward.
 
-    texts_of: user -> {sample: completion}, the texts that may be paired.
+    A user's distinct texts are shuffled and cut into pairs, so that, as in `build_pairs`, no text stands in two of them
+    (unless there are too few texts, when the shuffle starts again). texts_of: user -> {sample: completion}, the texts
+    that may be paired.
     """
     rows = []
-    for row in pairs.itertuples():
-        texts = texts_of[row.user]
-        distinct = list({text.strip(): j for j, text in reversed(texts.items())}.values())[::-1]
-        a, b = rng.choice(distinct, 2, replace=False)
-        rows.append((row.user, row.prompt, texts[a], texts[b], int(a), int(b), float("nan")))
+    for user, mine in pairs.groupby("user", sort=False):
+        texts = texts_of[user]
+        distinct = sorted({text.strip(): j for j, text in reversed(texts.items())}.values())
+        order: list[int] = []
+        for prompt in mine.prompt:
+            if len(order) < 2:
+                order = rng.permutation(distinct).tolist()
+            a, b = order.pop(), order.pop()
+            rows.append((user, prompt, texts[a], texts[b], int(a), int(b), float("nan")))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

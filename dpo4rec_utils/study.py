@@ -85,17 +85,7 @@ class Study:
 
         `many`: `train_samples` texts for train users (a policy of the loop), else `evaluation_samples` for everyone.
         """
-        llm, train = self.config.llm, set(self.cohort.of("train"))
-        requests = [
-            (
-                str(user),
-                prompt,
-                llm.train_samples if many and user in train else llm.evaluation_samples,
-                derive_seed(self.seed, "sampling", self.cohort.users[user]),
-            )
-            for user, prompt in enumerate(self.prompts)
-        ]
-        depends = {"policy": policy.key, "decoding": self.decoding(), "requests": content_key(requests)}
+        llm, requests, depends = self.config.llm, self._requests(many), self.texts_depend_on(policy, many)
 
         def build(folder):
             require_free_memory(2)
@@ -106,6 +96,26 @@ class Study:
 
         table = read_shards(self.store.stage("texts", policy.name, depends, build))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
+
+    def _requests(self, many: bool) -> list[tuple[str, str, int, int]]:
+        llm, train = self.config.llm, set(self.cohort.of("train"))
+        return [
+            (
+                str(user),
+                prompt,
+                llm.train_samples if many and user in train else llm.evaluation_samples,
+                derive_seed(self.seed, "sampling", self.cohort.users[user]),
+            )
+            for user, prompt in enumerate(self.prompts)
+        ]
+
+    def texts_depend_on(self, policy: Policy, many: bool) -> dict:
+        """What decides the texts of a policy: its weights, the decoding, and every prompt with its samples and seed."""
+        return {
+            "policy": policy.key,
+            "decoding": self.decoding(),
+            "requests": content_key(self._requests(many)),
+        }
 
     def arm_texts(self, name: str) -> pd.DataFrame:
         """The texts of a policy by its arm's name; policies of the loop have more of them for train users."""
@@ -298,6 +308,7 @@ class Study:
             "seen": [p.key for p in seen],
             "llm_only": llm_only,
             "prompts": content_key(self.prompts),
+            "templates": content_key(prompts.templates()),
             "samples": samples | self.decoding(),
             **{part: as_dict(getattr(self.config, part)) for part in ("data", "reward", "reranker", "encoder")},
             "seed": self.seed,

@@ -71,8 +71,19 @@ def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:
 
 
 def train_reranker(task: Task) -> Trained:
-    """Train one re-ranker: per-candidate cross-entropy, AdamW, averaged weights, the best validation epoch kept."""
+    """Train one re-ranker: per-candidate cross-entropy, AdamW, averaged weights, the best validation epoch kept.
+
+    On one thread, so that results do not depend on how many there are; the caller's number is set again afterwards.
+    """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        return _train(task)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(task: Task) -> Trained:
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)
     config, model = task.config, _model(task)

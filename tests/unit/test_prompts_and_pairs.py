@@ -91,7 +91,9 @@ def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
     pairs = pd.DataFrame([(u, "p", "x", "y", 0, 1, 1.0) for u in [0] * 300 + [1] * 20], columns=preferences.COLUMNS)
     drawn = preferences.random_pairs(pairs, texts, np.random.default_rng(0))
     assert len(drawn) == len(pairs) and (drawn.user == pairs.user).all() and (drawn.chosen != drawn.rejected).all()
-    share = (drawn[drawn.user == 0].chosen_sample < drawn[drawn.user == 0].rejected_sample).mean()
+    first = drawn[drawn.user == 0][["chosen_sample", "rejected_sample"]].to_numpy()
+    assert all(len(set(three.ravel())) == 6 for three in np.split(first, 100)), "a text stands in two pairs"
+    share = (first[:, 0] < first[:, 1]).mean()
     assert 0.35 < share < 0.65
     second = drawn[drawn.user == 1]
     assert {frozenset(pair) for pair in zip(second.chosen_sample, second.rejected_sample, strict=True)} == {
