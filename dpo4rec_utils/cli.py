@@ -88,6 +88,9 @@ def run_notebooks(profile: str, only: str = "", parameters: dict | None = None) 
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from dpo4rec_utils.reports import write_report
+    from dpo4rec_utils.study import Study
+
     overrides = overrides_of(parameters or {})
     config = load_config(profile, overrides)
     install_kernel()
@@ -122,6 +125,7 @@ def run_notebooks(profile: str, only: str = "", parameters: dict | None = None) 
     if not only:
         write_text(results / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
         remove_older(results, began)
+        write_report(Study(config))
 
 
 def remove_older(results: Path, began: float) -> None:

@@ -41,6 +41,7 @@ ARMS = (
     "dpo_cold",
     "dpo_shuffled",
 )
+COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
 # Round 1 with one thing changed: fields of AlignmentConfig, and the kind of reward the pairs are made by.
 ABLATIONS = {
     "ndcg_reward": {"reward": "ndcg"},
@@ -185,7 +186,7 @@ class EvaluationConfig:
     ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants of round 1, judged by referees")
     seeds: int = limited(5, 1, 50)
     shared_seeds: int = limited(5, 1, 50)
-    bootstrap: int = limited(10000, 100, 10**6)
+    bootstrap: int = limited(10000, 2000, 10**6)
     workers: int = limited(2, 1, 64, text="processes that train re-rankers, one thread each")
 
 
@@ -226,8 +227,11 @@ def _typed(value, kind):
         if not isinstance(value, (list, tuple)):
             raise TypeError
         return tuple(_typed(v, typing.get_args(kind)[0]) for v in value)
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, str):  # YAML reads 1e-4, without a dot, as a string
+        try:
+            return float(value)
+        except ValueError:
+            raise TypeError from None
     if type(value) is not kind:
         raise TypeError
     return value
@@ -286,6 +290,13 @@ def load_config(profile: str, overrides: dict | None = None) -> Config:
     config = _build(Config, _merge(given, overrides or {}) | {"profile": path.stem})
     if config.data.train_share + config.data.validation_share >= 1:
         raise ConfigError("data.train_share + data.validation_share must stay below 1: the rest is the test share.")
+    if config.llm.train_samples < config.llm.evaluation_samples:
+        raise ConfigError(
+            "llm.train_samples must be at least llm.evaluation_samples: train users' texts are evaluated, too."
+        )
+    missing = [arm for arm in COMPARED if arm not in config.evaluation.arms]
+    if missing:
+        raise ConfigError(f"evaluation.arms lacks {', '.join(missing)}; the tables compare {', '.join(COMPARED)}.")
     return config
 
 

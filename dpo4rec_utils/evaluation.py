@@ -1,7 +1,7 @@
 """The evidence: test users' lists, read once an arm and scorer.
 
 Two scorers. *own* trains a re-ranker per arm on that arm's texts (the paper's way). *shared* trains one re-ranker per
-backbone and seed on the union of every arm's texts of train users and swaps only the user's text at test time: paired by
+backbone and seed on the arms' texts of train users together and swaps only the user's text at test time: paired by
 construction. Validation users' differences are kept beside, for the power analysis.
 """
 
@@ -186,14 +186,21 @@ def own(study: Study, protocol: str, arm: str, ablation: str = "", backbones=Non
 
 
 def shared(study: Study, protocol: str) -> dict:
-    """Metrics of all arms but 'none' with one re-ranker a backbone and seed, trained on the union of their texts."""
+    """Metrics of all arms but 'none' with one re-ranker a backbone and seed, trained on the union of their texts.
+
+    Every arm has as many texts of a user in the union, and of the rounds only the last one is in it: an arm that the
+    re-rankers read more often would be known better, not be better.
+    """
     config = study.config.evaluation
     arms = [arm for arm in arm_names(study, protocol) if arm != "none"]
+    left_out = {"dpo_shuffled", *(f"dpo_round_{r}" for r in range(1, study.config.alignment.rounds))}
+    learnt = [arm for arm in arms if arm not in left_out]
 
     def build(folder):
         test = study.lists(protocol).of_users(study.cohort.of("test"))
         texts = {arm: arm_text(study, arm) for arm in arms}
-        union = np.concatenate([text for arm, text in texts.items() if arm != "dpo_shuffled"], axis=1)
+        place = np.arange(study.config.llm.evaluation_samples)
+        union = np.concatenate([texts[arm][:, place % texts[arm].shape[1]] for arm in learnt], axis=1)
         cells = [(b, s) for b in config.backbones for s in range(config.shared_seeds)]
         tasks = {
             f"{b}-{s}": study.task(b, protocol, union, derive_seed(study.seed, "shared", protocol, b, s))
@@ -208,7 +215,9 @@ def shared(study: Study, protocol: str) -> dict:
         }
         return {"protocol": protocol, "scorer": "shared", "arms": summary}
 
-    study.store.stage("shared", protocol, depends_on(study, protocol, arms, seeds=config.shared_seeds), build)
+    study.store.stage(
+        "shared", protocol, depends_on(study, protocol, arms, seeds=config.shared_seeds, union=learnt), build
+    )
     return study.store.record("shared", protocol)["metrics"]
 
 

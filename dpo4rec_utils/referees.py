@@ -34,6 +34,9 @@ def referees(study: Study) -> dict:
     loop = [p for p in chain if p.name != "zero_shot"] if config.alignment.warm_start else chain
     names = [p.name for p in chain] + other_arms(study)
     depends = depends_on(study, "popularity", names, reward=as_dict(config.reward))
+    for name in names:
+        if name != "template" and name != "dpo_shuffled":
+            study.arm_texts(name)
 
     def build(folder):
         texts = {name: arm_text(study, name) for name in names}
@@ -69,9 +72,9 @@ def other_arms(study: Study) -> list[str]:
 
 
 def ablation_table(study: Study) -> pd.DataFrame:
-    """What the referees think of round 1, its controls and its variants, by record: arm, split, reward, users,
+    """What the referees think of round 1, its controls and its variants: arm, split, reward, users,
     difference (to the policy that round 1 started from), half (of the 95 % interval), t."""
-    metrics, rows = study.store.record("referees", "rounds")["metrics"], []
+    metrics, rows = referees(study), []
     start, values = study.start.name, metrics["values"]
     for arm, split, kind in itertools.product(["dpo_round_1", *metrics["others"]], PARTS, REFEREE_KINDS):
         change = np.subtract(values[f"{arm}/{split}/{kind}"], values[f"{start}/{split}/{kind}"])
@@ -124,13 +127,14 @@ def claims(study: Study, loop) -> dict[str, list[float]]:
 def rounds_table(study: Study) -> pd.DataFrame:
     """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts, from records alone.
 
-    Splits are train, validation and test users, and 'train_later', the later lists of train users.
+    Splits are train users (whose lists the referees were trained on), validation users (by whom their epoch was chosen),
+    test users, and 'train_later', the later lists of train users. `distinct_texts` and `mean_tokens` are of all texts.
 
     Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
     'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
     its differences summed over rounds; the level has no meaning across models and is left out).
     """
-    metrics = study.store.record("referees", "rounds")["metrics"]
+    metrics = referees(study)
     loop, rows = metrics["loop"], []
     for name in metrics["policies"]:
         number = loop.index(name) if name in loop else -1

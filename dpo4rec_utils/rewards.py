@@ -66,7 +66,7 @@ def reward_tasks(base: Task, train_users, unseen_users, lists: CandidateLists, t
     """The trainings of a cross-fitted reward model: name -> (task, finish), and the lists each one scores.
 
     `base` holds the mixture as its texts and all train users' lists; `text` (U, S, T) is what is scored. A fold's model
-    scores the users of that fold and `unseen_users` (validation), whom no model was trained on.
+    scores the users of that fold and `unseen_users` (validation), who serve early stopping alone.
     """
     fold = user_folds(np.asarray(train_users), config.folds, seed)
     jobs, scored = {}, {}

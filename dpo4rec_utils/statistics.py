@@ -5,10 +5,14 @@ from statistics import NormalDist
 import numpy as np
 
 
-def paired_differences(differences: np.ndarray, bootstrap: int, rng: np.random.Generator) -> list[dict]:
+def paired_differences(
+    differences: np.ndarray, bootstrap: int, rng: np.random.Generator, seeds: np.ndarray | None = None
+) -> list[dict]:
     """Mean of each column of per-user differences (U, n) with its 95 % percentile interval and a two-sided bootstrap p.
 
-    Users are resampled, the same resamples for every column. The p-value is the share of centred resamples at least as
+    Users are resampled, the same resamples for every column. `seeds` (S, n), the mean difference of each training seed,
+    has seeds resampled as well, their deviations widened by sqrt(S / (S - 1)) as S is small: without it an interval
+    would hold for these trained re-rankers only. The p-value is the share of centred resamples at least as
     far from zero as the mean (Efron and Tibshirani, 1993, ch. 16), with one added to both counts. Raises `ValueError` for
     fewer than two users or a missing value.
     """
@@ -18,6 +22,10 @@ def paired_differences(differences: np.ndarray, bootstrap: int, rng: np.random.G
         raise ValueError("paired differences need two users at least and a value for each")
     weights = rng.multinomial(users, np.full(users, 1 / users), size=bootstrap) / users
     means = weights @ differences
+    if seeds is not None and len(seeds) > 1:
+        count = len(seeds)
+        deviations = (seeds - np.mean(seeds, axis=0)) * np.sqrt(count / (count - 1))
+        means += rng.multinomial(count, np.full(count, 1 / count), size=bootstrap) / count @ deviations
     mean = differences.mean(axis=0)
     extreme = (np.abs(means - mean) >= np.abs(mean) - 1e-15).sum(axis=0)
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
@@ -49,7 +57,8 @@ def detectable_difference(
     """Smallest true mean difference that a study of `users` users finds with probability `power` at two-sided `alpha`.
 
     Simulated from the differences (seeds, U) of a pilot: 2,000 studies draw seeds and users with replacement, average
-    over seeds, and test the mean over users; the pilot's own mean is taken out. Both noises are in it, as in the study.
+    over seeds, and test the mean with the noise of users and of seeds, as `paired_differences` does; the pilot's own mean
+    is taken out.
     """
     differences = np.asarray(differences, dtype=float)
     differences = differences - differences.mean()
@@ -57,8 +66,11 @@ def detectable_difference(
     needed = []
     for _ in range(2000):
         seeds = rng.integers(len(differences), size=len(differences))
-        drawn = differences[seeds][:, rng.integers(differences.shape[1], size=users)].mean(axis=0)
-        needed.append(critical * drawn.std(ddof=1) / np.sqrt(users) - drawn.mean())
+        drawn = differences[seeds][:, rng.integers(differences.shape[1], size=users)]
+        variance = drawn.mean(axis=0).var(ddof=1) / users
+        if len(drawn) > 1:
+            variance += drawn.mean(axis=1).var(ddof=1) / len(drawn)
+        needed.append(critical * np.sqrt(variance) - drawn.mean())
     return float(np.quantile(needed, power))
 
 

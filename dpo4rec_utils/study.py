@@ -1,7 +1,7 @@
 """The study as a graph of artefacts: data, knowledge, rewards, pairs, policies. Notebooks call this and nothing deeper.
 
 Every method makes its artefact once (see artifacts.Store) and returns it; asking again reads it from disk. Test users'
-lists are read by evaluation.py and referees.py alone.
+lists are read by evaluation, referees and understanding alone.
 """
 
 import functools
@@ -413,7 +413,10 @@ class Study:
         return self.store.stage("export", "final", depends, build) / "dpo4rec-q8_0.gguf"
 
     def log_ratio(self, policy: Policy, reference: Policy, users, limit: int = 32) -> float:
-        """Monte-Carlo KL(policy || reference) in nats a text, over one sampled text of up to `limit` users."""
+        """Mean log-ratio of policy and reference in nats per text, over one text of up to `limit` users.
+
+        An estimate of KL(policy || reference) for texts sampled as the study does (temperature, top-p), without the end.
+        """
         table = self.arm_texts(policy.name)
         table = table[(table["sample"] == 0) & table.user.isin(list(users)[:limit])]
         prompt = [self.prompts[u] for u in table.user]

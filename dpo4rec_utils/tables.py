@@ -1,24 +1,24 @@
-"""The tables of the evidence, from records alone: main results, paired differences, power."""
+"""The tables of the evidence, from the records of `own` and `shared`: main results, paired differences, power."""
 
 import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.config import generator
-from dpo4rec_utils.evaluation import arm_names
+from dpo4rec_utils.evaluation import arm_names, own, shared
 from dpo4rec_utils.metrics import CUTOFFS
 from dpo4rec_utils.statistics import detectable_difference, holm, paired_differences
 from dpo4rec_utils.study import Study
 
 
 def evidence(study: Study) -> list[dict]:
-    """The metrics of every own and shared record of this configuration's table, in order; missing ones are errors."""
+    """The metrics of every own and shared record of this configuration, in order; what is missing is made."""
     found = []
     for protocol in ("popularity", "uniform"):
         arms = arm_names(study, protocol)
         merged = {"protocol": protocol, "scorer": "own", "arms": {}}
         for arm in arms:
-            merged["arms"] |= study.store.record("own", f"{protocol}-{arm}")["metrics"]["arms"]
-        found += [merged, study.store.record("shared", protocol)["metrics"]]
+            merged["arms"] |= own(study, protocol, arm)["arms"]
+        found += [merged, shared(study, protocol)]
     return found
 
 
@@ -51,10 +51,16 @@ def comparisons(study: Study, arms) -> list[tuple[str, str]]:
     return [(a, b) for a, b in asked if a in arms and b in arms]
 
 
-def paired_table(study: Study) -> pd.DataFrame:
-    """Differences paired by user, user values averaged over seeds, with bootstrap intervals and Holm-adjusted p.
+def _seed_means(summary: dict, backbone: str, metric: str) -> np.ndarray:
+    """(S,) mean over users of a metric with each training seed, in the order of seeds."""
+    mine = (row for row in summary["seeds"] if (row["backbone"], row["metric"]) == (backbone, metric))
+    return np.array([row["user"] for row in sorted(mine, key=lambda row: row["seed"])])
 
-    A Holm family is one protocol, scorer, metric and k: all comparisons and backbones together.
+
+def paired_table(study: Study) -> pd.DataFrame:
+    """Differences paired by user, user values averaged over seeds, with Holm-adjusted p.
+
+    Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer, metric and k: all comparisons and backbones together.
     """
     rows = []
     for part in evidence(study):
@@ -66,8 +72,14 @@ def paired_table(study: Study) -> pd.DataFrame:
             for b, m, k in cells
             for a, c in pairs
         ]
+        seeds = [
+            _seed_means(arms[a], b, f"{m}@{k}") - _seed_means(arms[c], b, f"{m}@{k}")
+            for b, m, k in cells
+            for a, c in pairs
+        ]
         rng = generator(study.seed, "bootstrap", part["protocol"], part["scorer"])
-        results = paired_differences(np.stack(columns, axis=1), study.config.evaluation.bootstrap, rng)
+        draws = study.config.evaluation.bootstrap
+        results = paired_differences(np.stack(columns, axis=1), draws, rng, np.stack(seeds, axis=1))
         names = [(b, m, k, a, c) for b, m, k in cells for a, c in pairs]
         for (b, m, k, a, c), result in zip(names, results, strict=True):
             row = {"protocol": part["protocol"], "backbone": b, "scorer": part["scorer"], "arm": a, "baseline": c}
@@ -93,7 +105,13 @@ def headline(study: Study, paired: pd.DataFrame, metric: str = "ndcg", k: int = 
                 np.mean([arms[arm]["by_user"][f"{b}/{metric}@{k}"] for b in backbones], axis=0)
                 for arm in (last, baseline)
             ]
-            result = paired_differences((values[0] - values[1])[:, None], study.config.evaluation.bootstrap, rng)[0]
+            seeds = [
+                np.mean([_seed_means(arms[arm], b, f"{metric}@{k}") for b in backbones], axis=0)
+                for arm in (last, baseline)
+            ]
+            draws = study.config.evaluation.bootstrap
+            change, by_seed = (values[0] - values[1])[:, None], (seeds[0] - seeds[1])[:, None]
+            result = paired_differences(change, draws, rng, by_seed)[0]
             key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": baseline}
             mine = paired[(paired[[*key, "metric", "k"]] == pd.Series(key | {"metric": metric, "k": k})).all(axis=1)]
             count = int(((mine.p_holm < 0.05) & (mine.difference > 0)).sum())

@@ -62,7 +62,9 @@ def user_facts(study: Study, users) -> pd.DataFrame:
 
 
 def claimed_changes(study: Study) -> pd.Series:
-    """What round 1 changes for each train user that has a pair, by the reward models that never saw the user's lists.
+    """What round 1 changes for each train user that has a pair, by reward models trained without the user's lists.
+
+    These models made the pairs, so this is the loop's own view and no evidence.
 
     Log-likelihood of round 1's texts less round 0's, in nats; index: user (position), sorted from worst to best.
     """

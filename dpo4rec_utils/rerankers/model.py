@@ -34,7 +34,7 @@ class KnowledgeReranker(nn.Module):
 
     def standardise(self, side: str, text: torch.Tensor) -> None:
         """Take mean and deviation of `text` (n, T) for this side's input: sentence vectors of one genre of text lie in a
-        narrow cone, and what tells them apart is small beside what they share. An all-zero text stays zero."""
+        narrow cone, and what tells them apart is small beside what they share."""
         getattr(self, f"{side}_mean").copy_(text.mean(dim=0))
         getattr(self, f"{side}_std").copy_(text.std(dim=0).clamp(min=1e-3))
 

@@ -22,6 +22,8 @@ from dpo4rec_utils.config import ConfigError, derive_seed, load_config, load_not
         ({"sed": 1}, ("sed", "1", "seed")),
         ({"data": 5}, ("data", "5", "history_limit")),
         ({"data": {"train_share": 0.9, "validation_share": 0.2}}, ("train_share", "validation_share", "below 1")),
+        ({"llm": {"train_samples": 2, "evaluation_samples": 4}}, ("llm.train_samples", "llm.evaluation_samples")),
+        ({"evaluation": {"arms": ["none", "item"]}}, ("evaluation.arms", "zero_shot", "random_pairs")),
         ({"data": {"train_share": float("nan")}}, ("data.train_share", "nan", "0.1 to 0.9")),
     ],
 )
@@ -32,7 +34,7 @@ def test_errors_name_key_value_and_what_is_allowed(overrides, words):
 
 
 def test_unknown_profile_lists_the_profiles():
-    with pytest.raises(ConfigError, match="ml-100k, smoke"):
+    with pytest.raises(ConfigError, match="ml-100k, ml-100k-thorough, smoke"):
         load_config("ml100k")
 
 
@@ -46,6 +48,7 @@ def test_malformed_yaml_is_one_sentence(tmp_path):
 def test_overrides_keep_the_rest_of_the_profile_and_freeze():
     config = load_config("smoke", {"llm": {"temperature": 1}})
     assert config.llm.temperature == 1.0 and config.llm.train_samples == 4
+    assert load_config("smoke", {"alignment": {"learning_rate": "1e-4"}}).alignment.learning_rate == 1e-4
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 3
 

@@ -65,6 +65,15 @@ def test_paired_differences_agree_with_the_normal_theory():
     assert result["ci_high"] == pytest.approx(sample.mean() + 1.96 * error, abs=0.15 * error)
 
 
+def test_noise_of_seeds_widens_the_interval():
+    rng = np.random.default_rng(4)
+    users, seeds = rng.normal(0.2, 1, size=(400, 1)), rng.normal(0.2, 0.1, size=(5, 1))
+    result = statistics.paired_differences(users, 20000, rng, seeds)[0]
+    error = np.sqrt(users.std() ** 2 / 400 + seeds.std(ddof=1) ** 2 / 5)
+    assert (result["ci_high"] - result["ci_low"]) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert result["difference"] == pytest.approx(users.mean())
+
+
 def test_no_effect_is_significant_about_as_often_as_it_says():
     rng = np.random.default_rng(2)
     table = rng.normal(size=(80, 400))
