@@ -31,8 +31,8 @@ from dpo4rec_utils.artifacts import StudyError, read_json, write_json
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.policies import Policy, load_model, load_tokenizer
 
-# Rows of a forward pass; gradients are accumulated to the batch size. Larger needs more than 6 GiB at the default prompt.
-MICRO_BATCH = 4
+# Distinct prompts of a forward pass, which decide its memory; gradients are accumulated to the batch size.
+MICRO_PROMPTS = 2
 
 disable_progress_bars()
 
@@ -207,8 +207,14 @@ PREFERENCE = (
 )
 
 
-def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, rows: int, **extra):
-    micro = min(config.batch_size, MICRO_BATCH)
+def micro_batch(prompts: pd.Series, batch_size: int) -> int:
+    """Rows of a forward pass: a power of two up to 4, about `MICRO_PROMPTS` prompts with all their rows."""
+    rows = MICRO_PROMPTS * max(1, len(prompts) // prompts.nunique())
+    return min(batch_size, 4 if rows >= 4 else 2)
+
+
+def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, prompts: pd.Series, **extra):
+    micro, rows = micro_batch(prompts, config.batch_size), len(prompts)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     return kind(
         use_cpu=not torch.cuda.is_available(),
@@ -287,7 +293,7 @@ def warm_start(policy: Policy, examples: pd.DataFrame, folder: Path, config, see
         for prompt, completion in zip(examples.prompt, examples.completion, strict=True)
     ]
     arguments = _arguments(
-        SFTConfig, folder, config, seed, precision, len(rows), completion_only_loss=True, packing=False
+        SFTConfig, folder, config, seed, precision, examples.prompt, completion_only_loss=True, packing=False
     )
     arguments.learning_rate = config.warm_start_learning_rate
     trainer = (PrefixSharedSFTTrainer if config.implementation == "prefix_shared" else SFTTrainer)(
@@ -315,7 +321,7 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed:
         config,
         seed,
         precision,
-        len(pairs),
+        pairs.prompt,
         beta=config.beta,
         loss_type=[config.loss],
         label_smoothing=config.label_smoothing,

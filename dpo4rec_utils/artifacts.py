@@ -152,9 +152,12 @@ def measure(journal: Path | None = None):
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The checked-out commit, '-dirty' behind it where a tracked file outside results/ differs from it."""
+    git = ["git", "-C", str(project_root())]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        asked = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)results"], capture_output=True)
+        return asked.stdout.strip() + ("-dirty" if same.returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -19,7 +19,7 @@ from dpo4rec_utils.artifacts import StudyError, atomic_path, measure, project_ro
 from dpo4rec_utils.config import ConfigError, load_config
 
 KERNEL = "dpo4rec"
-DISK_GIB, MEMORY_GIB = 5, 6
+DISK_GIB, MEMORY_GIB = 5, 8
 
 
 def main(arguments=None) -> int:

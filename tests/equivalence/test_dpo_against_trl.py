@@ -40,6 +40,12 @@ def test_packing_by_hand():
     assert packed.mask[1, 0, 5].int().tolist() == [0, 1, 1, 1, 1, 1]  # left padding is never seen by a token
 
 
+def test_a_forward_pass_holds_two_prompts_or_so():
+    whole, single = pd.Series(list("aaaabbbb")), pd.Series(list("abcdefgh"))
+    assert alignment.micro_batch(whole, 16) == 4 and alignment.micro_batch(single, 16) == 2
+    assert alignment.micro_batch(single, 1) == 1
+
+
 def tiny_model(*_):
     torch.manual_seed(0)
     config = LlamaConfig(
