@@ -112,9 +112,8 @@ def update_readme(study: Study, readme: Path) -> None:
     effect[interval] = [f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in effect.itertuples()]
     effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
     effect = effect[["last round against", "scorer", interval, "backbones with Holm p < 0.05"]]
-    run = pd.read_csv(tables / "notebooks.csv")
     text = f"""
-Profile `{study.config.profile}` on {record["device"]}: {run.seconds.sum() / 60:.0f} minutes for all notebooks, peak {run.peak_rss_mib.max() / 1024:.1f} GiB.
+Profile `{study.config.profile}` on {record["device"]}: {stages.seconds.sum() / 60:.0f} minutes in all stages, peak {stages.peak_rss_mib.max() / 1024:.1f} GiB.
 
 ![{caption}]({name}/figures/05_forest_shared.png)
 
