@@ -115,7 +115,7 @@ def test_tables_and_figures(finished):
     headline = pd.read_csv(results / "tables/headline.csv")
     assert set(headline[headline.protocol == "popularity"].baseline) == arms - {*ROUNDS, "none", "dpo_cold"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
-    wanted = {"dpo_round_1", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled", "ndcg_reward"}
+    wanted = {"dpo_round_1", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled"}
     assert set(signal.arm) == wanted and set(signal.split) == {"train", "validation", "test", "train_later"}
     assert pd.read_csv(results / "tables/notebooks.csv").notebook.tolist() == [path.stem for path in NOTEBOOKS]
     listed = json.loads((results / "manifest.json").read_text())["records"]
@@ -147,9 +147,9 @@ def test_the_texts_are_the_llms(finished):
 
 def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     records = {p.stem: json.loads(p.read_text()) for p in (finished / "results/smoke/records").glob("policy-*.json")}
-    for name in (*ROUNDS, "random_pairs", "dpo_cold", "ndcg_reward"):
+    for name in (*ROUNDS, "random_pairs", "dpo_cold"):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    assert len({record["key"] for record in records.values()}) == len(records) == 7
+    assert len({record["key"] for record in records.values()}) == len(records) == 6
 
 
 RESUME = """

@@ -1,11 +1,12 @@
 """A typo, a wrong type or a value out of range is an error that names the key, the value and what is allowed."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 
 from dpo4rec_utils import cli
-from dpo4rec_utils.config import ConfigError, derive_seed, load_config, load_notebook_config
+from dpo4rec_utils.config import ABLATIONS, AlignmentConfig, ConfigError, derive_seed, load_config, load_notebook_config
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,10 @@ def test_command_line_parameters_are_checked_too(capsys):
 def test_seeds_differ_by_name_and_repeat():
     assert derive_seed(1, "a", 2) == derive_seed(1, "a", 2)
     assert len({derive_seed(1, "a", 2), derive_seed(1, "a", 3), derive_seed(2, "a", 2)}) == 3
+
+
+def test_every_ablation_names_fields_of_the_alignment():
+    for name, change in ABLATIONS.items():
+        replace(AlignmentConfig(), **{field: value for field, value in change.items() if field != "reward"})
+        assert set(change) and change.get("reward", "ndcg") in ("ndcg", "map"), name
+        load_config("smoke", {"alignment": {k: v for k, v in change.items() if k != "reward"}})
