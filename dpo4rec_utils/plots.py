@@ -141,7 +141,7 @@ def power_curves(table: pd.DataFrame, users: int):
     axis.axvline(users, color="black", linewidth=0.8, linestyle=":")
     axis.set(xlabel=f"test users (dotted: this study, {users})", ylabel="detectable NDCG@7 difference")
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
 
 
