@@ -10,9 +10,10 @@ a batch, rows are shuffled by prompt before training and read in order.
 """
 
 import functools
+import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -208,9 +209,9 @@ PREFERENCE = (
 
 
 def micro_batch(prompts: pd.Series, batch_size: int) -> int:
-    """Rows of a forward pass: a power of two up to 4, about `MICRO_PROMPTS` prompts with all their rows."""
+    """Rows of a forward pass: 1, 2 or 4, about `MICRO_PROMPTS` prompts with all their rows; it divides `batch_size`."""
     rows = MICRO_PROMPTS * max(1, len(prompts) // prompts.nunique())
-    return min(batch_size, 4 if rows >= 4 else 2)
+    return math.gcd(batch_size, 4 if rows >= 4 else 2)
 
 
 def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, prompts: pd.Series, **extra):
@@ -220,7 +221,7 @@ def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision
         use_cpu=not torch.cuda.is_available(),
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, config.batch_size // micro),
+        gradient_accumulation_steps=config.batch_size // micro,
         learning_rate=config.learning_rate,
         num_train_epochs=config.epochs,
         lr_scheduler_type="linear",
@@ -292,10 +293,10 @@ def warm_start(policy: Policy, examples: pd.DataFrame, folder: Path, config, see
         {"prompt": prompt, "completion": completion + tokenizer.eos_token}
         for prompt, completion in zip(examples.prompt, examples.completion, strict=True)
     ]
+    supervised = replace(config, learning_rate=config.warm_start_learning_rate)
     arguments = _arguments(
-        SFTConfig, folder, config, seed, precision, examples.prompt, completion_only_loss=True, packing=False
+        SFTConfig, folder, supervised, seed, precision, examples.prompt, completion_only_loss=True, packing=False
     )
-    arguments.learning_rate = config.warm_start_learning_rate
     trainer = (PrefixSharedSFTTrainer if config.implementation == "prefix_shared" else SFTTrainer)(
         load_model(policy),
         args=arguments,

@@ -1,5 +1,7 @@
 """The tables of the evidence, from the records of `own` and `shared`: main results, paired differences, power."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,7 @@ from dpo4rec_utils.statistics import detectable_difference, holm, paired_differe
 from dpo4rec_utils.study import Study
 
 
+@functools.lru_cache(maxsize=1)
 def evidence(study: Study) -> list[dict]:
     """The metrics of every own and shared record of this configuration, in order; what is missing is made."""
     found = []
@@ -60,7 +63,8 @@ def _seed_means(summary: dict, backbone: str, metric: str) -> np.ndarray:
 def paired_table(study: Study) -> pd.DataFrame:
     """Differences paired by user, user values averaged over seeds, with Holm-adjusted p.
 
-    Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer, metric and k: all comparisons and backbones together.
+    Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer, metric
+    and k: all comparisons and backbones together.
     """
     rows = []
     for part in evidence(study):

@@ -43,7 +43,7 @@ def test_packing_by_hand():
 def test_a_forward_pass_holds_two_prompts_or_so():
     whole, single = pd.Series(list("aaaabbbb")), pd.Series(list("abcdefgh"))
     assert alignment.micro_batch(whole, 16) == 4 and alignment.micro_batch(single, 16) == 2
-    assert alignment.micro_batch(single, 1) == 1
+    assert alignment.micro_batch(single, 1) == alignment.micro_batch(whole, 3) == 1, "the batch size must be kept"
 
 
 def tiny_model(*_):
