@@ -42,8 +42,10 @@ ARMS = (
     "dpo_shuffled",
 )
 COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
-# Round 1 with one thing changed: fields of AlignmentConfig, and the kind of reward the pairs are made by.
+# Round 1 with one thing changed: fields of AlignmentConfig, and the kind of reward the pairs are made by. `prompt` is the
+# zero-shot LLM asked by another prompt template.
 ABLATIONS = {
+    "titles_prompt": {"prompt": "titles"},
     "ndcg_reward": {"reward": "ndcg"},
     "map_reward": {"reward": "map"},
     "ipo": {"loss": "ipo"},
@@ -100,8 +102,8 @@ class LLMConfig:
     model: str = limited("embedded", text="'embedded' (SmolLM2-135M-Instruct), a local folder or a Hub id")
     engine: str = limited("openvino", choices=("openvino", "transformers"))
     prompt: str = limited("counts", choices=("counts", "titles"), text="user prompt template")
-    train_samples: int = limited(8, 2, 64, text="texts a train user (N of the paper)")
-    evaluation_samples: int = limited(4, 1, 64, text="texts a validation or test user")
+    train_samples: int = limited(8, 2, 64, text="texts of a user whose texts become pairs (N of the paper)")
+    evaluation_samples: int = limited(4, 1, 64, text="texts of every other user")
     max_new_tokens: int = limited(40, 4, 512)
     temperature: float = limited(0.9, 0.05, 2.0)
     top_p: float = limited(0.95, 0.05, 1.0)
@@ -129,14 +131,12 @@ class RerankerConfig:
     heads: int = limited(2, 1, 16)
     adapter: str = limited("hea", choices=("hea", "moe", "mlp"))
     interaction: bool = limited(True, text="explicit user-knowledge x item-knowledge interaction")
-    learning_rate: float = limited(2e-3, 1e-6, 1.0)
+    learning_rate: float = limited(6e-3, 1e-6, 1.0, text="the highest of one cycle")
     weight_decay: float = limited(1e-2, 0.0, 1.0)
-    dropout: float = limited(0.2, 0.0, 0.9)
-    text_dropout: float = limited(0.5, 0.0, 0.9, text="of the text vectors' elements: a user has few texts")
+    dropout: float = limited(0.0, 0.0, 0.9, text="inside adapter and backbone")
+    text_dropout: float = limited(0.5, 0.0, 0.9, text="of the user's text vector's elements: a user has few texts")
     batch_size: int = limited(256, 1, 65536, text="lists a step")
-    epochs: int = limited(20, 1, 1000)
-    patience: int = limited(3, 1, 1000, text="epochs without a better validation log-likelihood")
-    ema: float = limited(0.95, 0.0, 0.9999, text="decay a step of the averaged weights that are evaluated")
+    epochs: int = limited(8, 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,9 @@ class AlignmentConfig:
     warm_start_examples: int = limited(800, 8, 10**6)
     warm_start_learning_rate: float = limited(5e-4, 1e-7, 1.0, text="of supervised fine-tuning, rft included")
     warm_start_texts: int = limited(4, 1, 64, text="examples a user: they share the prompt's computation")
+    pair_users: int | None = limited(
+        None, 4, 10**7, text="train users whose texts become pairs, others each round; null: all of them"
+    )
     pairs_per_user: int = limited(3, 1, 32, text="best/worst, second/second-worst, ...")
     pairs: int = limited(640, 4, 10**6, text="pairs kept a round, largest gap x sqrt(lists) first")
     margin: float = limited(0.0, 0.0, 10.0, text="smallest reward gap of a pair")
@@ -183,7 +186,7 @@ class EvaluationConfig:
     arms: tuple[str, ...] = limited(ARMS, choices=ARMS, text="dpo_round_<r> is always added")
     uniform_arms: tuple[str, ...] = limited(("item", "template", "zero_shot"), choices=ARMS)
     backbones: tuple[str, ...] = limited(BACKBONES, choices=BACKBONES)
-    ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants of round 1, judged by referees")
+    ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants judged by referees")
     seeds: int = limited(5, 1, 50)
     shared_seeds: int = limited(5, 1, 50)
     bootstrap: int = limited(10000, 2000, 10**6)
@@ -292,7 +295,7 @@ def load_config(profile: str, overrides: dict | None = None) -> Config:
         raise ConfigError("data.train_share + data.validation_share must stay below 1: the rest is the test share.")
     if config.llm.train_samples < config.llm.evaluation_samples:
         raise ConfigError(
-            "llm.train_samples must be at least llm.evaluation_samples: train users' texts are evaluated, too."
+            "llm.train_samples must be at least llm.evaluation_samples: their first texts are evaluated, too."
         )
     missing = [arm for arm in COMPARED if arm not in config.evaluation.arms]
     if missing:

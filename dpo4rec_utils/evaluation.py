@@ -91,8 +91,8 @@ def shuffled_users(study: Study) -> np.ndarray:
 
 
 def _keep_scores(task, trained, lists, texts: dict) -> dict:
-    """Run in a worker: scores (L, C) under each arm's text of `lists` and of the validation lists; the epoch kept."""
-    model, out = load_reranker(task, trained), {"epoch": np.array(trained.epoch)}
+    """Run in a worker: scores (L, C) under each arm's text of `lists` and of the validation lists."""
+    model, out = load_reranker(task, trained), {}
     for arm, text in texts.items():
         out[f"scores/{arm}"] = score_lists(model, task, lists, text)
         out[f"validation/{arm}"] = score_lists(model, task, task.validation, text)
@@ -138,13 +138,14 @@ def depends_on(study: Study, protocol: str, arms, **more) -> dict:
         for arm, name in written.items()
         if name in by_policy or name.startswith("dpo_round_")
     }
-    parts = ("data", "llm", "encoder", "reranker")
+    parts = ("data", "llm", "reranker")
     return {
         "protocol": protocol,
         "arms": list(arms),
         "texts": texts,
         "templates": content_key(templates()),
         "config": {part: as_dict(getattr(study.config, part)) for part in parts},
+        "encoder": study.encoder_identity,
         "backbones": study.config.evaluation.backbones,
         "seed": study.seed,
     } | more
@@ -173,8 +174,7 @@ def own(study: Study, protocol: str, arm: str, ablation: str = "", backbones=Non
         )
         summary = _summary(done, cells, arm, test)
         summary["validation"] = _validation(done, cells, arm, next(iter(tasks.values())).validation)
-        epochs = {name: int(arrays["epoch"]) for name, arrays in done.items()}
-        return {"protocol": protocol, "scorer": "own", "arms": {arm: summary}, "epochs": epochs}
+        return {"protocol": protocol, "scorer": "own", "arms": {arm: summary}}
 
     study.store.stage(
         kind,

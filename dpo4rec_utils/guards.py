@@ -48,8 +48,7 @@ def describe_text(text: str, facts: Facts, genres: list[str]) -> dict:
     negated = " ".join(_NOT.findall(lower))
     plain = _NOT.sub("", lower)
     genre = any(re.search(rf"\b{re.escape(g)}\b", lower) for g in genres)
-    names = (t.rsplit(" (", 1)[0].lower() for t in facts.titles)
-    title = any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", lower) for name in names)
+    title = any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower) for name in facts.titles)
     avoided = facts.avoided
     stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
     known = {word for fact in stated for word in _words(fact)}

@@ -17,7 +17,7 @@ from dpo4rec_utils.artifacts import StudyError
 from dpo4rec_utils.config import DataConfig
 
 TEMPLATES = Path(__file__).parent / "templates" / "prompts.yaml"
-LIMITS = {"titles": 6, "liked": 6, "disliked": 4, "decades": 3}
+LIMITS = {"titles": 5, "liked": 5, "disliked": 3, "decades": 2}
 
 
 @cache
@@ -28,7 +28,11 @@ def templates() -> dict:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a history says, most frequent first: titles with year; (name, count) for genres and decades."""
+    """What a history says, most frequent first: titles without year; (name, count) for genres and decades.
+
+    No more than a full templated profile states: the prompt is most of what a text costs, and a tokenizer that splits
+    numbers into digits spends seven tokens on " (1995)".
+    """
 
     titles: tuple[str, ...]
     liked: tuple[tuple[str, int], ...]
@@ -62,20 +66,25 @@ def history_facts(history: pd.DataFrame, items: pd.DataFrame, config: DataConfig
     table = items.iloc[liked.item]
     disliked = items.iloc[history[history.rating <= config.dislike_threshold].item]
     return Facts(
-        titles=tuple(titled(items.iloc[i]) for i in best.item[: LIMITS["titles"]]),
+        titles=tuple(plain_title(items.iloc[i]) for i in best.item[: LIMITS["titles"]]),
         liked=_counts((g.lower() for row in table.genres for g in row), LIMITS["liked"]),
         disliked=_counts((g.lower() for row in disliked.genres for g in row), LIMITS["disliked"]),
         decades=_counts((f"{y // 10 * 10}s" for y in table.year.dropna()), LIMITS["decades"]),
     )
 
 
-def titled(item: pd.Series) -> str:
-    """'Title (year)', with a trailing article put first: 'Net, The' becomes 'The Net'."""
+def plain_title(item: pd.Series) -> str:
+    """The title, a trailing article put first: 'Net, The' becomes 'The Net'."""
     title = item.title
     for article in (", The", ", A", ", An"):
         if title.endswith(article):
             title = f"{article[2:]} {title[: -len(article)]}"
-    return title if pd.isna(item.year) else f"{title} ({item.year})"
+    return title
+
+
+def titled(item: pd.Series) -> str:
+    """'Title (year)', or the title alone where the year is unknown."""
+    return plain_title(item) if pd.isna(item.year) else f"{plain_title(item)} ({item.year})"
 
 
 def user_question(facts: Facts, name: str) -> str:
@@ -108,8 +117,7 @@ def item_facts(item: pd.Series) -> str:
 
 def _item_fields(item: pd.Series) -> dict:
     genres = ", ".join(g.lower() for g in item.genres) or "unclassified"
-    title = titled(item).removesuffix(f" ({item.year})")
-    return {"title": title, "year": "year unknown" if pd.isna(item.year) else item.year, "genres": genres}
+    return {"title": plain_title(item), "year": "year unknown" if pd.isna(item.year) else item.year, "genres": genres}
 
 
 def render(tokenizer, question: str, prefix: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpo4rec_utils import rewards
 from dpo4rec_utils.artifacts import StudyError
-from dpo4rec_utils.config import as_dict, derive_seed
+from dpo4rec_utils.config import ABLATIONS, as_dict, derive_seed
 from dpo4rec_utils.evaluation import arm_text, depends_on
 from dpo4rec_utils.lists import SPLITS
 from dpo4rec_utils.statistics import t_of_mean
@@ -55,6 +55,8 @@ def referees(study: Study) -> dict:
         done = train_all(tasks, folder / "models", config.evaluation.workers, "referees", dict.fromkeys(tasks, finish))
         out = {}
         for name, (split, (lists, users)), kind in itertools.product(texts, parts.items(), REFEREE_KINDS):
+            if not _judged(name, split):
+                continue
             mean = np.mean([arrays[f"{name}/{split}/{kind}"] for arrays in done.values()], axis=0)
             value = rewards.user_rewards(mean[:, None], lists, users)[:, 0]
             out[f"{name}/{split}/{kind}"] = value.round(6).tolist()
@@ -71,12 +73,20 @@ def other_arms(study: Study) -> list[str]:
     return [*(arm for arm in controls if arm in study.config.evaluation.arms), *study.config.evaluation.ablations]
 
 
+def _judged(arm: str, split: str) -> bool:
+    """Whether an arm has texts of these users: variants have those of validation and test users alone."""
+    return arm not in ABLATIONS or split in ("validation", "test")
+
+
 def ablation_table(study: Study) -> pd.DataFrame:
     """What the referees think of round 1, its controls and its variants: arm, split, reward, users,
     difference (to the policy that round 1 started from), half (of the 95 % interval), t."""
     metrics, rows = referees(study), []
     start, values = study.start.name, metrics["values"]
-    for arm, split, kind in itertools.product(["dpo_round_1", *metrics["others"]], PARTS, REFEREE_KINDS):
+    first = ["dpo_round_1", "zero_shot"] if study.config.alignment.warm_start else ["dpo_round_1"]
+    for arm, split, kind in itertools.product([*first, *metrics["others"]], PARTS, REFEREE_KINDS):
+        if not _judged(arm, split):
+            continue
         change = np.subtract(values[f"{arm}/{split}/{kind}"], values[f"{start}/{split}/{kind}"])
         half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
         rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
@@ -87,6 +97,8 @@ def _keep_rewards(task, trained, parts: dict, texts: dict) -> dict:
     """Run in a worker: (L,) rewards of each policy's texts, averaged over the texts of a user, for each part's lists."""
     model, out = load_reranker(task, trained), {}
     for (name, text), (split, lists) in itertools.product(texts.items(), parts.items()):
+        if not _judged(name, split):
+            continue
         scores = score_texts(model, task, lists, text)
         for kind in REFEREE_KINDS:
             out[f"{name}/{split}/{kind}"] = np.nanmean(rewards.list_rewards(scores, lists.labels, kind), axis=1)
@@ -127,8 +139,7 @@ def claims(study: Study, loop) -> dict[str, list[float]]:
 def rounds_table(study: Study) -> pd.DataFrame:
     """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts, from records alone.
 
-    Splits are train users (whose lists the referees were trained on), validation users (by whom their epoch was chosen),
-    test users, and 'train_later', the later lists of train users. `distinct_texts` and `mean_tokens` are of all texts.
+    Splits are train users (whose lists the referees were trained on), validation users (who set their temperature), test users, and 'train_later', the later lists of train users. `distinct_texts` and `mean_tokens` are of all texts.
 
     Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
     'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
@@ -159,8 +170,8 @@ def rounds_table(study: Study) -> pd.DataFrame:
 def samples_table(study: Study) -> pd.DataFrame:
     """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
 
-    From the rewards of round 1's texts, train users, N in powers of two. Columns: samples, reward, r, gain, half (of the
-    95 % interval), users, minutes (of sampling N texts for every train user, from the measured seconds a text).
+    From the rewards of round 1's texts, the users they were sampled for, N in powers of two. Columns: samples, reward, r,
+    gain, half (of the 95 % interval), users, minutes (of N texts for these users, from the measured seconds a text).
     """
     policy, seen = study.start, study.chain(0)
 
@@ -168,7 +179,7 @@ def samples_table(study: Study) -> pd.DataFrame:
         merged, lists = study.rewards(policy, seen), study.lists("popularity")
         lists = lists.of_users(study.cohort.of("train", "validation"))
         record = study.store.record("texts", policy.name)
-        minutes = record["seconds"] / record["metrics"]["texts"] * len(study.cohort.of("train")) / 60
+        minutes = record["seconds"] / record["metrics"]["texts"] * len(study.pair_users(policy)) / 60
         rows = []
         for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= study.config.llm.train_samples):
             for kind in rewards.KINDS:

@@ -44,16 +44,18 @@ def user_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def score_finish(task: Task, trained, lists: CandidateLists, text: np.ndarray) -> dict:
-    """What a worker keeps of a scorer: rewards (L, S) of every text for every list by kind, trace, weights."""
+    """What a worker keeps of a scorer: rewards (L, S) of every text for every list by kind, and its weights."""
     scores = score_texts(load_reranker(task, trained), task, lists, text)
     rewards = {kind: list_rewards(scores, lists.labels, kind).astype(np.float32) for kind in KINDS}
     weights = {f"weight/{name}": array for name, array in trained.weights.items()}
-    return rewards | weights | {"validation": np.array(trained.validation), "epoch": np.array(trained.epoch)}
+    return rewards | weights
 
 
 def kept_scorer(arrays: dict) -> Trained:
     """The scorer whose weights `score_finish` kept."""
-    return Trained({k.removeprefix("weight/"): array for k, array in arrays.items() if k.startswith("weight/")}, [], 0)
+    return Trained(
+        {k.removeprefix("weight/"): array for k, array in arrays.items() if k.startswith("weight/")}, [], np.nan
+    )
 
 
 def rescore(task: Task, arrays: dict, lists: CandidateLists, text: np.ndarray) -> dict[str, np.ndarray]:
@@ -66,7 +68,7 @@ def reward_tasks(base: Task, train_users, unseen_users, lists: CandidateLists, t
     """The trainings of a cross-fitted reward model: name -> (task, finish), and the lists each one scores.
 
     `base` holds the mixture as its texts and all train users' lists; `text` (U, S, T) is what is scored. A fold's model
-    scores the users of that fold and `unseen_users` (validation), who serve early stopping alone.
+    scores the users of that fold and `unseen_users` (validation), who serve calibration alone.
     """
     fold = user_folds(np.asarray(train_users), config.folds, seed)
     jobs, scored = {}, {}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from dpo4rec_utils import alignment, preferences, prompts, rewards
 from dpo4rec_utils.artifacts import Store, content_key, project_root, require_free_memory
+from dpo4rec_utils.assets import weights_identity
 from dpo4rec_utils.config import ABLATIONS, Config, as_dict, derive_seed, generator, load_config, load_notebook_config
 from dpo4rec_utils.datasets import load_dataset
 from dpo4rec_utils.encoding import TextEncoder
@@ -71,8 +72,11 @@ class Study:
     @cached_property
     def prompts(self) -> list[str]:
         """The full user prompt of every user."""
-        tokenizer, name = load_tokenizer(self.config.llm.model), self.config.llm.prompt
-        prefix = prompts.user_prefix(name)
+        return self._prompts(self.config.llm.prompt)
+
+    @functools.cache
+    def _prompts(self, name: str) -> list[str]:
+        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.user_prefix(name)
         return [prompts.render(tokenizer, prompts.user_question(f, name), prefix) for f in self.facts]
 
     def decoding(self) -> dict:
@@ -83,9 +87,11 @@ class Study:
     def texts(self, policy: Policy, many: bool) -> pd.DataFrame:
         """Sampled texts of every user: user (position), sample, text (without prefix), tokens, finished.
 
-        `many`: `train_samples` texts for train users (a policy of the loop), else `evaluation_samples` for everyone.
+        Of the policy of an ablation, validation and test users alone have texts.
+
+        `many`: `train_samples` texts for `pair_users` (a policy of the loop) and `evaluation_samples` for all others.
         """
-        llm, requests, depends = self.config.llm, self._requests(many), self.texts_depend_on(policy, many)
+        llm, requests, depends = self.config.llm, self._requests(policy, many), self.texts_depend_on(policy, many)
 
         def build(folder):
             require_free_memory(2)
@@ -97,32 +103,46 @@ class Study:
         table = read_shards(self.store.stage("texts", policy.name, depends, build))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
 
-    def _requests(self, many: bool) -> list[tuple[str, str, int, int]]:
-        llm, train = self.config.llm, set(self.cohort.of("train"))
+    def _requests(self, policy: Policy, many: bool) -> list[tuple[str, str, int, int]]:
+        llm, paired = self.config.llm, set(self.pair_users(policy)) if many else ()
+        # The variants of an ablation are judged by referees on users that nothing was trained on.
+        users = self.cohort.of("validation", "test") if policy.name in ABLATIONS else range(len(self.cohort.users))
+        asked = self._prompts(ABLATIONS.get(policy.name, {}).get("prompt", llm.prompt))
         return [
             (
                 str(user),
-                prompt,
-                llm.train_samples if many and user in train else llm.evaluation_samples,
+                asked[user],
+                llm.train_samples if user in paired else llm.evaluation_samples,
                 derive_seed(self.seed, "sampling", self.cohort.users[user]),
             )
-            for user, prompt in enumerate(self.prompts)
+            for user in users
         ]
+
+    def pair_users(self, policy: Policy) -> np.ndarray:
+        """The train users whose `train_samples` texts of this policy become pairs, ascending.
+
+        Sampling is most of a round's cost, and a round keeps the best pairs only: so each round asks other users, in one
+        order of all train users, from its start again where it ends. Round 1 and `dpo_cold` ask the same ones.
+        """
+        train = generator(self.seed, "pair users").permutation(self.cohort.of("train"))
+        count = min(self.config.alignment.pair_users or len(train), len(train))
+        number = int(policy.name.removeprefix("dpo_round_")) if policy.name.startswith("dpo_round_") else 0
+        return np.sort(np.roll(train, -number * count)[:count])
 
     def texts_depend_on(self, policy: Policy, many: bool) -> dict:
         """What decides the texts of a policy: its weights, the decoding, and every prompt with its samples and seed."""
         return {
             "policy": policy.key,
             "decoding": self.decoding(),
-            "requests": content_key(self._requests(many)),
+            "requests": content_key(self._requests(policy, many)),
         }
 
     def arm_texts(self, name: str) -> pd.DataFrame:
-        """The texts of a policy by its arm's name; policies of the loop have more of them for train users."""
+        """The texts of a policy by its arm's name; policies of the loop have more of them for `pair_users`."""
         return self.texts(self.policy(name), many=self.in_loop(name))
 
     def in_loop(self, name: str) -> bool:
-        """Whether pairs or reward models are made from this policy's texts, so that train users have many of them."""
+        """Whether pairs and reward models are made from this policy's texts, so that some users have many of them."""
         rounds = [f"dpo_round_{r}" for r in range(1, self.config.alignment.rounds)]
         return name in ("zero_shot", "warm_start", *rounds)
 
@@ -148,8 +168,13 @@ class Study:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The sentence encoder with its memory."""
-        folder = self.store.folder("encoder", "texts", as_dict(self.config.encoder))
-        return TextEncoder(self.config.encoder, folder)
+        return TextEncoder(self.config.encoder, self.store.folder("encoder", "texts", self.encoder_identity))
+
+    @cached_property
+    def encoder_identity(self) -> dict:
+        """What decides a text's vector besides the text."""
+        config = self.config.encoder
+        return as_dict(config) | {"weights": weights_identity(config.model, "minilm")}
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
@@ -186,7 +211,7 @@ class Study:
     # Re-rankers
 
     def task(self, backbone: str, protocol: str, text: np.ndarray, seed: int, item_text=None) -> Task:
-        """A training on the train users' lists with `text` (U, S, T) as user knowledge; validation selects the epoch."""
+        """A training on the train users' lists with `text` (U, S, T) as user knowledge; validation calibrates."""
         lists = self.lists(protocol)
         train, validation = (lists.of_users(self.cohort.of(split)) for split in ("train", "validation"))
         genres, _ = genre_matrix(self.dataset)
@@ -302,15 +327,13 @@ class Study:
             return dict(saved)
 
     def _reward_depends(self, policy: Policy, seen: list[Policy], llm_only: bool) -> dict:
-        samples = {"many": self.config.llm.train_samples, "few": self.config.llm.evaluation_samples}
         return {
-            "policy": policy.key,
-            "seen": [p.key for p in seen],
+            "texts": self.texts_depend_on(policy, many=True),
+            "seen": [self.texts_depend_on(p, many=True) for p in seen],
             "llm_only": llm_only,
-            "prompts": content_key(self.prompts),
             "templates": content_key(prompts.templates()),
-            "samples": samples | self.decoding(),
-            **{part: as_dict(getattr(self.config, part)) for part in ("data", "reward", "reranker", "encoder")},
+            "encoder": self.encoder_identity,
+            **{part: as_dict(getattr(self.config, part)) for part in ("data", "reward", "reranker")},
             "seed": self.seed,
         }
 
@@ -329,19 +352,18 @@ class Study:
 
     def _reliability(self, merged, lists) -> dict:
         out = {}
-        for split in ("train", "validation"):
-            users = self.cohort.of(split)
-            samples = self.config.llm.train_samples if split == "train" else self.config.llm.evaluation_samples
+        llm = self.config.llm
+        for split, samples in (("train", llm.train_samples), ("validation", llm.evaluation_samples)):
             for kind in rewards.KINDS:
-                half = rewards.split_half(merged[kind][:, :samples], lists, users)
+                half = rewards.split_half(merged[kind][:, :samples], lists, self.cohort.of(split))
                 out[f"{split}/{kind}"] = {key: half[key] for key in ("r", "gain", "users")}
         return out
 
     def _choice(self, policy: Policy, seen: list[Policy], kind: str | None = None, finished_only: bool | None = None):
-        """What pairs are built from, train users only: rewards (U', N), users, prompts, texts, lists a user."""
+        """What pairs are built from, `pair_users` only: rewards (U', N), users, prompts, texts, lists a user."""
         kind = kind or self.config.reward.kind
         finished_only = self.config.alignment.finished_only if finished_only is None else finished_only
-        users = self.cohort.of("train")
+        users = self.pair_users(policy)
         lists = self.lists("popularity").of_users(self.cohort.of("train", "validation"))
         reward = rewards.user_rewards(self.rewards(policy, seen)[kind], lists, users)
         table = self.texts(policy, many=True)
@@ -384,8 +406,10 @@ class Study:
 
     @functools.cache
     def ablation(self, name: str) -> Policy:
-        """Round 1 from the same texts with one thing changed (config.ABLATIONS)."""
+        """Round 1 from the same texts with one thing changed, or the zero-shot LLM asked otherwise (config.ABLATIONS)."""
         change = dict(ABLATIONS[name])
+        if "prompt" in change:
+            return replace(self.zero_shot, name=name)
         kind = change.pop("reward", None)
         config = replace(self.config.alignment, **change)
         choice = self._choice(self.start, self.chain(0), kind, config.finished_only)

@@ -28,6 +28,7 @@ class KnowledgeReranker(nn.Module):
         self.past = nn.Linear(self.item_width, config.hidden) if core.uses_history else None
         self.scale = nn.Parameter(torch.tensor(0.1))
         self.text_dropout = nn.Dropout(config.text_dropout)
+        self.register_buffer("temperature", torch.ones(()))
         for side in ("user", "item"):
             self.register_buffer(f"{side}_mean", torch.zeros(text_dim))
             self.register_buffer(f"{side}_std", torch.ones(text_dim))
@@ -40,7 +41,8 @@ class KnowledgeReranker(nn.Module):
 
     def _known(self, side: str, text: torch.Tensor) -> torch.Tensor:
         text = (text - getattr(self, f"{side}_mean")) / getattr(self, f"{side}_std")
-        return self.adapter(self.text_dropout(text), side)
+        # A user has few texts, which are learnt by heart; the items' are the same for everyone.
+        return self.adapter(self.text_dropout(text) if side == "user" else text, side)
 
     def forward(self, items, user_text, item_text, history=None):
         distinct, place = torch.unique(items if history is None else self._with(items, history), return_inverse=True)
@@ -61,7 +63,7 @@ class KnowledgeReranker(nn.Module):
             scores = self.core(x)
         if self.interaction:
             scores = scores + self.scale * (user * knowledge).sum(dim=-1)
-        return scores
+        return scores / self.temperature
 
     @staticmethod
     def _with(items, history):

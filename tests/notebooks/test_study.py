@@ -115,8 +115,20 @@ def test_tables_and_figures(finished):
     headline = pd.read_csv(results / "tables/headline.csv")
     assert set(headline[headline.protocol == "popularity"].baseline) == arms - {*ROUNDS, "none", "dpo_cold"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
-    wanted = {"dpo_round_1", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled"}
+    wanted = {
+        "dpo_round_1",
+        "zero_shot",
+        "template",
+        "rft",
+        "random_pairs",
+        "dpo_cold",
+        "dpo_shuffled",
+        "titles_prompt",
+    }
     assert set(signal.arm) == wanted and set(signal.split) == {"train", "validation", "test", "train_later"}
+    assert (
+        set(signal[signal.arm == "titles_prompt"].split) == {"validation", "test"} and signal.difference.notna().all()
+    )
     assert pd.read_csv(results / "tables/notebooks.csv").notebook.tolist() == [path.stem for path in NOTEBOOKS]
     listed = json.loads((results / "manifest.json").read_text())["records"]
     assert {path.stem for path in (results / "records").glob("*.json")} == set(listed)
@@ -141,7 +153,7 @@ def test_tables_and_figures(finished):
 
 def test_the_texts_are_the_llms(finished):
     texts = [json.loads(line) for path in (finished / "runs/texts").glob("zero_shot-*/shard-*") for line in path.open()]
-    assert len({row["text"] for row in texts}) > 0.9 * len(texts) and len(texts) == 18 * 4 + 12 * 2
+    assert len({row["text"] for row in texts}) > 0.9 * len(texts) and len(texts) == 10 * 4 + 20 * 2
     assert all(1 <= row["tokens"] <= 16 for row in texts)
 
 
