@@ -2,8 +2,8 @@
 
 One module a stage, in the order data flows; a module imports only from those above it:
 
-config, artifacts, assets, datasets, lists, metrics, prompts, sampling, encoding, rerankers, training, rewards,
-preferences, alignment, statistics, study, plots, reports, cli.
+config, artifacts, assets, datasets, lists, metrics, prompts, policies, sampling, encoding, knowledge, rerankers, training,
+rewards, preferences, alignment, statistics, study, evaluation, referees, tables, guards, understanding, plots, reports, cli.
 
 Paper: Sun et al., "Direct Preference Optimization for LLM-Enhanced Recommendation Systems", arXiv 2410.05939.
 """

@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 
+from dpo4rec_utils.alignment import completion_log_probs
 from dpo4rec_utils.artifacts import content_key
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.lists import genre_matrix
+from dpo4rec_utils.policies import Policy
 from dpo4rec_utils.prompts import Facts, templates
 from dpo4rec_utils.study import Study
 
@@ -111,3 +113,15 @@ def text_profile(study: Study, name: str) -> dict:
         depends |= study.texts_depend_on(study.policy(name), study.in_loop(name))
     study.store.stage("guards", name, depends, build)
     return study.store.record("guards", name)["metrics"]
+
+
+def log_ratio(study: Study, policy: Policy, reference: Policy, users, limit: int = 32) -> float:
+    """Mean log-ratio of policy and reference in nats per text, over one text of up to `limit` users.
+
+    An estimate of KL(policy || reference) for texts sampled as the study does (temperature, top-p), without the end.
+    """
+    table = study.arm_texts(policy.name)
+    table = table[(table["sample"] == 0) & table.user.isin(list(users)[:limit])]
+    prompt = [study.prompts[u] for u in table.user]
+    mine, theirs = (completion_log_probs(p, prompt, list(table.text)) for p in (policy, reference))
+    return float(np.mean(mine - theirs))
