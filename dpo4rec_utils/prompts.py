@@ -121,11 +121,14 @@ def _item_fields(item: pd.Series) -> dict:
 
 
 def render(tokenizer, question: str, prefix: str) -> str:
-    """The full prompt text: chat template, assistant turn opened, prefix begun."""
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-    )
-    return chat + prefix
+    """The full prompt text: chat template, assistant turn opened, prefix begun.
+
+    The `system` template, where it is not null, replaces what the chat template says by itself about the assistant.
+    """
+    system = templates()["system"]
+    turns = [] if system is None else [{"role": "system", "content": system}]
+    turns.append({"role": "user", "content": question})
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + prefix
 
 
 def _listed(names) -> str:

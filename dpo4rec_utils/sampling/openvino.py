@@ -17,7 +17,7 @@ class OpenVINOSampler:
     """A continuous-batching pipeline over the policy's GGUF, written to `workspace` for the time it is loaded."""
 
     def __init__(self, policy: Policy, config: LLMConfig, workspace: Path):
-        path = export_gguf(policy, workspace / "policy.gguf")
+        path = export_gguf(policy, workspace / "policy.gguf", "F16")
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.enable_prefix_caching = True
         scheduler.cache_size = CACHE_GIB

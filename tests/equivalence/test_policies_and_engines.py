@@ -28,15 +28,16 @@ def adapted(tmp_path_factory):
     return base.extended("adapted", folder)
 
 
-def test_gguf_holds_the_merged_weights(adapted, tmp_path):
-    path = policies.export_gguf(adapted, tmp_path / "policy.gguf")
+@pytest.mark.parametrize(("matrices", "precision"), [("Q8_0", 1e-2), ("F16", 1e-3)])
+def test_gguf_holds_the_merged_weights(adapted, tmp_path, matrices, precision):
+    path = policies.export_gguf(adapted, tmp_path / "policy.gguf", matrices)
     tensors = {t.name: t for t in GGUFReader(path).tensors}
     weights = policies.load_model(adapted).state_dict()
     down = tensors["blk.3.ffn_down.weight"]
-    assert down.tensor_type == GGMLQuantizationType.Q8_0
+    assert down.tensor_type == GGMLQuantizationType[matrices]
     ours = quants.dequantize(down.data, down.tensor_type)
     wanted = weights["model.layers.3.mlp.down_proj.weight"].numpy()
-    assert np.abs(ours - wanted).max() < np.abs(wanted).max() / 100
+    assert np.abs(ours - wanted).max() < np.abs(wanted).max() * precision
     base = policies.load_model(policies.Policy("zero_shot", "embedded")).state_dict()
     assert np.abs(base["model.layers.3.mlp.down_proj.weight"].numpy() - wanted).max() > 1e-3
     assert not list(tmp_path.glob(".*tmp*"))
@@ -51,7 +52,7 @@ def test_adapters_reach_openvino_and_engines_agree(adapted, tmp_path):
         slow = TransformersSampler(policy, config).sample(PROMPTS, [1, 1, 1], [1, 2, 3])
         said[policy.name] = [c[0].text for c in fast]
         first = [(f[0].text.split()[:1], s[0].text.split()[:1]) for f, s in zip(fast, slow, strict=True)]
-        assert sum(a == b for a, b in first) >= 2, first  # 8-bit against fp32: nearly greedy first words agree
+        assert all(a == b for a, b in first), first  # nearly greedy: first words agree
     assert said["zero_shot"] != said["adapted"]
     assert policies.base_policy(config).key != adapted.key
 

@@ -40,6 +40,19 @@ def test_prompt_by_hand():
     assert prompts.item_facts(ITEMS.iloc[2]) == "Alien (year unknown), a horror movie."
 
 
+class Chat:
+    """A chat template that writes down the roles and contents it is given."""
+
+    def apply_chat_template(self, turns, tokenize, add_generation_prompt):
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
+
+
+def test_the_system_turn_is_the_templates(monkeypatch):
+    assert prompts.render(Chat(), "Q", " P") == "<system><user>Q P"
+    monkeypatch.setitem(prompts.templates(), "system", None)
+    assert prompts.render(Chat(), "Q", " P") == "<user>Q P"
+
+
 def test_an_empty_history_is_one_sentence():
     with pytest.raises(StudyError, match="empty history"):
         prompts.history_facts(HISTORY[:0], ITEMS, DataConfig())
