@@ -183,7 +183,7 @@ def samples_table(study: Study) -> pd.DataFrame:
         rows = []
         for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= study.config.llm.train_samples):
             for kind in rewards.KINDS:
-                half = rewards.split_half(merged[kind][:, :n], lists, study.cohort.of("train"))
+                half = rewards.split_half(merged[kind][:, :n], lists, study.pair_users(policy))
                 row = {"samples": n, "reward": kind} | {k: half[k] for k in ("r", "gain", "half", "users")}
                 rows.append(row | {"minutes": n * minutes})
         return {"rows": rows}
