@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils import guards, preferences, prompts
 from dpo4rec_utils.artifacts import StudyError
-from dpo4rec_utils.config import AlignmentConfig, DataConfig
+from dpo4rec_utils.config import AlignmentConfig, DataConfig, load_config
+from dpo4rec_utils.policies import Policy
+from dpo4rec_utils.study import Study
 
 ITEMS = pd.DataFrame(
     {
@@ -113,6 +115,16 @@ def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
     assert {frozenset(pair) for pair in zip(second.chosen_sample, second.rejected_sample, strict=True)} == {
         frozenset({0, 5})
     }
+
+
+def test_each_round_asks_other_train_users(tmp_path):
+    study = Study(load_config("smoke", {"alignment": {"pair_users": 6}}), tmp_path)
+    names = ("warm_start", "dpo_round_1", "dpo_round_2", "dpo_round_3")
+    asked = [study.pair_users(Policy(name, "embedded")).tolist() for name in names]
+    assert sorted(asked[0] + asked[1] + asked[2]) == study.cohort.of("train").tolist()
+    assert asked[3] == asked[0] == study.pair_users(study.zero_shot).tolist()
+    every = Study(load_config("smoke", {"alignment": {"pair_users": None}}), tmp_path)
+    assert every.pair_users(every.zero_shot).tolist() == every.cohort.of("train").tolist()
 
 
 def test_texts_without_a_reward_make_no_pair():
