@@ -1,21 +1,20 @@
-"""Alignment with trl and peft: supervised warm start and DPO. Every call to trl is in this module.
+"""Alignment with trl and peft: supervised warm start, DPO, GRPO as an ablation. Every call to trl is in this module.
 
 DPO (Rafailov et al., arXiv 2305.18290, eq. 7): -log sigmoid(beta * [log pi/ref (chosen) - log pi/ref (rejected)]), with
 log-probabilities summed over completion tokens. A larger beta keeps the policy closer to the reference; at the first
 step policy and reference are the same, the margin is 0 and the loss ln 2 = 0.6931.
 
-`PrefixSharedDPOTrainer` computes each prompt once for all its completions in a batch (prefix sharing: Wang et al., arXiv
-2410.20305), logits at completion positions only, and the reference log-probabilities once. So that a user's pairs meet in
-a batch, rows are shuffled by prompt before training and read in order.
+`PrefixSharedDPOTrainer` computes each prompt once for all its completions in a batch (packing.py) and the reference
+log-probabilities once. So that a user's pairs meet in a batch, rows are shuffled by prompt and read in order.
 """
 
 import functools
 import math
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,110 +25,17 @@ from peft import LoraConfig
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from dpo4rec_utils.artifacts import StudyError, read_json, write_json
 from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.packing import prefix_shared_forward
 from dpo4rec_utils.policies import Policy, load_model, load_tokenizer
 
 # Distinct prompts of a forward pass, which decide its memory; gradients are accumulated to the batch size.
 MICRO_PROMPTS = 2
 
 disable_progress_bars()
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """Completions packed behind each distinct prompt, G rows of W columns.
-
-    ids, positions: (G, W); mask: (G, 1, W, W) bool, True where a query may look; prompt_width: columns of the prompts,
-    padded on the left so that completions start in the same column of every row; group, offset: (N,) the packed row of
-    each original row and where its completion starts behind the prompt.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
-    prompt_width: int
-    group: torch.Tensor
-    offset: torch.Tensor
-
-
-def pack_rows(input_ids, attention_mask, labels, pad_token_id: int) -> PackedRows:
-    """Pack (N, L) right-padded rows, labels -100 on the prompt, into one row a distinct prompt: [prompt | c1 | c2 | ...].
-
-    Positions restart after the prompt for every completion, and the mask hides completions from each other, so hidden
-    states equal those of the unpacked rows. Of a preference batch, chosen and rejected share a row, and so do all pairs of
-    one user that stand in the batch.
-    """
-    starts = (labels != -100).int().argmax(dim=1).tolist()
-    ends = attention_mask.sum(dim=1).tolist()
-    groups: dict[tuple, list[int]] = {}
-    for row, start in enumerate(starts):
-        groups.setdefault(tuple(input_ids[row, :start].tolist()), []).append(row)
-    prompt_width = max(starts)
-    width = prompt_width + max(sum(ends[r] - starts[r] for r in rows) for rows in groups.values())
-    ids = input_ids.new_full((len(groups), width), pad_token_id)
-    positions, segment = torch.zeros_like(ids), torch.full_like(ids, -1)
-    group, offset = ids.new_zeros(len(starts)), ids.new_zeros(len(starts))
-    for index, (prompt, rows) in enumerate(groups.items()):
-        left = prompt_width - len(prompt)
-        ids[index, left:prompt_width] = input_ids[rows[0], : len(prompt)]
-        positions[index, left:prompt_width] = torch.arange(len(prompt))
-        segment[index, left:prompt_width] = 0
-        column = prompt_width
-        for part, row in enumerate(rows, start=1):
-            begin, end = starts[row], ends[row]
-            here = slice(column, column + end - begin)
-            ids[index, here] = input_ids[row, begin:end]
-            positions[index, here] = torch.arange(begin, end)
-            segment[index, here] = part
-            group[row], offset[row] = index, column - prompt_width
-            column += end - begin
-    query, key = segment.unsqueeze(2), segment.unsqueeze(1)
-    causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
-    return PackedRows(
-        ids, positions, (causal & ((key == 0) | (key == query))).unsqueeze(1), prompt_width, group, offset
-    )
-
-
-def prefix_shared_forward(model, pad_token_id: int, *, input_ids, attention_mask, labels, **_):
-    """trl's fused-head forward, computed on packed rows with logits from the prompts' last column on.
-
-    Returns what trl reads: `log_probs`, `mean_logits`, `entropy`, `is_top1` and `label_mask`, each (N, L-1) and 0 off
-    the completions.
-    """
-    packed = pack_rows(input_ids, attention_mask, labels, pad_token_id)
-    logits = model(
-        input_ids=packed.ids,
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        use_cache=False,
-        logits_to_keep=packed.ids.shape[1] - packed.prompt_width + 1,
-    ).logits
-    rows, columns = torch.nonzero(labels != -100, as_tuple=True)
-    inside = columns - (labels != -100).int().argmax(dim=1)[rows]
-    # A completion's first token is predicted by the prompt's last column, every other by the token before it.
-    source = torch.where(inside == 0, 0, packed.offset[rows] + inside)
-    picked = logits[packed.group[rows], source].float()
-    target = labels[rows, columns]
-    normaliser = picked.logsumexp(dim=1)
-    values = picked.gather(1, target[:, None])[:, 0] - normaliser
-    with torch.no_grad():
-        mean_logits, top1 = picked.mean(dim=1), picked.argmax(dim=1) == target
-        entropy = normaliser - (picked.softmax(dim=1) * picked).sum(dim=1)
-
-    def spread(column):
-        shape = (len(labels), labels.shape[1] - 1)
-        return column.new_zeros(shape).index_put((rows, columns - 1), column)
-
-    return SimpleNamespace(
-        log_probs=spread(values),
-        mean_logits=spread(mean_logits),
-        entropy=spread(entropy),
-        is_top1=spread(top1),
-        label_mask=labels[:, 1:] != -100,
-    )
 
 
 class PrefixSharedDPOTrainer(DPOTrainer):
@@ -207,6 +113,7 @@ PREFERENCE = (
     *("loss", "beta", "label_smoothing", "learning_rate"),
     *("batch_size", "epochs", "lora_rank", "implementation"),
 )
+GROUPED = ("pairs", "learning_rate", "batch_size", "epochs", "lora_rank")
 
 
 def micro_batch(prompts: pd.Series, batch_size: int) -> int:
@@ -218,31 +125,30 @@ def micro_batch(prompts: pd.Series, batch_size: int) -> int:
 def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, prompts: pd.Series, **extra):
     micro, rows = micro_batch(prompts, config.batch_size), len(prompts)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    return kind(
-        use_cpu=not torch.cuda.is_available(),
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // micro,
-        learning_rate=config.learning_rate,
-        num_train_epochs=config.epochs,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, round(0.1 * config.epochs * rows / config.batch_size)),
-        bf16=precision == "bf16",
-        gradient_checkpointing=False,
-        logging_steps=1,
-        logging_first_step=True,
-        save_strategy="steps",
-        save_steps=config.checkpoint_steps,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        data_seed=seed,
-        train_sampling_strategy="sequential",
-        max_length=None,
-        dataloader_pin_memory=False,
-        **extra,
-    )
+    given = {
+        "use_cpu": not torch.cuda.is_available(),
+        "output_dir": str(folder / "checkpoints"),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // micro,
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": max(1, round(0.1 * config.epochs * rows / config.batch_size)),
+        "bf16": precision == "bf16",
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_steps,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+        "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": False,
+    }
+    return kind(**given | extra)
 
 
 def shuffled_by_prompt(table: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -296,7 +202,10 @@ def warm_start(policy: Policy, examples: pd.DataFrame, folder: Path, config, see
     ]
     supervised = replace(config, learning_rate=config.warm_start_learning_rate)
     arguments = _arguments(
-        SFTConfig, folder, supervised, seed, precision, examples.prompt, completion_only_loss=True, packing=False
+        *(SFTConfig, folder, supervised, seed, precision, examples.prompt),
+        max_length=None,
+        completion_only_loss=True,
+        packing=False,
     )
     trainer = (PrefixSharedSFTTrainer if config.implementation == "prefix_shared" else SFTTrainer)(
         load_model(policy),
@@ -324,6 +233,7 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed:
         seed,
         precision,
         pairs.prompt,
+        max_length=None,
         beta=config.beta,
         loss_type=[config.loss],
         label_smoothing=config.label_smoothing,
@@ -342,6 +252,62 @@ def align(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed: int, 
     """One round of DPO; the adapter is in `folder/adapter`. Returns the log, one dict a step."""
     trainer = dpo_trainer(policy, pairs, folder, config, seed, precision)
     return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+
+
+def grpo(policy: Policy, groups: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
+    """GRPO (Shao et al., arXiv 2402.03300) on rows of prompt, texts and rewards; the adapter is in `folder/adapter`.
+
+    Every text weighs by its reward less the mean of its prompt's texts, over their deviation; one without a reward weighs
+    nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps (an equal budget of
+    samples), and taken as the policy's own at every step. No penalty for leaving the reference. Raises `StudyError`
+    without groups.
+    """
+    if groups.empty:
+        raise StudyError("No rewarded texts for GRPO: sample more texts a user.")
+    groups = shuffled_by_prompt(groups, seed)
+    count = len(groups.texts.iloc[0])
+    prompts_a_step = max(1, min(len(groups), round(len(groups) * config.batch_size / config.pairs)))
+    arguments = _arguments(
+        *(GRPOConfig, folder, config, seed, precision, groups.prompt),
+        per_device_train_batch_size=count,
+        gradient_accumulation_steps=prompts_a_step,
+        warmup_steps=max(1, round(0.1 * config.epochs * len(groups) / prompts_a_step)),
+        num_generations=count,
+        loss_type="grpo",
+        beta=0.0,
+        shuffle_dataset=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*rollout_func.*")
+        trainer = GRPOTrainer(
+            load_model(policy),
+            reward_funcs=_stored_reward,
+            rollout_func=functools.partial(_stored_texts, groups.set_index("prompt")),
+            args=arguments,
+            train_dataset=TableDataset.from_pandas(groups[["prompt"]], preserve_index=False),
+            processing_class=load_tokenizer(policy.model),
+            peft_config=_lora(config),
+        )
+    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+
+
+def _stored_texts(groups: pd.DataFrame, prompts: list[str], trainer) -> dict:
+    """trl's `rollout_func`: a prompt stands in `prompts` once for each of its texts."""
+    tokenizer, turn = trainer.processing_class, Counter()
+    out = {"prompt_ids": [], "completion_ids": [], "logprobs": None, "reward": []}
+    for prompt in prompts:
+        row, number = groups.loc[prompt], turn[prompt]
+        turn[prompt] += 1
+        out["prompt_ids"].append(tokenizer(prompt, add_special_tokens=False).input_ids)
+        tail = tokenizer(row.texts[number], add_special_tokens=False).input_ids
+        out["completion_ids"].append([*tail, tokenizer.eos_token_id])
+        out["reward"].append(row.rewards[number])
+    return out
+
+
+def _stored_reward(reward: list, **_) -> list:
+    """trl's reward function: what `_stored_texts` handed over."""
+    return reward
 
 
 @torch.no_grad()

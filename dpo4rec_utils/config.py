@@ -42,12 +42,17 @@ ARMS = (
     "dpo_shuffled",
 )
 COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
-# Round 1 with one thing changed: fields of AlignmentConfig, and the kind of reward the pairs are made by. `prompt` is the
-# zero-shot LLM asked by another prompt template.
+# Round 1 with one thing changed: a field of AlignmentConfig, or `reward`, the kind of reward the pairs are made by;
+# `llm_only`, a reward model that never read a template; `samples`, the first N texts of a user; `grpo`, the same texts and
+# rewards without pairs. `prompt` is the zero-shot LLM asked by another prompt template.
 ABLATIONS = {
     "titles_prompt": {"prompt": "titles"},
     "ndcg_reward": {"reward": "ndcg"},
     "map_reward": {"reward": "map"},
+    "llm_only_reward": {"llm_only": True},
+    "samples_2": {"samples": 2},
+    "samples_4": {"samples": 4},
+    "grpo": {"grpo": True},
     "ipo": {"loss": "ipo"},
     "hinge": {"loss": "hinge"},
     "robust": {"loss": "robust", "label_smoothing": 0.1},
@@ -189,6 +194,7 @@ class EvaluationConfig:
     ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants judged by referees")
     seeds: int = limited(5, 1, 50)
     shared_seeds: int = limited(5, 1, 50)
+    most_samples: int | None = limited(None, 2, 64, text="largest N of the sample analysis; null: llm.train_samples")
     bootstrap: int = limited(10000, 2000, 10**6)
     workers: int = limited(2, 1, 64, text="processes that train re-rankers, one thread each")
 

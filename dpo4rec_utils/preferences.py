@@ -46,6 +46,19 @@ def random_pairs(pairs: pd.DataFrame, texts_of, rng: np.random.Generator) -> pd.
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def groups(rewards, users, prompts, texts) -> pd.DataFrame:
+    """What GRPO reads of the same samples: user, prompt, texts (N completions), rewards (N, None where there is none).
+
+    Arguments as in `build_pairs`; a user with fewer than two rewards is left out.
+    """
+    rows = [
+        (user, prompts[i], list(texts[i]), [None if np.isnan(r) else float(r) for r in rewards[i]])
+        for i, user in enumerate(users)
+        if np.isfinite(rewards[i]).sum() >= 2
+    ]
+    return pd.DataFrame(rows, columns=["user", "prompt", "texts", "rewards"])
+
+
 def best_of_n(rewards, users, prompts, texts, lists_per_user, config) -> pd.DataFrame:
     """The rejection-sampling control: the best text of each user as (prompt, completion), largest weighted gap first.
 

@@ -5,6 +5,7 @@ Beside it the reward models' own claim: where the two part, DPO has learnt the r
 
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -111,27 +112,15 @@ def claims(study: Study, loop) -> dict[str, list[float]]:
     `loop`: policies in order, the first without a claim. A train user is judged by models trained without their lists.
     """
     users = {split: study.cohort.of(split) for split in ("train", "validation")}
-    lists = study.lists("popularity").of_users(np.concatenate(list(users.values())))
+    lists = study.lists("popularity").of_users(study.cohort.of("train", "validation"))
     found = {}
-    for number in range(1, len(loop)):
-        parent, child = loop[number - 1], loop[number]
-        folder, base, fold = study.reward_model(parent, study.chain(number - 1))
-        gain, count = np.zeros(len(lists)), np.zeros(len(lists))
-        for k in range(study.config.reward.folds):
-            held_out = np.isin(lists.user, np.concatenate([users["train"][fold == k], users["validation"]]))
-            part = lists.of_users(np.unique(lists.user[held_out]))
-            for s in range(study.config.reward.seeds):
-                with np.load(folder / "models" / f"fold{k}-seed{s}.npz") as arrays:
-                    both = [
-                        np.nanmean(
-                            rewards.rescore(base, dict(arrays), part, arm_text(study, p.name))["log_likelihood"], 1
-                        )
-                        for p in (parent, child)
-                    ]
-                gain[held_out] += both[1] - both[0]
-                count[held_out] += 1
+    for number, (parent, child) in enumerate(itertools.pairwise(loop)):
+        before, after = (
+            np.nanmean(study.rescore(parent, study.chain(number), arm_text(study, p.name))["log_likelihood"], axis=1)
+            for p in (parent, child)
+        )
         for split, of in users.items():
-            value = rewards.user_rewards((gain / count)[:, None], lists, of)[:, 0]
+            value = rewards.user_rewards((after - before)[:, None], lists, of)[:, 0]
             found[f"{child.name}/{split}"] = value.round(6).tolist()
     return found
 
@@ -170,18 +159,29 @@ def rounds_table(study: Study) -> pd.DataFrame:
 def samples_table(study: Study) -> pd.DataFrame:
     """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
 
-    From the rewards of round 1's texts, the users they were sampled for, N in powers of two. Columns: samples, reward, r,
-    gain, half (of the 95 % interval), users, minutes (of N texts for these users, from the measured seconds a text).
+    By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or
+    up to `evaluation.most_samples` texts sampled for this. Columns: samples, reward, r, gain, half (of the 95 %
+    interval), users, minutes (of N texts for these users, from the measured seconds a text).
     """
-    policy, seen = study.start, study.chain(0)
+    policy, seen, llm = study.start, study.chain(0), study.config.llm
+    most = max(llm.train_samples, study.config.evaluation.most_samples or 0)
+    wide, sampled = study, policy
+    if most > llm.train_samples:
+        # A study of its own for the texts alone: the pairs and the reward model keep those they were made of.
+        wide = Study(replace(study.config, llm=replace(llm, train_samples=most)), study.results.parents[1])
+        sampled = replace(policy, name=f"{policy.name}_{most}")
+        wide.texts(sampled, many=True)
 
     def build(_):
-        merged, lists = study.rewards(policy, seen), study.lists("popularity")
-        lists = lists.of_users(study.cohort.of("train", "validation"))
-        record = study.store.record("texts", policy.name)
+        lists = study.lists("popularity").of_users(study.cohort.of("train", "validation"))
+        if wide is study:
+            merged = study.rewards(policy, seen)
+        else:
+            merged = study.rescore(policy, seen, wide.knowledge(sampled, many=True))
+        record = wide.store.record("texts", sampled.name)
         minutes = record["seconds"] / record["metrics"]["texts"] * len(study.pair_users(policy)) / 60
         rows = []
-        for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= study.config.llm.train_samples):
+        for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= most):
             for kind in rewards.KINDS:
                 half = rewards.split_half(merged[kind][:, :n], lists, study.pair_users(policy))
                 row = {"samples": n, "reward": kind} | {k: half[k] for k in ("r", "gain", "half", "users")}
@@ -189,6 +189,6 @@ def samples_table(study: Study) -> pd.DataFrame:
         return {"rows": rows}
 
     study.rewards(policy, seen)
-    depends = {"reward": study.store.record("reward", policy.name)["key"]}
+    depends = {"reward": study.store.record("reward", policy.name)["key"], "texts": wide.texts_depend_on(sampled, True)}
     study.store.stage("samples", "gain", depends, build)
     return pd.DataFrame(study.store.record("samples", "gain")["metrics"]["rows"])

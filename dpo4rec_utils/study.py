@@ -4,6 +4,7 @@ Test users' lists are read by evaluation, referees and understanding alone.
 """
 
 import functools
+import itertools
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +61,11 @@ class Study(Knowledge):
 
     def _adapter(self, name: str, parent: Policy, table: pd.DataFrame, run, config=None) -> Policy:
         config = config or self.config.alignment
-        read = alignment.SUPERVISED if run is alignment.warm_start else alignment.PREFERENCE
+        read = {
+            alignment.warm_start: alignment.SUPERVISED,
+            alignment.align: alignment.PREFERENCE,
+            alignment.grpo: alignment.GROUPED,
+        }[run]
         settings = {field: getattr(config, field) for field in read} | {"precision": self.precision}
         depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings}
 
@@ -181,6 +186,22 @@ class Study(Knowledge):
         fold = rewards.user_folds(self.cohort.of("train"), self.config.reward.folds, seed)
         return folder, self._reward_base(seen, False), fold
 
+    def rescore(self, policy: Policy, seen: list[Policy], text: np.ndarray) -> dict[str, np.ndarray]:
+        """Rewards (L, S) by kind of other texts (U, S, T) by the reward model that scored `policy`, NaN where absent.
+
+        Lists as in `rewards`; a train user's are scored by models that were trained without them.
+        """
+        folder, base, fold = self.reward_model(policy, seen)
+        train, unseen = self.cohort.of("train"), self.cohort.of("validation")
+        lists = self.lists("popularity").of_users(self.cohort.of("train", "validation"))
+        results, scored = {}, {}
+        for k, s in itertools.product(range(self.config.reward.folds), range(self.config.reward.seeds)):
+            name = f"fold{k}-seed{s}"
+            scored[name] = lists.of_users(np.concatenate([train[fold == k], unseen]))
+            with np.load(folder / "models" / f"{name}.npz") as arrays:
+                results[name] = rewards.rescore(base, dict(arrays), scored[name], text)
+        return {kind: rewards.merge_scored(results, scored, lists, kind) for kind in rewards.KINDS}
+
     def _reliability(self, merged, lists) -> dict:
         out = {}
         llm = self.config.llm
@@ -190,13 +211,16 @@ class Study(Knowledge):
                 out[f"{split}/{kind}"] = {key: half[key] for key in ("r", "gain", "users")}
         return out
 
-    def _choice(self, policy: Policy, seen: list[Policy], kind: str | None = None, finished_only: bool | None = None):
-        """What pairs are built from, `pair_users` only: rewards (U', N), users, prompts, texts, lists a user."""
+    def _choice(self, policy: Policy, seen: list[Policy], kind=None, finished_only=None, llm_only: bool = False):
+        """What pairs are built from, `pair_users` only: rewards (U', N), users, prompts, texts, lists a user.
+
+        `kind` and `finished_only` are the configuration's where they are None; `llm_only`: see `rewards`.
+        """
         kind = kind or self.config.reward.kind
         finished_only = self.config.alignment.finished_only if finished_only is None else finished_only
         users = self.pair_users(policy)
         lists = self.lists("popularity").of_users(self.cohort.of("train", "validation"))
-        reward = rewards.user_rewards(self.rewards(policy, seen)[kind], lists, users)
+        reward = rewards.user_rewards(self.rewards(policy, seen, llm_only)[kind], lists, users)
         table = self.texts(policy, many=True)
         table = table[table.user.isin(users)].set_index("user")
         if finished_only:
@@ -241,10 +265,19 @@ class Study(Knowledge):
         change = dict(ABLATIONS[name])
         if "prompt" in change:
             return replace(self.zero_shot, name=name)
-        kind = change.pop("reward", None)
+        kind, llm_only = change.pop("reward", None), change.pop("llm_only", False)
+        samples, grpo = change.pop("samples", None), change.pop("grpo", False)
         config = replace(self.config.alignment, **change)
-        choice = self._choice(self.start, self.chain(0), kind, config.finished_only)
-        return self._adapter(name, self.start, preferences.build_pairs(*choice, config), alignment.align, config)
+        reward, users, asked, texts, counts = self._choice(
+            self.start, self.chain(0), kind, config.finished_only, llm_only
+        )
+        reward, texts = reward[:, :samples], [row[:samples] for row in texts]
+        if grpo:
+            return self._adapter(
+                name, self.start, preferences.groups(reward, users, asked, texts), alignment.grpo, config
+            )
+        pairs = preferences.build_pairs(reward, users, asked, texts, counts, config)
+        return self._adapter(name, self.start, pairs, alignment.align, config)
 
     @cached_property
     def rft(self) -> Policy:

@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dpo4rec_utils import alignment
-from dpo4rec_utils.alignment import pack_rows
 from dpo4rec_utils.config import LOSSES, AlignmentConfig
+from dpo4rec_utils.packing import pack_rows
 from dpo4rec_utils.policies import Policy, load_tokenizer
 
 PROMPTS = ["Movies liked: Heat.\nThis viewer enjoys", "Movies liked: Alien; Aliens; The Thing.\nThis viewer enjoys"]
@@ -123,6 +123,40 @@ def test_supervised_loss_and_gradients_equal_stock(tmp_path):
     assert found["prefix_shared"][0] == pytest.approx(found["stock"][0], rel=1e-4)
     for name, gradient in found["stock"][1].items():
         assert torch.allclose(found["prefix_shared"][1][name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_grpo_reads_the_stored_texts_and_rewards(tmp_path):
+    texts, rewards = [" crime dramas.", " slow crime stories.", " cartoons.", " musicals."], [0.2, -0.4, None, 0.5]
+    groups = pd.DataFrame([(PROMPTS[0], texts, rewards)], columns=["prompt", "texts", "rewards"])
+    trainers = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "load_model", tiny_model)
+        patch.setattr(alignment, "_run", lambda trainer, folder, title: trainers.append(trainer))
+        alignment.grpo(EMBEDDED, groups, tmp_path, CONFIG, 3, "fp32")
+    (trainer,) = trainers
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    value = trainer.compute_loss(trainer.model, trainer._prepare_inputs([{"prompt": PROMPTS[0]}] * 4))
+    value.backward()
+    ours = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.model.zero_grad()
+    # By hand: minus the mean over texts of advantage x mean log-probability of the text's tokens, the unscored text at 0.
+    known = torch.tensor([0.2, -0.4, 0.5])
+    advantage = torch.zeros(4)
+    advantage[[0, 1, 3]] = (known - known.mean()) / (known.std() + 1e-4)
+    tokenizer, loss = load_tokenizer("embedded"), 0.0
+    head = tokenizer(PROMPTS[0], add_special_tokens=False).input_ids
+    for text, weight in zip(texts, advantage, strict=True):
+        tail = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        logits = trainer.model(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
+        loss -= weight * logits.log_softmax(dim=1)[range(len(tail)), tail].mean() / len(texts)
+    loss.backward()
+    moved = [n for n in ours if "lora_B" in n]  # at the start, the gradient of A is zero
+    for name, parameter in trainer.model.named_parameters():
+        if name in moved:
+            error = (ours[name] - parameter.grad).norm() / parameter.grad.norm()
+            assert parameter.grad.norm() > 0 and error < 1e-3, f"{name}: {error:.1e}"
+    assert moved
 
 
 def test_truncation_is_refused(tmp_path):

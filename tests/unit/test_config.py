@@ -74,5 +74,7 @@ def test_every_ablation_is_a_valid_configuration():
     for name, change in ABLATIONS.items():
         change = dict(change)
         reward, prompt = change.pop("reward", "ndcg"), change.pop("prompt", "titles")
+        assert all(change.pop(flag, True) is True for flag in ("llm_only", "grpo"))
+        assert change.pop("samples", 2) < load_config("ml-100k-thorough").llm.train_samples
         config = load_config("smoke", {"alignment": change, "reward": {"kind": reward}, "llm": {"prompt": prompt}})
         assert all(getattr(config.alignment, field) == value for field, value in change.items()), name

@@ -136,6 +136,9 @@ def test_texts_without_a_reward_make_no_pair():
         np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan] * 4]), [4, 5], ["p"] * 2, texts * 2, [1, 1], config
     )
     assert best.user.tolist() == [4] and best.completion.tolist() == ["d"]
+    few = np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan, np.nan, np.nan, 1.0]])
+    group = preferences.groups(few, [4, 5], ["p"] * 2, texts * 2)
+    assert group.user.tolist() == [4] and group.rewards[0] == [None, 0.1, 0.2, 0.3] and group.texts[0] == texts[0]
 
 
 def test_guards_by_hand():
