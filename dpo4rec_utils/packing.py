@@ -83,7 +83,9 @@ def prefix_shared_forward(model, pad_token_id: int, *, input_ids, attention_mask
     inside = columns - (labels != -100).int().argmax(dim=1)[rows]
     # A completion's first token is predicted by the prompt's last column, every other by the token before it.
     source = torch.where(inside == 0, 0, packed.offset[rows] + inside)
-    picked = logits[packed.group[rows], source].float()
+    # Not logits[group, source]: completions share the prompt's last column, and the gradient of plain indexing would add
+    # there in whatever order the threads come, so that two runs would differ.
+    picked = logits.flatten(0, 1).index_select(0, packed.group[rows] * logits.shape[1] + source).float()
     target = labels[rows, columns]
     normaliser = picked.logsumexp(dim=1)
     values = picked.gather(1, target[:, None])[:, 0] - normaliser

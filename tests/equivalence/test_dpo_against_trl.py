@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dpo4rec_utils import alignment
+from dpo4rec_utils import alignment, packing
 from dpo4rec_utils.config import LOSSES, AlignmentConfig
-from dpo4rec_utils.packing import pack_rows
 from dpo4rec_utils.policies import Policy, load_tokenizer
 
 PROMPTS = ["Movies liked: Heat.\nThis viewer enjoys", "Movies liked: Alien; Aliens; The Thing.\nThis viewer enjoys"]
@@ -31,7 +30,7 @@ def test_packing_by_hand():
     ids = torch.tensor([[5, 6, 7, 8, pad], [5, 6, 9, pad, pad], [4, 1, 2, 3, 1]])
     attention = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     labels = torch.tensor([[-100, -100, 7, 8, -100], [-100, -100, 9, -100, -100], [-100, 1, 2, 3, 1]])
-    packed = pack_rows(ids, attention, labels, pad)
+    packed = packing.pack_rows(ids, attention, labels, pad)
     assert packed.ids.tolist() == [[5, 6, 7, 8, 9, pad], [pad, 4, 1, 2, 3, 1]]  # rows 0 and 1 share their prompt
     assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 0], [0, 0, 1, 2, 3, 4]]  # positions restart behind the prompt
     assert packed.group.tolist() == [0, 0, 1] and packed.offset.tolist() == [0, 2, 0] and packed.prompt_width == 2
@@ -106,6 +105,22 @@ def test_one_smollm2_batch(tmp_path):
     assert_equal(ours, stock)
 
 
+def test_gradients_repeat_bit_by_bit():
+    rows = [[5, 6, 7, last] for last in range(10, 26)]  # completions that share the prompt's last column
+    ids = torch.tensor(rows)
+    labels = ids.clone()
+    labels[:, :2] = -100
+    gradients = []
+    for _ in range(8):
+        model = tiny_model()
+        answer = packing.prefix_shared_forward(
+            model, 0, input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels
+        )
+        (answer.log_probs.sum(1) * torch.linspace(-1, 1, len(rows))).sum().backward()
+        gradients.append(model.lm_head.weight.grad)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
 def test_supervised_loss_and_gradients_equal_stock(tmp_path):
     table = PAIRS.rename(columns={"chosen": "completion"})
     found = {}
@@ -136,7 +151,8 @@ def test_grpo_reads_the_stored_texts_and_rewards(tmp_path):
     (trainer,) = trainers
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
-    value = trainer.compute_loss(trainer.model, trainer._prepare_inputs([{"prompt": PROMPTS[0]}] * 4))
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    value = trainer.compute_loss(trainer.model, batch)
     value.backward()
     ours = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.model.zero_grad()
