@@ -258,13 +258,13 @@ def grpo(policy: Policy, groups: pd.DataFrame, folder: Path, config, seed: int, 
     """GRPO (Shao et al., arXiv 2402.03300) on rows of prompt, texts and rewards; the adapter is in `folder/adapter`.
 
     Every text weighs by its reward less the mean of its prompt's texts, over their deviation; one without a reward weighs
-    nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps (an equal budget of
-    samples), and taken as the policy's own at every step. No penalty for leaving the reference. Raises `StudyError`
+    nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps as `config.pairs` pairs
+    take (an equal budget of samples), and taken as the policy's own at every step. No penalty for leaving the reference. Raises `StudyError`
     without groups.
     """
     if groups.empty:
         raise StudyError("No rewarded texts for GRPO: sample more texts a user.")
-    groups = shuffled_by_prompt(groups, seed)
+    groups = shuffled_by_prompt(groups.drop_duplicates("prompt"), seed)
     count = len(groups.texts.iloc[0])
     prompts_a_step = max(1, min(len(groups), round(len(groups) * config.batch_size / config.pairs)))
     arguments = _arguments(

@@ -115,10 +115,9 @@ def claims(study: Study, loop) -> dict[str, list[float]]:
     lists = study.lists("popularity").of_users(study.cohort.of("train", "validation"))
     found = {}
     for number, (parent, child) in enumerate(itertools.pairwise(loop)):
-        before, after = (
-            np.nanmean(study.rescore(parent, study.chain(number), arm_text(study, p.name))["log_likelihood"], axis=1)
-            for p in (parent, child)
-        )
+        texts = [arm_text(study, p.name) for p in (parent, child)]
+        scored = study.rescore(parent, study.chain(number), np.concatenate(texts, axis=1))["log_likelihood"]
+        before, after = (np.nanmean(part, axis=1) for part in np.split(scored, [texts[0].shape[1]], axis=1))
         for split, of in users.items():
             value = rewards.user_rewards((after - before)[:, None], lists, of)[:, 0]
             found[f"{child.name}/{split}"] = value.round(6).tolist()
