@@ -70,6 +70,7 @@ def dots(table: pd.DataFrame, row: str, x: str, group: str | None = None, error:
         style = {"marker": MARKERS[i], "color": GREYS[i % 3], "markersize": 5, "capsize": 2, "linestyle": "none"}
         axis.errorbar(part[x], height, xerr=half, label=name, **style)
     axis.set_yticks(np.arange(len(names)), names)
+    axis.locator_params(axis="x", nbins=6)
     axis.set(xlabel=xlabel or x)
     if group:
         axis.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.4, 1.0))

@@ -93,6 +93,15 @@ def write_report(study: Study) -> Path:
     return study.results / "report.html"
 
 
+def _speeds(path: Path) -> str:
+    """The ratios of `make bench` in a sentence; empty where it has not run."""
+    if not path.is_file():
+        return ""
+    found = read_json(path)
+    told = (f"{name} {r['ratio']:.1f}x (goal {r['goal']}x)" for name, r in found["results"].items())
+    return f"`make bench` on {found['device']}, ours against the usual way: {', '.join(told)}."
+
+
 def update_readme(study: Study, readme: Path) -> None:
     """Rewrite the part of the README between its `results` marks from this profile's tables and records."""
     tables = study.results / "tables"
@@ -131,6 +140,8 @@ NDCG@7 of test users' lists, popularity negatives, a re-ranker per arm, mean ± 
 What each stage took:
 
 {cost.reset_index(names="stage").to_markdown(index=False, floatfmt=(".0f", ".1f", ".0f"))}
+
+{_speeds(readme.parent / "results" / "benchmarks.json")}
 """
     before, rest = readme.read_text(encoding="utf-8").split(MARKS[0])
     write_text(readme, before + MARKS[0] + "\n" + text.rstrip() + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])
