@@ -10,7 +10,6 @@ log-probabilities once. So that a user's pairs meet in a batch, rows are shuffle
 
 import functools
 import math
-import time
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -27,7 +26,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from dpo4rec_utils.artifacts import StudyError, read_json, write_json
+from dpo4rec_utils.artifacts import StudyError
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.packing import prefix_shared_forward
 from dpo4rec_utils.policies import Policy, load_model, load_tokenizer
@@ -85,35 +84,6 @@ class PlainProgress(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
-
-
-def fast_precision(path: Path) -> str:
-    """'bf16' or 'fp32', whichever multiplies matrices faster here by a clear margin (1.3x); timed once, kept in `path`."""
-    if path.exists():
-        return read_json(path)["precision"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        # Small and few: where bf16 is emulated, a product takes a hundred times as long.
-        a, b = torch.randn(512, 576, device=device).to(dtype), torch.randn(576, 576, device=device).to(dtype)
-        runs = []
-        for _ in range(7):
-            start = time.perf_counter()
-            (a @ b).sum().item()
-            runs.append(time.perf_counter() - start)
-        seconds[dtype] = sorted(runs)[len(runs) // 2]
-    ratio = seconds[torch.float32] / seconds[torch.bfloat16]
-    precision = "bf16" if ratio > 1.3 else "fp32"
-    write_json(path, {"precision": precision, "bf16_speedup": round(ratio, 2)})
-    return precision
-
-
-SUPERVISED = ("warm_start_learning_rate", "batch_size", "epochs", "lora_rank", "implementation")
-PREFERENCE = (
-    *("loss", "beta", "label_smoothing", "learning_rate"),
-    *("batch_size", "epochs", "lora_rank", "implementation"),
-)
-GROUPED = ("pairs", "learning_rate", "batch_size", "epochs", "lora_rank")
 
 
 def micro_batch(prompts: pd.Series, batch_size: int) -> int:

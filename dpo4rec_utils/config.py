@@ -184,6 +184,15 @@ class AlignmentConfig:
     checkpoint_steps: int = limited(10, 1, 10**6)
 
 
+# What each kind of training reads of `AlignmentConfig`: an adapter is made anew when one of these changes.
+_COMMON = ("batch_size", "epochs", "lora_rank")
+TRAINING_SETTINGS = {
+    "warm_start": ("warm_start_learning_rate", "implementation", *_COMMON),
+    "align": ("loss", "beta", "label_smoothing", "learning_rate", "implementation", *_COMMON),
+    "grpo": ("pairs", "learning_rate", *_COMMON),
+}
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """The main table."""

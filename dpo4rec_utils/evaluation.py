@@ -17,7 +17,7 @@ from dpo4rec_utils.lists import SPLITS
 from dpo4rec_utils.metrics import CUTOFFS, METRICS, log_likelihood, ranked_labels, user_means
 from dpo4rec_utils.prompts import templates, user_prefix
 from dpo4rec_utils.study import Study
-from dpo4rec_utils.training import load_reranker, score_lists, train_all
+from dpo4rec_utils.training import arm_scores, train_all
 
 TEXT_POLICIES = ("zero_shot", "warm_start", "rft", "random_pairs", "dpo_cold")
 
@@ -90,15 +90,6 @@ def shuffled_users(study: Study) -> np.ndarray:
     return other
 
 
-def _keep_scores(task, trained, lists, texts: dict) -> dict:
-    """Run in a worker: scores (L, C) under each arm's text of `lists` and of the validation lists."""
-    model, out = load_reranker(task, trained), {}
-    for arm, text in texts.items():
-        out[f"scores/{arm}"] = score_lists(model, task, lists, text)
-        out[f"validation/{arm}"] = score_lists(model, task, task.validation, text)
-    return out
-
-
 def _validation(done: dict, cells, arm: str, lists) -> dict:
     """Validation users' NDCG@7 a backbone: (seeds, users), for recipe choices and the power analysis."""
     users, out = np.unique(lists.user), {}
@@ -168,7 +159,7 @@ def own(study: Study, protocol: str, arm: str, ablation: str = "", backbones=Non
         for b, s in cells:
             seed = derive_seed(study.seed, "own", protocol, b, s)
             tasks[f"{b}-{s}"] = replace(study.task(b, protocol, text, seed, arm_items(study, arm)), config=reranker)
-        finish = functools.partial(_keep_scores, lists=test, texts={arm: text})
+        finish = functools.partial(arm_scores, lists=test, texts={arm: text})
         done = train_all(
             tasks, folder / "models", config.workers, f"own {protocol} {arm}", dict.fromkeys(tasks, finish)
         )
@@ -206,7 +197,7 @@ def shared(study: Study, protocol: str) -> dict:
             f"{b}-{s}": study.task(b, protocol, union, derive_seed(study.seed, "shared", protocol, b, s))
             for b, s in cells
         }
-        finish = functools.partial(_keep_scores, lists=test, texts=texts)
+        finish = functools.partial(arm_scores, lists=test, texts=texts)
         done = train_all(tasks, folder / "models", config.workers, f"shared {protocol}", dict.fromkeys(tasks, finish))
         validation = next(iter(tasks.values())).validation
         summary = {

@@ -102,6 +102,34 @@ def _speeds(path: Path) -> str:
     return f"`make bench` on {found['device']}, ours against the usual way: {', '.join(told)}."
 
 
+def _effect(tables: Path) -> str:
+    """The last round against each baseline under popularity negatives, as Markdown, from `headline.csv`."""
+    effect = pd.read_csv(tables / "headline.csv")
+    effect = effect[effect.protocol == "popularity"]
+    interval = "difference (95 % interval)"
+    effect[interval] = [f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in effect.itertuples()]
+    effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
+    effect["seen from"] = effect.seen_from.map("{:.4f}".format)
+    columns = ["last round against", "scorer", interval, "seen from", "backbones with Holm p < 0.05"]
+    return effect[columns].to_markdown(index=False)
+
+
+def _thorough(study: Study) -> str:
+    """The same table of the profile's `-thorough` companion; empty where that has no results."""
+    results = study.results.with_name(f"{study.config.profile}-thorough")
+    tables = results / "tables"
+    if not (tables / "stages.csv").is_file():
+        return ""
+    main, stages = pd.read_csv(tables / "main_results.csv"), pd.read_csv(tables / "stages.csv")
+    rounds = main.arm.str.startswith("dpo_round_")
+    return f"""
+The same of profile `{results.name}` ({main.arm[rounds].nunique()} rounds, {main.backbone.nunique()} backbones, {main.seeds.max()} seeds;
+{stages.seconds.sum() / 3600:.1f} hours in all stages, those it shares with `{study.config.profile}` included):
+
+{_effect(tables)}
+"""
+
+
 def update_readme(study: Study, readme: Path) -> None:
     """Rewrite the part of the README between its `results` marks from this profile's tables and records."""
     tables = study.results / "tables"
@@ -115,12 +143,6 @@ def update_readme(study: Study, readme: Path) -> None:
     name = study.results.relative_to(readme.parent).as_posix()
     caption = (study.results / "figures" / "05_forest_shared.txt").read_text(encoding="utf-8").strip()
     seeds = int(results.seeds.max())
-    effect = pd.read_csv(tables / "headline.csv")
-    effect = effect[effect.protocol == "popularity"]
-    interval = "difference (95 % interval)"
-    effect[interval] = [f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in effect.itertuples()]
-    effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
-    effect = effect[["last round against", "scorer", interval, "backbones with Holm p < 0.05"]]
     text = f"""
 Profile `{study.config.profile}` on {record["device"]}: {stages.seconds.sum() / 60:.0f} minutes in all stages, peak {stages.peak_rss_mib.max() / 1024:.1f} GiB.
 
@@ -129,10 +151,11 @@ Profile `{study.config.profile}` on {record["device"]}: {stages.seconds.sum() / 
 {caption}
 
 The effect, NDCG@7 of test users under popularity negatives, paired by user, mean of the backbones and of {seeds} seeds (*own*: a
-re-ranker per arm; *shared*: one re-ranker for all arms, only the user's text is swapped):
+re-ranker per arm; *shared*: one re-ranker for all arms, only the user's text is swapped; *seen from*: the true difference that one
+test of this mean finds with 80 % power, simulated from validation users):
 
-{effect.to_markdown(index=False)}
-
+{_effect(tables)}
+{_thorough(study)}
 NDCG@7 of test users' lists, popularity negatives, a re-ranker per arm, mean ± deviation over {seeds} seeds:
 
 {table.drop(columns=["protocol", "scorer"]).to_markdown(index=False)}

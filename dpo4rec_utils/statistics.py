@@ -52,9 +52,9 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def detectable_difference(
-    differences: np.ndarray, users: int, rng: np.random.Generator, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Smallest true mean difference that a study of `users` users finds with probability `power` at two-sided `alpha`.
+    differences: np.ndarray, users: int, rng: np.random.Generator, alphas=(0.05,), power: float = 0.8
+) -> list[float]:
+    """Smallest true mean difference that a study of `users` users finds with probability `power`, at each two-sided alpha.
 
     Simulated from the differences (seeds, U) of a pilot: 2,000 studies draw seeds and users with replacement, average
     over seeds, and test the mean with the noise of users and of seeds, as `paired_differences` does; the pilot's own mean
@@ -62,16 +62,18 @@ def detectable_difference(
     """
     differences = np.asarray(differences, dtype=float)
     differences = differences - differences.mean()
-    critical = NormalDist().inv_cdf(1 - alpha / 2)
-    needed = []
-    for _ in range(2000):
-        seeds = rng.integers(len(differences), size=len(differences))
-        drawn = differences[seeds][:, rng.integers(differences.shape[1], size=users)]
-        variance = drawn.mean(axis=0).var(ddof=1) / users
-        if len(drawn) > 1:
-            variance += drawn.mean(axis=1).var(ddof=1) / len(drawn)
-        needed.append(critical * np.sqrt(variance) - drawn.mean())
-    return float(np.quantile(needed, power))
+    count, pilot = differences.shape
+    errors, means = [], []
+    for _ in range(20):
+        seeds, drawn_users = rng.integers(count, size=(100, count)), rng.integers(pilot, size=(100, users))
+        drawn = differences[seeds[:, :, None], drawn_users[:, None, :]]
+        variance = drawn.mean(axis=1).var(axis=1, ddof=1) / users
+        if count > 1:
+            variance += drawn.mean(axis=2).var(axis=1, ddof=1) / count
+        errors.append(np.sqrt(variance))
+        means.append(drawn.mean(axis=(1, 2)))
+    error, mean = np.concatenate(errors), np.concatenate(means)
+    return [float(np.quantile(NormalDist().inv_cdf(1 - alpha / 2) * error - mean, power)) for alpha in alphas]
 
 
 def t_of_mean(values: np.ndarray) -> float:

@@ -12,12 +12,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils import alignment, preferences, prompts, rewards
+from dpo4rec_utils import preferences, prompts, rewards
 from dpo4rec_utils.artifacts import content_key, require_free_memory
-from dpo4rec_utils.config import ABLATIONS, as_dict, derive_seed, generator, load_config, load_notebook_config
+from dpo4rec_utils.config import (
+    ABLATIONS,
+    TRAINING_SETTINGS,
+    as_dict,
+    derive_seed,
+    generator,
+    load_config,
+    load_notebook_config,
+)
 from dpo4rec_utils.knowledge import Knowledge
 from dpo4rec_utils.lists import genre_matrix
-from dpo4rec_utils.policies import Policy, base_policy, export_gguf
+from dpo4rec_utils.policies import Policy, base_policy, export_gguf, fast_precision
 from dpo4rec_utils.training import Task, history_table, stop_workers, train_all
 
 
@@ -57,23 +65,23 @@ class Study(Knowledge):
     def precision(self) -> str:
         """'bf16' or 'fp32' for alignment."""
         asked = self.config.alignment.precision
-        return alignment.fast_precision(self.store.runs / "precision.json") if asked == "auto" else asked
+        return fast_precision(self.store.runs / "precision.json") if asked == "auto" else asked
 
-    def _adapter(self, name: str, parent: Policy, table: pd.DataFrame, run, config=None) -> Policy:
+    def _adapter(self, name: str, parent: Policy, table: pd.DataFrame, method: str, config=None) -> Policy:
+        """`parent` trained on `table` by a function of alignment.py."""
         config = config or self.config.alignment
-        read = {
-            alignment.warm_start: alignment.SUPERVISED,
-            alignment.align: alignment.PREFERENCE,
-            alignment.grpo: alignment.GROUPED,
-        }[run]
-        settings = {field: getattr(config, field) for field in read} | {"precision": self.precision}
+        settings = {"precision": self.precision}
+        settings |= {field: getattr(config, field) for field in TRAINING_SETTINGS[method]}
         depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings}
 
         def build(folder):
+            # Here, because trl takes seconds to import and most notebooks find every policy trained.
+            from dpo4rec_utils import alignment
+
             stop_workers()
             require_free_memory(3)
             seed = derive_seed(self.seed, "align", name)
-            log = run(parent, table, folder, config, seed, self.precision)
+            log = getattr(alignment, method)(parent, table, folder, config, seed, self.precision)
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
             keep = (
                 "step",
@@ -102,7 +110,7 @@ class Study(Knowledge):
         order = generator(self.seed, "warm_start").permutation(train)
         rows = [(self.prompts[u], text) for u in order for text in drawn[u]][:count]
         table = pd.DataFrame(rows, columns=["prompt", "completion"])
-        return self._adapter("warm_start", self.zero_shot, table, alignment.warm_start)
+        return self._adapter("warm_start", self.zero_shot, table, "warm_start")
 
     @property
     def start(self) -> Policy:
@@ -239,13 +247,13 @@ class Study(Knowledge):
         """The policy after DPO round `number` (1, 2, ...): fresh LoRA on the merged policy that sampled."""
         parent = self.start if number == 1 else self.dpo_round(number - 1)
         pairs = self.pairs(parent, self.chain(number - 1))
-        return self._adapter(f"dpo_round_{number}", parent, pairs, alignment.align)
+        return self._adapter(f"dpo_round_{number}", parent, pairs, "align")
 
     @cached_property
     def dpo_cold(self) -> Policy:
         """The paper's path: one round straight from the zero-shot LLM."""
         pairs = self.pairs(self.zero_shot, [self.zero_shot])
-        return self._adapter("dpo_cold", self.zero_shot, pairs, alignment.align)
+        return self._adapter("dpo_cold", self.zero_shot, pairs, "align")
 
     @cached_property
     def random_pairs(self) -> Policy:
@@ -257,7 +265,7 @@ class Study(Knowledge):
             for i, (user, row) in enumerate(zip(users, texts, strict=True))
         }
         drawn = preferences.random_pairs(pairs, allowed, generator(self.seed, "random_pairs"))
-        return self._adapter("random_pairs", self.start, drawn, alignment.align)
+        return self._adapter("random_pairs", self.start, drawn, "align")
 
     @functools.cache
     def ablation(self, name: str) -> Policy:
@@ -273,17 +281,15 @@ class Study(Knowledge):
         )
         reward, texts = reward[:, :samples], [row[:samples] for row in texts]
         if grpo:
-            return self._adapter(
-                name, self.start, preferences.groups(reward, users, asked, texts), alignment.grpo, config
-            )
+            return self._adapter(name, self.start, preferences.groups(reward, users, asked, texts), "grpo", config)
         pairs = preferences.build_pairs(reward, users, asked, texts, counts, config)
-        return self._adapter(name, self.start, pairs, alignment.align, config)
+        return self._adapter(name, self.start, pairs, "align", config)
 
     @cached_property
     def rft(self) -> Policy:
         """Rejection-sampling fine-tuning: supervised on the best of N, from the policy of round 1."""
         table = preferences.best_of_n(*self._choice(self.start, self.chain(0)), self.config.alignment)
-        return self._adapter("rft", self.start, table, alignment.warm_start)
+        return self._adapter("rft", self.start, table, "warm_start")
 
     @property
     def final(self) -> Policy:

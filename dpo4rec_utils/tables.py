@@ -93,12 +93,41 @@ def paired_table(study: Study) -> pd.DataFrame:
     return table
 
 
-def headline(study: Study, paired: pd.DataFrame, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
+def power_table(study: Study, users: int, sizes: tuple[int, ...]) -> pd.DataFrame:
+    """How large a difference in NDCG@7 the study can see, simulated from validation users under popularity negatives.
+
+    For the last round against each baseline with `users` users, and against zero-shot in studies of other `sizes`: `alone`
+    at alpha 0.05, `holm` at 0.05 over the comparisons of the Holm family (the strictest step), both with power 0.8.
+    Backbone 'mean' is the users' mean over backbones, as in `headline`; its family is the comparisons alone. Columns:
+    scorer, backbone, baseline, seeds, validation_users, users, alone, holm.
+    """
+    rows, last, backbones = [], study.final.name, study.config.evaluation.backbones
+    for part in evidence(study):
+        if part["protocol"] != "popularity":
+            continue
+        arms = part["arms"]
+        asked = comparisons(study, arms)
+        for baseline in (b for a, b in asked if a == last):
+            change = {b: np.subtract(*(arms[arm]["validation"][b] for arm in (last, baseline))) for b in backbones}
+            change["mean"] = np.mean(list(change.values()), axis=0)
+            for backbone, values in change.items():
+                family = len(asked) * (1 if backbone == "mean" else len(backbones))
+                row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
+                row |= {"seeds": len(values), "validation_users": values.shape[1]}
+                for size in (users, *(sizes if baseline == "zero_shot" else ())):
+                    rng = generator(study.seed, "power", part["scorer"], backbone, baseline, size)
+                    alone, strict = detectable_difference(values, size, rng, (0.05, 0.05 / family))
+                    rows.append(row | {"users": size, "alone": alone, "holm": strict})
+    return pd.DataFrame(rows)
+
+
+def headline(study: Study, paired: pd.DataFrame, power: pd.DataFrame, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
     """The last round against each baseline in a line: protocol, scorer, baseline, users, difference, ci_low, ci_high,
-    significant.
+    significant, seen_from.
 
     Users' values are averaged over seeds and backbones before they are subtracted; `significant` counts the backbones
-    whose own difference in `paired` is positive with Holm p < 0.05.
+    whose own difference in `paired` is positive with Holm p < 0.05; `seen_from` is what `power` finds detectable for that
+    mean in one test (popularity negatives, else missing).
     """
     rows, last, backbones = [], study.final.name, study.config.evaluation.backbones
     for part in evidence(study):
@@ -121,31 +150,6 @@ def headline(study: Study, paired: pd.DataFrame, metric: str = "ndcg", k: int = 
             count = int(((mine.p_holm < 0.05) & (mine.difference > 0)).sum())
             row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
             rows.append(row | {"significant": f"{count} of {len(mine)}"})
-    return pd.DataFrame(rows)
-
-
-def power_table(study: Study, sizes: tuple[int, ...]) -> pd.DataFrame:
-    """How large a difference in NDCG@7 the study can see, simulated from validation users under popularity negatives.
-
-    For the last round against zero-shot, by scorer and backbone: `alone` at alpha 0.05, `holm` at 0.05 over the number
-    of comparisons in the Holm family (the strictest step), both with power 0.8, for studies of `sizes` users. Columns:
-    scorer, backbone, seeds, validation_users, users, alone, holm.
-    """
-    rows = []
-    for part in evidence(study):
-        if part["protocol"] != "popularity":
-            continue
-        arms = part["arms"]
-        family = len(comparisons(study, arms)) * len(study.config.evaluation.backbones)
-        last, base = (arms[name]["validation"] for name in (study.final.name, "zero_shot"))
-        for backbone in study.config.evaluation.backbones:
-            change = np.array(last[backbone]) - np.array(base[backbone])
-            row = {"scorer": part["scorer"], "backbone": backbone}
-            row |= {"seeds": len(change), "validation_users": change.shape[1]}
-            for users in sizes:
-                found = {}
-                for name, alpha in (("alone", 0.05), ("holm", 0.05 / family)):
-                    rng = generator(study.seed, "power", part["scorer"], backbone, users)
-                    found[name] = detectable_difference(change, users, rng, alpha)
-                rows.append(row | {"users": users} | found)
-    return pd.DataFrame(rows)
+    asked = power[(power.backbone == "mean") & (power.users == rows[0]["users"])].assign(protocol="popularity")
+    seen = asked[["protocol", "scorer", "baseline", "alone"]].rename(columns={"alone": "seen_from"})
+    return pd.DataFrame(rows).merge(seen, how="left")

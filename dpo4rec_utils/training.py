@@ -173,6 +173,15 @@ def score_texts(model, task: Task, lists: CandidateLists, text: np.ndarray, batc
     return out
 
 
+def arm_scores(task: Task, trained: Trained, lists: CandidateLists, texts: dict[str, np.ndarray]) -> dict:
+    """What a worker keeps of a scorer: scores (L, C) under each arm's text of `lists` and of the validation lists."""
+    model, out = load_reranker(task, trained), {}
+    for arm, text in texts.items():
+        out[f"scores/{arm}"] = score_lists(model, task, lists, text)
+        out[f"validation/{arm}"] = score_lists(model, task, task.validation, text)
+    return out
+
+
 def train_all(tasks: dict[str, Task], folder: Path, workers: int, title: str, finish: dict) -> dict[str, dict]:
     """Run `finish[name](task, trained) -> dict of arrays` for every task, in `workers` processes; keep each as an npz.
 

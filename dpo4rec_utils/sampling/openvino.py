@@ -1,16 +1,23 @@
 """OpenVINO GenAI: continuous batching with prefix caching over a GGUF file; the CPU engine."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import openvino_genai
 
 from dpo4rec_utils.config import LLMConfig
-from dpo4rec_utils.policies import Policy, export_gguf
+from dpo4rec_utils.policies import Policy, export_gguf, gguf_of
 from dpo4rec_utils.sampling import Completion
 
 CACHE_GIB = 1
 SEQUENCES = 256
+
+
+@functools.cache
+def _tokenizer(model: str) -> openvino_genai.Tokenizer:
+    """Built once a process: it takes as long as the rest of a pipeline, and all policies of a model share it."""
+    return openvino_genai.Tokenizer(gguf_of(model))
 
 
 class OpenVINOSampler:
@@ -23,9 +30,9 @@ class OpenVINOSampler:
         scheduler.cache_size = CACHE_GIB
         scheduler.max_num_seqs = SEQUENCES
         scheduler.max_num_batched_tokens = 2048
-        self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU")
+        self.tokenizer = _tokenizer(policy.model)
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(path, self.tokenizer, scheduler, "CPU")
         path.unlink()
-        self.tokenizer = self.pipeline.get_tokenizer()
         self.config = config
 
     def _decoding(self, samples: int, seed: int) -> openvino_genai.GenerationConfig:

@@ -92,9 +92,10 @@ def test_detectable_difference_agrees_with_the_normal_theory():
     pilot = np.repeat(
         rng.normal(0.3, 1, size=(1, 500)), 3, axis=0
     )  # no noise of seeds; the pilot's mean must not count
-    found = statistics.detectable_difference(pilot, 400, rng)
+    found, strict = statistics.detectable_difference(pilot, 400, rng, (0.05, 0.001))
     assert found == pytest.approx((1.96 + 0.84) / 20, rel=0.08)
-    noisy = statistics.detectable_difference(pilot + rng.normal(0, 1, size=(3, 1)), 400, rng)
+    assert strict == pytest.approx((3.29 + 0.84) / 20, rel=0.08)
+    (noisy,) = statistics.detectable_difference(pilot + rng.normal(0, 1, size=(3, 1)), 400, rng)
     assert noisy > 1.5 * found
 
 
