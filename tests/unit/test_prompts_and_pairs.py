@@ -118,7 +118,7 @@ def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
 
 
 def test_each_round_asks_other_train_users(tmp_path):
-    study = Study(load_config("smoke", {"alignment": {"pair_users": 6}}), tmp_path)
+    study = Study(load_config("smoke", {"data": {"max_users": 30}, "alignment": {"pair_users": 6}}), tmp_path)
     names = ("warm_start", "dpo_round_1", "dpo_round_2", "dpo_round_3")
     asked = [study.pair_users(Policy(name, "embedded")).tolist() for name in names]
     assert sorted(asked[0] + asked[1] + asked[2]) == study.cohort.of("train").tolist()
