@@ -111,7 +111,7 @@ def _effect(tables: Path) -> str:
     effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
     effect["seen from"] = effect.seen_from.map("{:.4f}".format)
     columns = ["last round against", "scorer", interval, "seen from", "backbones with Holm p < 0.05"]
-    return effect[columns].to_markdown(index=False)
+    return effect[columns].to_markdown(index=False, disable_numparse=True)
 
 
 def _thorough(study: Study) -> str:
