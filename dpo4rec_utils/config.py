@@ -98,6 +98,7 @@ class DataConfig:
     max_lists: int = limited(10, 1, 1000, text="lists a user, the nearest after the history")
     train_share: float = limited(0.6, 0.1, 0.9, text="share of users in train")
     validation_share: float = limited(0.1, 0.02, 0.5, text="share of users in validation; the rest is test")
+    fold: int = limited(0, 0, 99, text="which users are test; the test users of two folds are never the same")
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,10 @@ def load_config(profile: str, overrides: dict | None = None) -> Config:
     config = _build(Config, _merge(given, overrides or {}) | {"profile": path.stem})
     if config.data.train_share + config.data.validation_share >= 1:
         raise ConfigError("data.train_share + data.validation_share must stay below 1: the rest is the test share.")
+    others = 1 - config.data.validation_share
+    folds = int(round(others / (others - config.data.train_share), 6))
+    if config.data.fold >= folds:
+        raise ConfigError(f"data.fold = {config.data.fold} is out of range; allowed with these shares: 0 to {folds - 1}.")
     if config.llm.train_samples < config.llm.evaluation_samples:
         raise ConfigError(
             "llm.train_samples must be at least llm.evaluation_samples: their first texts are evaluated, too."

@@ -100,11 +100,14 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
 
 
 def _split(count: int, config: DataConfig, seed: int) -> np.ndarray:
+    """(count,) of SPLITS. Validation users, by whom recipes are chosen, are the same in every fold and never test."""
     order = generator(seed, "split").permutation(count)
     train, validation = round(count * config.train_share), max(1, round(count * config.validation_share))
+    chosen_by, others = order[train : train + validation], np.delete(order, np.s_[train : train + validation])
+    others = np.roll(others, config.fold * (len(others) - train))
     split = np.full(count, "test", dtype="<U10")
-    split[order[:train]] = "train"
-    split[order[train : train + validation]] = "validation"
+    split[others[:train]] = "train"
+    split[chosen_by] = "validation"
     return split
 
 
