@@ -174,14 +174,17 @@ def environment() -> dict:
 
 
 class Store:
-    """The artefacts of all profiles (`runs/`) and the published records of one (`results/<profile>/records/`)."""
+    """The artefacts of all profiles (`runs/`) and the published records of one (`results/<profile>/records/`).
 
-    def __init__(self, runs: Path, results: Path, config: dict):
-        self.runs, self.results, self.config = Path(runs), Path(results), config
+    `label` ends the name of every artefact, so that the folds of one profile keep their records apart.
+    """
+
+    def __init__(self, runs: Path, results: Path, config: dict, label: str = ""):
+        self.runs, self.results, self.config, self.label = Path(runs), Path(results), config, label
 
     def folder(self, kind: str, name: str, depends: dict) -> Path:
         """The folder of an artefact: it exists, finished or not."""
-        folder = self.runs / kind / f"{name}-{content_key(depends)}"
+        folder = self.runs / kind / f"{name}{self.label}-{content_key(depends)}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -200,7 +203,7 @@ class Store:
             release_memory()
             record = {
                 "kind": kind,
-                "name": name,
+                "name": name + self.label,
                 "key": folder.name.rsplit("-", 1)[1],
                 "metrics": metrics,
                 "seconds": round(cost.seconds, 2),
@@ -219,27 +222,29 @@ class Store:
         name = f"{record['kind']}-{record['name']}"
         path = self.results / "records" / f"{name}.json"
         write_json(path, record)
-        manifest = self.results / "manifest.json"
-        listed = read_json(manifest)["records"] if manifest.exists() else {}
+        listed = self._listed()
         listed[name] = {"file": f"records/{path.name}", "key": record["key"], "sha256": file_sha256(path)}
-        write_json(manifest, {"profile": self.config["profile"], "records": dict(sorted(listed.items()))})
+        write_json(
+            self.results / "manifest.json", {"profile": self.config["profile"], "records": dict(sorted(listed.items()))}
+        )
 
     def record(self, kind: str, name: str) -> dict:
         """A published record; one that is missing, unlisted or altered is an error."""
+        return self._published(f"{kind}-{name}{self.label}")
+
+    def records(self, kind: str = "") -> list[dict]:
+        """All published records, or those of a kind, by name and of every label."""
+        return [self._published(name) for name in self._listed() if kind in ("", name.split("-", 1)[0])]
+
+    def _listed(self) -> dict:
         manifest = self.results / "manifest.json"
-        listed = read_json(manifest)["records"] if manifest.exists() else {}
-        entry = listed.get(f"{kind}-{name}")
+        return read_json(manifest)["records"] if manifest.exists() else {}
+
+    def _published(self, name: str) -> dict:
+        entry = self._listed().get(name)
         if entry is None or not (self.results / entry["file"]).exists():
-            raise StudyError(
-                f"There is no record {kind}-{name} in {self.results.name}; run the notebook that makes it."
-            )
+            raise StudyError(f"There is no record {name} in {self.results.name}; run the notebook that makes it.")
         path = self.results / entry["file"]
         if file_sha256(path) != entry["sha256"]:
             raise StudyError(f"{path.name} differs from the manifest; run the notebook that makes it again.")
         return read_json(path)
-
-    def records(self, kind: str) -> list[dict]:
-        """All published records of a kind, by name."""
-        manifest = self.results / "manifest.json"
-        listed = read_json(manifest)["records"] if manifest.exists() else {}
-        return [self.record(kind, name.split("-", 1)[1]) for name in listed if name.split("-", 1)[0] == kind]

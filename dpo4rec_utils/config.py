@@ -202,6 +202,9 @@ class EvaluationConfig:
     uniform_arms: tuple[str, ...] = limited(("item", "template", "zero_shot"), choices=ARMS)
     backbones: tuple[str, ...] = limited(BACKBONES, choices=BACKBONES)
     ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants judged by referees")
+    folds: int = limited(
+        1, 1, 100, text="user folds in the main table, each with a loop of its own: data.fold 0, 1, ..."
+    )
     seeds: int = limited(5, 1, 50)
     shared_seeds: int = limited(5, 1, 50)
     most_samples: int | None = limited(None, 2, 64, text="largest N of the sample analysis; null: llm.train_samples")
@@ -312,7 +315,14 @@ def load_config(profile: str, overrides: dict | None = None) -> Config:
     others = 1 - config.data.validation_share
     folds = int(round(others / (others - config.data.train_share), 6))
     if config.data.fold >= folds:
-        raise ConfigError(f"data.fold = {config.data.fold} is out of range; allowed with these shares: 0 to {folds - 1}.")
+        raise ConfigError(
+            f"data.fold = {config.data.fold} is out of range; allowed with these shares: 0 to {folds - 1}."
+        )
+    if config.evaluation.folds > (1 if config.data.fold else folds):
+        raise ConfigError(
+            f"evaluation.folds = {config.evaluation.folds} is out of range; allowed: 1, or up to {folds} with these shares "
+            "and data.fold = 0."
+        )
     if config.llm.train_samples < config.llm.evaluation_samples:
         raise ConfigError(
             "llm.train_samples must be at least llm.evaluation_samples: their first texts are evaluated, too."

@@ -23,13 +23,13 @@ TEXT_POLICIES = ("zero_shot", "warm_start", "rft", "random_pairs", "dpo_cold")
 
 
 def arm_names(study: Study, protocol: str = "popularity") -> list[str]:
-    """The arms of a protocol's table, in the order they are shown."""
+    """The arms of a protocol's table, in the order they are shown; none of a protocol that no arm is asked for."""
     config, rounds = study.config.evaluation, study.config.alignment.rounds
     names = list(config.arms if protocol == "popularity" else config.uniform_arms)
     if not study.config.alignment.warm_start:
         names = [name for name in names if name != "warm_start"]
     every = [f"dpo_round_{r}" for r in range(1, rounds + 1)]
-    return names + (every if protocol == "popularity" else every[-1:])
+    return names + (every if protocol == "popularity" else every[-1:] if names else [])
 
 
 def arm_text(study: Study, arm: str) -> np.ndarray:

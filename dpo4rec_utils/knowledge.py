@@ -24,12 +24,12 @@ from dpo4rec_utils.sampling import open_sampler, read_shards, sample_shards
 class Knowledge:
     """What there is to know before anything is ranked. U users, I items, T the width of a text vector."""
 
-    def __init__(self, config: Config, root: Path | None = None):
+    def __init__(self, config: Config, root: Path | None = None, label: str = ""):
         root = root or project_root()
         self.config = config
         self.seed = config.seed
         self.results = root / "results" / config.profile
-        self.store = Store(root / "runs", self.results, as_dict(config))
+        self.store = Store(root / "runs", self.results, as_dict(config), label)
 
     # Data
 

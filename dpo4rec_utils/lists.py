@@ -104,7 +104,10 @@ def _split(count: int, config: DataConfig, seed: int) -> np.ndarray:
     order = generator(seed, "split").permutation(count)
     train, validation = round(count * config.train_share), max(1, round(count * config.validation_share))
     chosen_by, others = order[train : train + validation], np.delete(order, np.s_[train : train + validation])
-    others = np.roll(others, config.fold * (len(others) - train))
+    tested = len(others) - train
+    if config.fold and (config.fold + 1) * tested > len(others):
+        raise StudyError(f"{count} users are too few for data.fold = {config.fold}: it would test users of another fold.")
+    others = np.roll(others, config.fold * tested)
     split = np.full(count, "test", dtype="<U10")
     split[others[:train]] = "train"
     split[chosen_by] = "validation"

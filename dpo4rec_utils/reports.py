@@ -49,11 +49,8 @@ def save_figure(study: Study, figure, name: str, caption: str) -> None:
 
 def stages_table(study: Study) -> pd.DataFrame:
     """stage, seconds, peak_rss_mib: what each recorded stage took when it ran."""
-    manifest = read_json(study.results / "manifest.json")["records"]
-    rows = []
-    for name in manifest:
-        record = study.store.record(*name.split("-", 1))
-        rows.append((f"{record['kind']}:{record['name']}", record["seconds"], record["peak_rss_mib"]))
+    records = study.store.records()
+    rows = [(f"{record['kind']}:{record['name']}", record["seconds"], record["peak_rss_mib"]) for record in records]
     return pd.DataFrame(rows, columns=["stage", "seconds", "peak_rss_mib"]).sort_values("stage", ignore_index=True)
 
 

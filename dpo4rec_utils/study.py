@@ -37,6 +37,17 @@ def open_study(source: dict | str) -> "Study":
 class Study(Knowledge):
     """All stages of one configuration. U users, I items, T the width of a text vector."""
 
+    @cached_property
+    def folds(self) -> list["Study"]:
+        """This study and, where `evaluation.folds` asks for more, the same with other test users: each its own loop."""
+        found = [self]
+        for number in range(1, self.config.evaluation.folds):
+            data = replace(self.config.data, fold=number)
+            other = Study(replace(self.config, data=data), self.store.runs.parent, f"-fold{number}")
+            other.encoder = self.encoder  # one memory on disk has one writer
+            found.append(other)
+        return found
+
     # Texts by arm
 
     def arm_texts(self, name: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import generator
+from dpo4rec_utils.config import PROTOCOLS, generator
 from dpo4rec_utils.evaluation import arm_names, own, shared
 from dpo4rec_utils.metrics import CUTOFFS
 from dpo4rec_utils.statistics import detectable_difference, holm, paired_differences
@@ -14,15 +14,49 @@ from dpo4rec_utils.study import Study
 
 @functools.lru_cache(maxsize=1)
 def evidence(study: Study) -> list[dict]:
-    """The metrics of every own and shared record of this configuration, in order; what is missing is made."""
+    """The metrics of every own and shared record of this configuration, folds pooled, in order; what is missing is made."""
+    folds = [fold_evidence(fold) for fold in study.folds]
+    return folds[0] if len(folds) == 1 else [_pooled(parts) for parts in zip(*folds, strict=True)]
+
+
+def fold_evidence(study: Study) -> list[dict]:
+    """The metrics of every own and shared record of one fold: protocol, scorer, arms."""
     found = []
-    for protocol in ("popularity", "uniform"):
-        arms = arm_names(study, protocol)
-        merged = {"protocol": protocol, "scorer": "own", "arms": {}}
-        for arm in arms:
-            merged["arms"] |= own(study, protocol, arm)["arms"]
-        found += [merged, shared(study, protocol)]
+    for protocol in PROTOCOLS:
+        if arms := arm_names(study, protocol):
+            merged = {"protocol": protocol, "scorer": "own", "arms": {}}
+            for arm in arms:
+                merged["arms"] |= own(study, protocol, arm)["arms"]
+            found += [merged, shared(study, protocol)]
     return found
+
+
+def _pooled(parts: tuple[dict, ...]) -> dict:
+    """One protocol's and scorer's metrics of several folds as if their test users were one group.
+
+    Test users differ between folds, so values by user are put behind each other, and a seed's mean is that of all lists
+    or users. Validation users are the same: they stand here once a fold, as read by that fold's policies and re-rankers.
+    """
+    arms = {}
+    for arm in parts[0]["arms"]:
+        mine = [part["arms"][arm] for part in parts]
+        frame = pd.concat(
+            [pd.DataFrame(one["seeds"]).assign(lists=one["lists"], users=len(one["users"])) for one in mine]
+        )
+        frame = frame.assign(list=frame.list * frame.lists, user=frame.user * frame.users)
+        seeds = frame.groupby(["backbone", "seed", "metric"], sort=False).sum().reset_index()
+        seeds = seeds.assign(list=seeds.list / seeds.lists, user=seeds.user / seeds.users)
+        arms[arm] = {
+            "seeds": seeds.drop(columns=["lists", "users"]).to_dict("records"),
+            "by_user": {name: sum((one["by_user"][name] for one in mine), []) for name in mine[0]["by_user"]},
+            "users": sum((one["users"] for one in mine), []),
+            "lists": sum(one["lists"] for one in mine),
+            "validation": {
+                b: np.concatenate([one["validation"][b] for one in mine], axis=1).tolist()
+                for b in mine[0]["validation"]
+            },
+        }
+    return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
 
 
 def main_results(study: Study) -> pd.DataFrame:
@@ -121,6 +155,34 @@ def power_table(study: Study, users: int, sizes: tuple[int, ...]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def _mean_difference(study: Study, arms: dict, arm: str, baseline: str, metric: str, rng) -> dict:
+    """`paired_differences` of the users' mean over backbones (seeds averaged): users, difference, ci_low, ci_high, p."""
+    backbones, draws = study.config.evaluation.backbones, study.config.evaluation.bootstrap
+    by_user = {a: np.mean([arms[a]["by_user"][f"{b}/{metric}"] for b in backbones], axis=0) for a in (arm, baseline)}
+    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in backbones], axis=0) for a in (arm, baseline)}
+    change, seeds = by_user[arm] - by_user[baseline], by_seed[arm] - by_seed[baseline]
+    return paired_differences(change[:, None], draws, rng, seeds[:, None])[0]
+
+
+def fold_table(study: Study, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
+    """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users, difference,
+    ci_low, ci_high, p_holm.
+
+    Of the users' mean over backbones, as in `headline`; Holm over the baselines of one scorer and fold. Each fold has
+    other test users and an LLM, reward models and re-rankers that were trained on other users.
+    """
+    rows, last = [], study.final.name
+    for number, fold in enumerate(study.folds):
+        for part in (p for p in fold_evidence(fold) if p["protocol"] == "popularity"):
+            rng = generator(study.seed, "folds", part["scorer"], number)
+            for baseline in (b for a, b in comparisons(study, part["arms"]) if a == last):
+                result = _mean_difference(study, part["arms"], last, baseline, f"{metric}@{k}", rng)
+                rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
+    table = pd.DataFrame(rows)
+    table["p_holm"] = table.groupby(["scorer", "fold"]).p.transform(lambda p: holm(p.to_numpy()))
+    return table.drop(columns="p")
+
+
 def headline(study: Study, paired: pd.DataFrame, power: pd.DataFrame, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
     """The last round against each baseline in a line: protocol, scorer, baseline, users, difference, ci_low, ci_high,
     significant, seen_from.
@@ -129,22 +191,12 @@ def headline(study: Study, paired: pd.DataFrame, power: pd.DataFrame, metric: st
     whose own difference in `paired` is positive with Holm p < 0.05; `seen_from` is what `power` finds detectable for that
     mean in one test (popularity negatives, else missing).
     """
-    rows, last, backbones = [], study.final.name, study.config.evaluation.backbones
+    rows, last = [], study.final.name
     for part in evidence(study):
         arms = part["arms"]
         rng = generator(study.seed, "headline", part["protocol"], part["scorer"])
         for _, baseline in (pair for pair in comparisons(study, arms) if pair[0] == last):
-            values = [
-                np.mean([arms[arm]["by_user"][f"{b}/{metric}@{k}"] for b in backbones], axis=0)
-                for arm in (last, baseline)
-            ]
-            seeds = [
-                np.mean([_seed_means(arms[arm], b, f"{metric}@{k}") for b in backbones], axis=0)
-                for arm in (last, baseline)
-            ]
-            draws = study.config.evaluation.bootstrap
-            change, by_seed = (values[0] - values[1])[:, None], (seeds[0] - seeds[1])[:, None]
-            result = paired_differences(change, draws, rng, by_seed)[0]
+            result = _mean_difference(study, arms, last, baseline, f"{metric}@{k}", rng)
             key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": baseline}
             mine = paired[(paired[[*key, "metric", "k"]] == pd.Series(key | {"metric": metric, "k": k})).all(axis=1)]
             count = int(((mine.p_holm < 0.05) & (mine.difference > 0)).sum())

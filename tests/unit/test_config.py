@@ -24,6 +24,9 @@ from dpo4rec_utils.config import ABLATIONS, ConfigError, derive_seed, load_confi
         ({"data": {"train_share": 0.9, "validation_share": 0.2}}, ("train_share", "validation_share", "below 1")),
         ({"llm": {"train_samples": 2, "evaluation_samples": 4}}, ("llm.train_samples", "llm.evaluation_samples")),
         ({"evaluation": {"arms": ["none", "item"]}}, ("evaluation.arms", "zero_shot", "random_pairs")),
+        ({"data": {"fold": 3}}, ("data.fold", "3", "0 to 2")),
+        ({"evaluation": {"folds": 4}}, ("evaluation.folds", "4", "up to 3")),
+        ({"evaluation": {"folds": 2}, "data": {"fold": 1}}, ("evaluation.folds", "2", "data.fold = 0")),
         ({"data": {"train_share": float("nan")}}, ("data.train_share", "nan", "0.1 to 0.9")),
     ],
 )
@@ -34,7 +37,7 @@ def test_errors_name_key_value_and_what_is_allowed(overrides, words):
 
 
 def test_unknown_profile_lists_the_profiles():
-    with pytest.raises(ConfigError, match="ml-100k, ml-100k-thorough, smoke"):
+    with pytest.raises(ConfigError, match="ml-100k, ml-100k-folds, ml-100k-losses, ml-100k-thorough, smoke"):
         load_config("ml100k")
 
 

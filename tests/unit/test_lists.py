@@ -57,6 +57,23 @@ def test_splits_are_disjoint_and_complete(seed):
     assert abs(len(parts[0]) - 0.6 * len(cohort.users)) <= 1 and len(parts[1]) >= 1
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(20, 2000))
+def test_every_user_outside_validation_is_test_in_one_fold(seed, count):
+    others = count - max(1, round(count * CONFIG.validation_share))
+    if 3 * (others - round(count * CONFIG.train_share)) > others:  # by rounding
+        with pytest.raises(StudyError, match="too few for data.fold = 2"):
+            lists._split(count, replace(CONFIG, fold=2), seed)
+        return
+    splits = [lists._split(count, replace(CONFIG, fold=fold), seed) for fold in range(3)]
+    times = sum((split == "test").astype(int) for split in splits)
+    validation = splits[0] == "validation"
+    assert all(((split == "validation") == validation).all() for split in splits)
+    assert times[validation].max() == 0 and times[~validation].max() == 1
+    sizes = [(split == "train").sum() for split in splits]
+    assert sizes == [sizes[0]] * 3 and times.sum() == 3 * (count - sizes[0] - validation.sum())
+
+
 def test_a_user_keeps_its_lists_when_others_leave(dataset):
     few = made_dataset()
     kept = few.interactions[few.interactions.user_id != "u3"].reset_index(drop=True)
