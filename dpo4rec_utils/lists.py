@@ -106,7 +106,9 @@ def _split(count: int, config: DataConfig, seed: int) -> np.ndarray:
     chosen_by, others = order[train : train + validation], np.delete(order, np.s_[train : train + validation])
     tested = len(others) - train
     if config.fold and (config.fold + 1) * tested > len(others):
-        raise StudyError(f"{count} users are too few for data.fold = {config.fold}: it would test users of another fold.")
+        raise StudyError(
+            f"{count} users are too few for data.fold = {config.fold}: it would test users of another fold."
+        )
     others = np.roll(others, config.fold * tested)
     split = np.full(count, "test", dtype="<U10")
     split[others[:train]] = "train"

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from dpo4rec_utils.artifacts import atomic_path, read_json, write_text
-from dpo4rec_utils.study import Study
+from dpo4rec_utils.study import Study, open_study
 
 MARKS = (
     "<!-- results: written by `python -m dpo4rec_utils readme`, do not edit by hand -->",
@@ -99,31 +99,40 @@ def _speeds(path: Path) -> str:
     return f"`make bench` on {found['device']}, ours against the usual way: {', '.join(told)}."
 
 
-def _effect(tables: Path) -> str:
-    """The last round against each baseline under popularity negatives, as Markdown, from `headline.csv`."""
+def _effect(tables: Path, baselines: tuple[str, ...] = ()) -> str:
+    """The last round against each baseline (or these) under popularity negatives, as Markdown, from `headline.csv`.
+
+    Where `folds.csv` has several folds, their differences stand in a column.
+    """
     effect = pd.read_csv(tables / "headline.csv")
-    effect = effect[effect.protocol == "popularity"]
+    effect = effect[(effect.protocol == "popularity") & (effect.baseline.isin(baselines) | (not baselines))]
     interval = "difference (95 % interval)"
     effect[interval] = [f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in effect.itertuples()]
-    effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
     effect["seen from"] = effect.seen_from.map("{:.4f}".format)
     columns = ["last round against", "scorer", interval, "seen from", "backbones with Holm p < 0.05"]
+    path = tables / "folds.csv"
+    folds = pd.read_csv(path) if path.is_file() else pd.DataFrame({"fold": []})
+    if folds.fold.nunique() > 1:
+        told = folds.groupby(["scorer", "baseline"]).difference.apply(lambda d: ", ".join(d.map("{:+.4f}".format)))
+        effect["fold by fold"] = [told[r.scorer, r.baseline] for r in effect.itertuples()]
+        columns.insert(3, "fold by fold")
+    effect = effect.rename(columns={"baseline": "last round against", "significant": "backbones with Holm p < 0.05"})
     return effect[columns].to_markdown(index=False, disable_numparse=True)
 
 
-def _thorough(study: Study) -> str:
-    """The same table of the profile's `-thorough` companion; empty where that has no results."""
-    results = study.results.with_name(f"{study.config.profile}-thorough")
-    tables = results / "tables"
-    if not (tables / "stages.csv").is_file():
+def _companion(study: Study, suffix: str) -> str:
+    """The same table of a companion profile, the main baselines alone; empty where that has no results."""
+    name = f"{study.config.profile}-{suffix}"
+    tables = study.results.with_name(name) / "tables"
+    if not (tables / "headline.csv").is_file():
         return ""
-    main, stages = pd.read_csv(tables / "main_results.csv"), pd.read_csv(tables / "stages.csv")
-    rounds = main.arm.str.startswith("dpo_round_")
+    main, users = pd.read_csv(tables / "main_results.csv"), pd.read_csv(tables / "headline.csv").users.max()
+    rounds, hours = main.arm.str.startswith("dpo_round_"), stages_table(open_study(name)).seconds.sum() / 3600
     return f"""
-The same of profile `{results.name}` ({main.arm[rounds].nunique()} rounds, {main.backbone.nunique()} backbones, {main.seeds.max()} seeds;
-{stages.seconds.sum() / 3600:.1f} hours in all stages, those it shares with `{study.config.profile}` included):
+The same of profile `{name}` ({users} test users, {main.arm[rounds].nunique()} rounds, {main.backbone.nunique()} backbones, {main.seeds.max()} seeds; {hours:.1f} hours in
+all stages, the loop included; the other baselines are in [`headline.csv`](results/{name}/tables/headline.csv)):
 
-{_effect(tables)}
+{_effect(tables, ("zero_shot", "dpo_shuffled", "random_pairs", "template", "title_mean"))}
 """
 
 
@@ -152,7 +161,7 @@ re-ranker per arm; *shared*: one re-ranker for all arms, only the user's text is
 test of this mean finds with 80 % power, simulated from validation users):
 
 {_effect(tables)}
-{_thorough(study)}
+{_companion(study, "folds")}{_companion(study, "thorough")}
 NDCG@7 of test users' lists, popularity negatives, a re-ranker per arm, mean ± deviation over {seeds} seeds:
 
 {table.drop(columns=["protocol", "scorer"]).to_markdown(index=False)}
