@@ -59,10 +59,13 @@ def _pooled(parts: tuple[dict, ...]) -> dict:
     return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
 
 
-def main_results(study: Study) -> pd.DataFrame:
-    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds), from records alone."""
+def main_results(study: Study, parts: list[dict] | None = None) -> pd.DataFrame:
+    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds), from records alone.
+
+    Of all folds, or of `parts`: what `fold_evidence` returns.
+    """
     rows = []
-    for part in evidence(study):
+    for part in parts or evidence(study):
         for arm, summary in part["arms"].items():
             frame = pd.DataFrame(summary["seeds"])
             for (backbone, name), cell in frame.groupby(["backbone", "metric"], sort=False):
