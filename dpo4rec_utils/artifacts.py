@@ -176,7 +176,7 @@ def environment() -> dict:
 class Store:
     """The artefacts of all profiles (`runs/`) and the published records of one (`results/<profile>/records/`).
 
-    `label` ends the name of every artefact, so that the folds of one profile keep their records apart.
+    `label` ends the name of every published record, so that the folds of one profile keep theirs apart.
     """
 
     def __init__(self, runs: Path, results: Path, config: dict, label: str = ""):
@@ -184,7 +184,7 @@ class Store:
 
     def folder(self, kind: str, name: str, depends: dict) -> Path:
         """The folder of an artefact: it exists, finished or not."""
-        folder = self.runs / kind / f"{name}{self.label}-{content_key(depends)}"
+        folder = self.runs / kind / f"{name}-{content_key(depends)}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -203,7 +203,7 @@ class Store:
             release_memory()
             record = {
                 "kind": kind,
-                "name": name + self.label,
+                "name": name,
                 "key": folder.name.rsplit("-", 1)[1],
                 "metrics": metrics,
                 "seconds": round(cost.seconds, 2),
@@ -218,8 +218,9 @@ class Store:
         return folder
 
     def publish(self, record: dict) -> None:
-        """Copy a record to the results and list it in `manifest.json`."""
-        name = f"{record['kind']}-{record['name']}"
+        """Copy a record to the results with this store's label and list it in `manifest.json`."""
+        record = record | {"label": self.label}
+        name = f"{record['kind']}-{record['name']}{self.label}"
         path = self.results / "records" / f"{name}.json"
         write_json(path, record)
         listed = self._listed()
@@ -232,9 +233,13 @@ class Store:
         """A published record; one that is missing, unlisted or altered is an error."""
         return self._published(f"{kind}-{name}{self.label}")
 
-    def records(self, kind: str = "") -> list[dict]:
-        """All published records, or those of a kind, by name and of every label."""
-        return [self._published(name) for name in self._listed() if kind in ("", name.split("-", 1)[0])]
+    def records(self, kind: str) -> list[dict]:
+        """The published records of a kind and of this store's label, by name."""
+        return [r for r in self.all_records() if (r["kind"], r.get("label", "")) == (kind, self.label)]
+
+    def all_records(self) -> list[dict]:
+        """All published records, of every label, by name."""
+        return [self._published(name) for name in self._listed()]
 
     def _listed(self) -> dict:
         manifest = self.results / "manifest.json"

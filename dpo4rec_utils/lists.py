@@ -100,19 +100,20 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
 
 
 def _split(count: int, config: DataConfig, seed: int) -> np.ndarray:
-    """(count,) of SPLITS. Validation users, by whom recipes are chosen, are the same in every fold and never test."""
+    """(count,) of SPLITS. Validation users are the same in every fold and never test; the others rotate."""
     order = generator(seed, "split").permutation(count)
     train, validation = round(count * config.train_share), max(1, round(count * config.validation_share))
-    chosen_by, others = order[train : train + validation], np.delete(order, np.s_[train : train + validation])
+    fixed, others = order[train : train + validation], np.delete(order, np.s_[train : train + validation])
     tested = len(others) - train
     if config.fold and (config.fold + 1) * tested > len(others):
         raise StudyError(
-            f"{count} users are too few for data.fold = {config.fold}: it would test users of another fold."
+            f"data.fold = {config.fold}: {config.fold + 1} folds of {tested} test users are more than the {len(others)} that "
+            "are not for validation; set data.max_users a little lower or change the shares."
         )
     others = np.roll(others, config.fold * tested)
     split = np.full(count, "test", dtype="<U10")
     split[others[:train]] = "train"
-    split[chosen_by] = "validation"
+    split[fixed] = "validation"
     return split
 
 

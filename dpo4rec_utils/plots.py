@@ -147,7 +147,8 @@ def power_curves(table: pd.DataFrame, users: int):
 
 
 def forest(table: pd.DataFrame, label: str = "comparison", group: str = "backbone", xlabel: str = "difference"):
-    """Forest plot: difference with interval, a row a `label`, a marker a `group`; filled where p_holm < 0.05."""
+    """Forest plot: difference with interval, a row a `label`, a marker a `group`; filled where p_holm, if given, < 0.05."""
+    tested = "p_holm" in table
     names = list(dict.fromkeys(table[label]))[::-1]
     groups = list(dict.fromkeys(table[group]))
     figure, axis = _figure(6.4, 1.3 + 0.14 * len(names) * max(2, len(groups)))
@@ -156,12 +157,15 @@ def forest(table: pd.DataFrame, label: str = "comparison", group: str = "backbon
         height = np.arange(len(names)) - (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
         low, high = part.difference - part.ci_low, part.ci_high - part.difference
         axis.errorbar(part.difference, height, xerr=[low, high], fmt="none", ecolor=GREYS[i % 4], capsize=2)
-        fill = ["black" if p < 0.05 else "white" for p in part.p_holm]
-        axis.scatter(part.difference, height, marker=MARKERS[i], c=fill, edgecolors="black", s=22, zorder=3)
-        axis.scatter([], [], marker=MARKERS[i], c="white", edgecolors="black", label=name)
+        fill = ["black" if p < 0.05 else "white" for p in part.p_holm] if tested else "white"
+        axis.scatter(
+            part.difference, height, marker=MARKERS[i % len(MARKERS)], c=fill, edgecolors="black", s=22, zorder=3
+        )
+        axis.scatter([], [], marker=MARKERS[i % len(MARKERS)], c="white", edgecolors="black", label=name)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(np.arange(len(names)), names, fontsize=9)
-    axis.set(xlabel=f"{xlabel}, 95 % interval, n = {int(table.users.max())} users\n(filled: Holm p < 0.05)")
+    note = "\n(filled: Holm p < 0.05)" if tested else ""
+    axis.set(xlabel=f"{xlabel}, 95 % interval, n = {int(table.users.max())} users{note}")
     axis.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return figure
 

@@ -167,7 +167,9 @@ def samples_table(study: Study) -> pd.DataFrame:
     wide, sampled = study, policy
     if most > llm.train_samples:
         # A study of its own for the texts alone: the pairs and the reward model keep those they were made of.
-        wide = Study(replace(study.config, llm=replace(llm, train_samples=most)), study.results.parents[1])
+        wide = Study(
+            replace(study.config, llm=replace(llm, train_samples=most)), study.results.parents[1], study.store.label
+        )
         sampled = replace(policy, name=f"{policy.name}_{most}")
         wide.texts(sampled, many=True)
 

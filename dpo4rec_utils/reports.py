@@ -49,8 +49,8 @@ def save_figure(study: Study, figure, name: str, caption: str) -> None:
 
 def stages_table(study: Study) -> pd.DataFrame:
     """stage, seconds, peak_rss_mib: what each recorded stage took when it ran."""
-    records = study.store.records()
-    rows = [(f"{record['kind']}:{record['name']}", record["seconds"], record["peak_rss_mib"]) for record in records]
+    records = study.store.all_records()
+    rows = [(f"{r['kind']}:{r['name']}{r.get('label', '')}", r["seconds"], r["peak_rss_mib"]) for r in records]
     return pd.DataFrame(rows, columns=["stage", "seconds", "peak_rss_mib"]).sort_values("stage", ignore_index=True)
 
 
@@ -130,7 +130,8 @@ def _companion(study: Study, suffix: str) -> str:
     rounds, hours = main.arm.str.startswith("dpo_round_"), stages_table(open_study(name)).seconds.sum() / 3600
     return f"""
 The same of profile `{name}` ({users} test users, {main.arm[rounds].nunique()} rounds, {main.backbone.nunique()} backbones, {main.seeds.max()} seeds; {hours:.1f} hours in
-all stages, the loop included; the other baselines are in [`headline.csv`](results/{name}/tables/headline.csv)):
+all stages, the loop included; the other baselines are in [`headline.csv`](results/{name}/tables/headline.csv)); intervals are of
+users and re-ranker seeds, for policies as they were trained:
 
 {_effect(tables, ("zero_shot", "dpo_shuffled", "random_pairs", "template", "title_mean"))}
 """

@@ -39,12 +39,16 @@ class Study(Knowledge):
 
     @cached_property
     def folds(self) -> list["Study"]:
-        """This study and, where `evaluation.folds` asks for more, the same with other test users: each its own loop."""
-        found = [self]
-        for number in range(1, self.config.evaluation.folds):
-            data = replace(self.config.data, fold=number)
-            other = Study(replace(self.config, data=data), self.store.runs.parent, f"-fold{number}")
+        """This study and, where `evaluation.folds` asks for more, the same with other test users: each its own loop.
+
+        Raises `StudyError` where two of them would test the same user.
+        """
+        config, found = self.config, [self]
+        for number in range(1, config.evaluation.folds):
+            data, evaluation = replace(config.data, fold=number), replace(config.evaluation, folds=1)
+            other = Study(replace(config, data=data, evaluation=evaluation), self.store.runs.parent, f"-fold{number}")
             other.encoder = self.encoder  # one memory on disk has one writer
+            _ = other.cohort  # a split that cannot be made is an error now, not when the loops before it are done
             found.append(other)
         return found
 

@@ -35,7 +35,8 @@ def _pooled(parts: tuple[dict, ...]) -> dict:
     """One protocol's and scorer's metrics of several folds as if their test users were one group.
 
     Test users differ between folds, so values by user are put behind each other, and a seed's mean is that of all lists
-    or users. Validation users are the same: they stand here once a fold, as read by that fold's policies and re-rankers.
+    or users, over its trainings in all folds: a deviation over seeds is of such means, smaller than that of one training.
+    Validation users are the same: they stand here once a fold, as read by that fold's policies and re-rankers.
     """
     arms = {}
     for arm in parts[0]["arms"]:
@@ -135,7 +136,8 @@ def power_table(study: Study, users: int, sizes: tuple[int, ...]) -> pd.DataFram
 
     For the last round against each baseline with `users` users, and against zero-shot in studies of other `sizes`: `alone`
     at alpha 0.05, `holm` at 0.05 over the comparisons of the Holm family (the strictest step), both with power 0.8.
-    Backbone 'mean' is the users' mean over backbones, as in `headline`; its family is the comparisons alone. Columns:
+    Backbone 'mean' is the users' mean over backbones, as in `headline`; its family is the comparisons alone. For policies
+    as they were trained: training the LLM again is in no spread, and validation users count once a fold. Columns:
     scorer, backbone, baseline, seeds, validation_users, users, alone, holm.
     """
     rows, last, backbones = [], study.final.name, study.config.evaluation.backbones
@@ -150,7 +152,7 @@ def power_table(study: Study, users: int, sizes: tuple[int, ...]) -> pd.DataFram
             for backbone, values in change.items():
                 family = len(asked) * (1 if backbone == "mean" else len(backbones))
                 row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
-                row |= {"seeds": len(values), "validation_users": values.shape[1]}
+                row |= {"seeds": len(values), "validation_users": values.shape[1] // len(study.folds)}
                 for size in (users, *(sizes if baseline == "zero_shot" else ())):
                     rng = generator(study.seed, "power", part["scorer"], backbone, baseline, size)
                     alone, strict = detectable_difference(values, size, rng, (0.05, 0.05 / family))
@@ -169,10 +171,10 @@ def _mean_difference(study: Study, arms: dict, arm: str, baseline: str, metric: 
 
 def fold_table(study: Study, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
     """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users, difference,
-    ci_low, ci_high, p_holm.
+    ci_low, ci_high.
 
-    Of the users' mean over backbones, as in `headline`; Holm over the baselines of one scorer and fold. Each fold has
-    other test users and an LLM, reward models and re-rankers that were trained on other users.
+    Of the users' mean over backbones, as in `headline`. Each fold has other test users, and an LLM, reward models and
+    re-rankers of its own; any two folds share half of their train users (with the default shares) and all seeds.
     """
     rows, last = [], study.final.name
     for number, fold in enumerate(study.folds):
@@ -181,9 +183,7 @@ def fold_table(study: Study, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
             for baseline in (b for a, b in comparisons(study, part["arms"]) if a == last):
                 result = _mean_difference(study, part["arms"], last, baseline, f"{metric}@{k}", rng)
                 rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
-    table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby(["scorer", "fold"]).p.transform(lambda p: holm(p.to_numpy()))
-    return table.drop(columns="p")
+    return pd.DataFrame(rows).drop(columns="p")
 
 
 def headline(study: Study, paired: pd.DataFrame, power: pd.DataFrame, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:

@@ -27,7 +27,9 @@ def breakdown(study: Study, arm: str, baseline: str, scorer: str = "shared") -> 
         np.array([part["arms"][name]["by_user"][f"{b}/ndcg@7"] for b in backbones]).mean(axis=0)
         for name in (arm, baseline)
     ]
-    change, facts = values[0] - values[1], user_facts(study, part["arms"][arm]["users"])
+    change, users = values[0] - values[1], part["arms"][arm]["users"]
+    tested = [np.intersect1d(users, fold.cohort.of("test")) for fold in study.folds]
+    facts = pd.concat([user_facts(*pair) for pair in zip(study.folds, tested, strict=True)], ignore_index=True)
     rng = generator(study.seed, "breakdown", arm, baseline, scorer)
     for fact in facts:
         order = np.argsort(facts[fact].to_numpy(), kind="stable")
