@@ -164,8 +164,8 @@ def forest(table: pd.DataFrame, label: str = "comparison", group: str = "backbon
         axis.scatter([], [], marker=MARKERS[i % len(MARKERS)], c="white", edgecolors="black", label=name)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(np.arange(len(names)), names, fontsize=9)
-    note = "\n(filled: Holm p < 0.05)" if tested else ""
-    axis.set(xlabel=f"{xlabel}, 95 % interval, n = {int(table.users.max())} users{note}")
+    note = ", filled: Holm p < 0.05" if tested else ""
+    axis.set(xlabel=f"{xlabel}\n95 % interval, n = {int(table.users.max())} users{note}")
     axis.legend(fontsize=8, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return figure
 
