@@ -16,7 +16,6 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, quants
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
@@ -106,6 +105,8 @@ def load_model(policy: Policy, dtype=torch.float32):
         raise StudyError(
             f"llm.model = {policy.model!r} could not be loaded ({reason}); check the name or connect."
         ) from None
+    if policy.adapters:
+        from peft import PeftModel  # here, because it takes seconds to import and half of the notebooks load no adapter
     for adapter in policy.adapters:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,9 +144,15 @@ def _gguf_layout(weight: np.ndarray, name: str, heads: int, kv_heads: int) -> np
 
 
 @functools.cache
-def _read_gguf(source: Path) -> gguf.GGUFReader:
-    """Parsed once a process: the tokenizer's hundred thousand strings take seconds."""
-    return gguf.GGUFReader(source)
+def _read_gguf(source: Path) -> dict:
+    """`fields` (name, value, type, type of elements) and names of `tensors` of a GGUF file, kept in the cache: to parse
+    the tokenizer's hundred thousand strings takes seconds."""
+    kept = assets.cache_folder() / f"gguf-{file_sha256(source)[:12]}.json"
+    if not kept.exists():
+        reader = gguf.GGUFReader(source)
+        fields = [(f.name, f.contents(), f.types[0], f.types[-1]) for f in reader.fields.values()]
+        write_json(kept, {"fields": fields, "tensors": [tensor.name for tensor in reader.tensors]})
+    return read_json(kept)
 
 
 def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
@@ -156,8 +163,8 @@ def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
     the llama architecture to take the metadata from.
     """
     source = gguf_of(policy.model)
-    reader = _read_gguf(source) if source else None
-    architecture = reader.fields["general.architecture"].contents() if reader else None
+    found = _read_gguf(source) if source else {"fields": []}
+    architecture = {name: value for name, value, *_ in found["fields"]}.get("general.architecture")
     if architecture != "llama":
         raise StudyError(
             f"llm.engine = 'openvino' needs a folder with a GGUF file of the llama architecture; {policy.model!r} has "
@@ -169,20 +176,17 @@ def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
     by_name = {names.get_name(name, try_suffixes=(".weight",)): w for name, w in weights.items()}
     with atomic_path(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
-        for field in reader.fields.values():
-            if field.name in ("general.architecture", "general.file_type") or field.name.startswith("GGUF."):
+        for name, value, kind, inner in found["fields"]:
+            if name in ("general.architecture", "general.file_type") or name.startswith("GGUF."):
                 continue
-            kind = field.types[0]
-            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+            inner = gguf.GGUFValueType(inner) if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, value, gguf.GGUFValueType(kind), sub_type=inner)
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{matrices}"])
-        for tensor in reader.tensors:
+        for name in found["tensors"]:
             config = model.config
-            weight = _gguf_layout(
-                by_name[tensor.name], tensor.name, config.num_attention_heads, config.num_key_value_heads
-            )
+            weight = _gguf_layout(by_name[name], name, config.num_attention_heads, config.num_key_value_heads)
             kind = GGMLQuantizationType.F32 if weight.ndim == 1 else GGMLQuantizationType[matrices]
-            writer.add_tensor(tensor.name, quants.quantize(weight, kind), raw_dtype=kind)
+            writer.add_tensor(name, quants.quantize(weight, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
