@@ -1,7 +1,7 @@
 """Facts of a history, the prompts that state them, and templated profiles (no LLM) that repeat them.
 
 The templates are data: `templates/prompts.yaml`. Knowledge prompts follow KAR (arXiv 2306.10933, section 3.2); stating
-counts is our measurement: titles alone leave a small model without a user signal.
+counts is our measurement: titles alone leave a small model with less of a user signal.
 """
 
 from collections import Counter

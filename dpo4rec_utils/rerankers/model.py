@@ -9,7 +9,7 @@ class KnowledgeReranker(nn.Module):
 
     A candidate's features are [id embedding, genres, item knowledge, user knowledge, their product]; the score adds a
     learnt multiple of the inner product user knowledge . item knowledge (without an explicit interaction the
-    scorer learns to ignore the user's text). Knowledge that an arm lacks is a zero vector.
+    user's text helps less: notebook 06). Knowledge that an arm lacks is a zero vector.
 
     forward(items (B, C) long, user_text (B, T), item_text (I, T), history (B, T') long or None) -> (B, C) logits;
     history items are padded on the left with -1. Each distinct item of a batch is projected once.
