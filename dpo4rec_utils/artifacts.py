@@ -167,8 +167,10 @@ def environment() -> dict:
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in VERSIONED}
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":
-        lines = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+        told = Path("/proc/cpuinfo").read_text()
+        lines = [x for x in told.splitlines() if x.startswith("model name")]
         cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
+        cpu += " with AVX-512" * (" avx512f " in told)  # twice the speed, and other arithmetic
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"versions": versions, "commit": _commit(), "device": f"{cpu}, {cores} cores"}
 
