@@ -19,7 +19,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dpo4rec_utils.artifacts import StudyError, atomic_path, content_key, file_sha256, require_free_disk
+from dpo4rec_utils.files import StudyError, atomic_path, file_sha256, require_free_disk
+from dpo4rec_utils.keys import content_key
 
 VARIABLE = "DPO4REC_ASSETS"
 

@@ -4,14 +4,14 @@ An unknown key, a wrong type or a value out of range raises `ConfigError`, which
 allowed. `None` always means "not given": a typed value is never reinterpreted.
 """
 
-import hashlib
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
-import numpy as np
 import yaml
+
+from dpo4rec_utils.arms import ARMS, VARIANTS
 
 PROFILES = Path(__file__).parent / "profiles"
 BACKBONES = ("dlcm", "prm", "setrank", "mir", "dasalc")
@@ -29,47 +29,7 @@ LOSSES = (
     "discopop",
     "sigmoid_norm",
 )
-ARMS = (
-    "none",
-    "item",
-    "template",
-    "title_mean",
-    "zero_shot",
-    "warm_start",
-    "rft",
-    "random_pairs",
-    "dpo_cold",
-    "dpo_shuffled",
-)
 COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
-# Round 1 with one thing changed: a field of AlignmentConfig, or `reward`, the kind of reward the pairs are made by;
-# `llm_only`, a reward model that never read a template; `samples`, the first N texts of a user; `grpo`, the same texts and
-# rewards without pairs. `prompt` is the zero-shot LLM asked by another prompt template.
-ABLATIONS = {
-    "titles_prompt": {"prompt": "titles"},
-    "ndcg_reward": {"reward": "ndcg"},
-    "map_reward": {"reward": "map"},
-    "llm_only_reward": {"llm_only": True},
-    "samples_2": {"samples": 2},
-    "samples_4": {"samples": 4},
-    "grpo": {"grpo": True},
-    "ipo": {"loss": "ipo"},
-    "hinge": {"loss": "hinge"},
-    "robust": {"loss": "robust", "label_smoothing": 0.1},
-    "exo_pair": {"loss": "exo_pair", "label_smoothing": 0.001},
-    "nca_pair": {"loss": "nca_pair"},
-    "aot": {"loss": "aot"},
-    "apo_zero": {"loss": "apo_zero"},
-    "apo_down": {"loss": "apo_down"},
-    "discopop": {"loss": "discopop"},
-    "sigmoid_norm": {"loss": "sigmoid_norm"},
-    "smoothing_0.1": {"label_smoothing": 0.1},
-    "beta_0.03": {"beta": 0.03},
-    "beta_0.3": {"beta": 0.3},
-    "margin_0.02": {"margin": 0.02},
-    "one_pair_a_user": {"pairs_per_user": 1},
-    "any_length": {"finished_only": False},
-}
 
 
 class ConfigError(ValueError):
@@ -198,10 +158,10 @@ TRAINING_SETTINGS = {
 class EvaluationConfig:
     """The main table."""
 
-    arms: tuple[str, ...] = limited(ARMS, choices=ARMS, text="dpo_round_<r> is always added")
-    uniform_arms: tuple[str, ...] = limited(("item", "template", "zero_shot"), choices=ARMS)
+    arms: tuple[str, ...] = limited(tuple(ARMS), choices=tuple(ARMS), text="dpo_round_<r> is always added")
+    uniform_arms: tuple[str, ...] = limited(("item", "template", "zero_shot"), choices=tuple(ARMS))
     backbones: tuple[str, ...] = limited(BACKBONES, choices=BACKBONES)
-    ablations: tuple[str, ...] = limited((), choices=tuple(ABLATIONS), text="variants judged by referees")
+    ablations: tuple[str, ...] = limited((), choices=tuple(VARIANTS), text="variants judged by referees")
     folds: int = limited(
         1, 1, 100, text="user folds in the main table, each with a loop of its own: data.fold 0, 1, ..."
     )
@@ -333,29 +293,21 @@ def load_config(profile: str, overrides: dict | None = None) -> Config:
     return config
 
 
-def load_notebook_config(namespace: dict) -> Config:
-    """The configuration of a notebook, from its parameters cell: `PROFILE` and `OVERRIDES`.
+def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
+    """The configuration of a notebook and whether it makes what is missing, from its parameters cell.
 
     `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
     papermill parameter: an error, never a silent default.
     """
-    plain = (str, int, float, bool, list, dict, type(None))
+    plain, known = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
     ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
     for name, value in ours.items():
-        if isinstance(value, plain) and name not in ("PROFILE", "OVERRIDES"):
-            raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: PROFILE, OVERRIDES.")
-    return load_config(namespace["PROFILE"], namespace.get("OVERRIDES"))
-
-
-def derive_seed(root: int, *names) -> int:
-    """A seed in [0, 2^31) for the thing called `names`, from one root seed (SHA-256 of the names)."""
-    digest = hashlib.sha256("/".join(map(str, (root, *names))).encode()).digest()
-    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
-
-
-def generator(root: int, *names) -> np.random.Generator:
-    """A NumPy generator of its own for the thing called `names`."""
-    return np.random.default_rng(derive_seed(root, *names))
+        if isinstance(value, plain) and name not in known:
+            raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: {', '.join(known)}.")
+    making = namespace.get("MAKE", False)
+    if not isinstance(making, bool):
+        raise ConfigError(f"MAKE = {making!r} has the wrong type; allowed: True, False.")
+    return load_config(namespace["PROFILE"], namespace.get("OVERRIDES")), making
 
 
 def as_dict(config) -> dict:

@@ -1,0 +1,1 @@
+"""Alignment: preference pairs from rewards, prefix sharing, and trl's trainers."""

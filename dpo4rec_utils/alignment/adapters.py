@@ -1,0 +1,60 @@
+"""Policies that training makes: a parent, a table of examples, and the LoRA adapter that trl leaves."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from dpo4rec_utils.config import TRAINING_SETTINGS, AlignmentConfig
+from dpo4rec_utils.files import require_free_memory
+from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.knowledge.policies import Policy, fast_precision
+from dpo4rec_utils.seeds import derive_seed
+from dpo4rec_utils.store import Stage, Store
+from dpo4rec_utils.workers import stop_workers
+
+LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "entropy")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a policy is trained: its name, `method` (a function of trainers.py), and what is rewarded or counted of it."""
+
+    name: str
+    method: str = "align"
+    rewarded: bool = False
+    round: int = 0
+
+
+class Aligner:
+    """Trains policies with the settings of one configuration, each once."""
+
+    def __init__(self, store: Store, config: AlignmentConfig, seed: int):
+        self.store, self.config, self.seed = store, config, seed
+
+    @cached_property
+    def precision(self) -> str:
+        """'bf16' or 'fp32' for alignment."""
+        asked = self.config.precision
+        return fast_precision(self.store.runs / "precision.json") if asked == "auto" else asked
+
+    def train(self, parent: Policy, table: pd.DataFrame, recipe: Recipe, config=None) -> Policy:
+        """`parent` trained on `table`; `config` replaces the settings, for variants."""
+        config, precision = config or self.config, self.precision
+        seed = derive_seed(self.seed, "align", recipe.name)
+        settings = {"precision": precision}
+        settings |= {field: getattr(config, field) for field in TRAINING_SETTINGS[recipe.method]}
+
+        def build(folder):
+            # Here, because trl takes seconds to import and most notebooks find every policy trained.
+            from dpo4rec_utils.alignment import trainers
+
+            stop_workers()
+            require_free_memory(3)
+            log = getattr(trainers, recipe.method)(parent, table, folder, config, seed, precision)
+            table.to_json(folder / "data.jsonl", orient="records", lines=True)
+            return {"examples": len(table), "log": [{k: row[k] for k in LOGGED if k in row} for row in log]}
+
+        depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings, "seed": seed}
+        folder = self.store.make(Stage("policy", recipe.name, depends, build))
+        return parent.extended(recipe.name, folder / "adapter", recipe.rewarded, recipe.round)

@@ -1,0 +1,46 @@
+"""Log-probabilities of completions under a policy, and how far a policy has moved from another."""
+
+import numpy as np
+import torch
+
+from dpo4rec_utils.alignment.packing import prefix_shared_forward
+from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer
+from dpo4rec_utils.store import Stage
+
+
+@torch.no_grad()
+def completion_log_probs(policy: Policy, prompts: list[str], completions: list[str], batch: int = 8) -> np.ndarray:
+    """(n,) log-probability of each completion after its prompt, summed over tokens, in nats, in fp32."""
+    model, tokenizer = load_model(policy), load_tokenizer(policy.model)
+    out = []
+    for start in range(0, len(prompts), batch):
+        heads = [tokenizer(p, add_special_tokens=False).input_ids for p in prompts[start : start + batch]]
+        tails = [tokenizer(c, add_special_tokens=False).input_ids for c in completions[start : start + batch]]
+        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+        ids = torch.full((len(heads), width), tokenizer.pad_token_id)
+        attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+            ids[row, : len(head) + len(tail)] = torch.tensor(head + tail)
+            attention[row, : len(head) + len(tail)] = 1
+            labels[row, len(head) : len(head) + len(tail)] = torch.tensor(tail)
+        ids, attention, labels = (tensor.to(model.device) for tensor in (ids, attention, labels))
+        answer = prefix_shared_forward(
+            model, tokenizer.pad_token_id, input_ids=ids, attention_mask=attention, labels=labels
+        )
+        out.append(answer.log_probs.sum(dim=1).cpu().numpy())
+    return np.concatenate(out)
+
+
+def log_ratio_stage(policy: Policy, reference: Policy, prompts: list[str], texts: list[str]) -> Stage:
+    """Mean log-ratio of policy and reference in nats per text.
+
+    An estimate of KL(policy || reference) for texts sampled as the study does (temperature, top-p), without the end.
+    """
+
+    def build(_):
+        mine, theirs = (completion_log_probs(p, prompts, texts) for p in (policy, reference))
+        return {"reference": reference.name, "texts": len(texts), "nats": float(np.mean(mine - theirs))}
+
+    depends = {"policy": policy.key, "reference": reference.key, "texts": content_key([prompts, texts])}
+    return Stage("kl", policy.name, depends, build)

@@ -1,0 +1,280 @@
+"""Alignment with trl and peft: supervised warm start, DPO, GRPO as an ablation. Every call to trl is in this module.
+
+DPO (Rafailov et al., arXiv 2305.18290, eq. 7): -log sigmoid(beta * [log pi/ref (chosen) - log pi/ref (rejected)]), with
+log-probabilities summed over completion tokens. A larger beta keeps the policy closer to the reference; at the first
+step policy and reference are the same, the margin is 0 and the loss ln 2 = 0.6931.
+
+`PrefixSharedDPOTrainer` computes each prompt once for all its completions in a batch (packing.py) and the reference
+log-probabilities once. So that a user's pairs meet in a batch, rows are shuffled by prompt and read in order.
+"""
+
+import functools
+import math
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset as TableDataset
+from datasets import disable_progress_bars
+from peft import LoraConfig
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from dpo4rec_utils.alignment.packing import prefix_shared_forward
+from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer
+
+# Distinct prompts of a forward pass, which decide its memory; gradients are accumulated to the batch size.
+MICRO_PROMPTS = 2
+
+disable_progress_bars()
+
+
+class PrefixSharedDPOTrainer(DPOTrainer):
+    """`DPOTrainer` with every distinct prompt of a batch computed once; same losses, metrics and options.
+
+    Needs `precompute_ref_log_probs=True`, and no truncation, which would cut chosen and rejected differently.
+    """
+
+    def __init__(self, model, *, args: DPOConfig, **options):
+        if not args.precompute_ref_log_probs or args.max_length is not None:
+            raise ValueError("PrefixSharedDPOTrainer needs precompute_ref_log_probs=True and max_length=None")
+        super().__init__(model, args=args, **options)
+
+    def _shared(self, model):
+        return functools.partial(prefix_shared_forward, model, self._tokenizer.pad_token_id)
+
+    def compute_ref_log_probs(self, model, inputs):
+        return super().compute_ref_log_probs(self._shared(model), inputs)
+
+    def _compute_loss(self, model, inputs, return_outputs):
+        return super()._compute_loss(self._shared(model), inputs, return_outputs)
+
+
+class PrefixSharedSFTTrainer(SFTTrainer):
+    """`SFTTrainer` with every distinct prompt of a batch computed once and logits at completion positions only."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        shared = functools.partial(prefix_shared_forward, model, self.processing_class.pad_token_id)
+        return super().compute_loss(shared, inputs, return_outputs, num_items_in_batch)
+
+
+class PlainProgress(TrainerCallback):
+    """One plain tqdm bar, which papermill's log shows as well."""
+
+    def __init__(self, title: str):
+        self.title = title
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+def micro_batch(prompts: pd.Series, batch_size: int) -> int:
+    """Rows of a forward pass: 1, 2 or 4, about `MICRO_PROMPTS` prompts with all their rows; it divides `batch_size`."""
+    rows = MICRO_PROMPTS * max(1, len(prompts) // prompts.nunique())
+    return math.gcd(batch_size, 4 if rows >= 4 else 2)
+
+
+def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, prompts: pd.Series, **extra):
+    micro, rows = micro_batch(prompts, config.batch_size), len(prompts)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    given = {
+        "use_cpu": not torch.cuda.is_available(),
+        "output_dir": str(folder / "checkpoints"),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // micro,
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": max(1, round(0.1 * config.epochs * rows / config.batch_size)),
+        "bf16": precision == "bf16",
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_steps,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+        "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": False,
+    }
+    return kind(**given | extra)
+
+
+def shuffled_by_prompt(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The rows with prompts in random order and the rows of a prompt side by side."""
+    prompts = table.prompt.unique()
+    place = dict(zip(prompts, np.random.default_rng(seed).permutation(len(prompts)), strict=True))
+    return table.sort_values("prompt", key=lambda column: column.map(place), kind="stable", ignore_index=True)
+
+
+def _lora(config: AlignmentConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (`trainer_state.json` is written last), or None."""
+    found = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json") if p.stat().st_size]
+    newest = max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
+    return str(newest) if newest else None
+
+
+def _run(trainer, folder: Path, title: str) -> list[dict]:
+    """Train, resuming from the newest whole checkpoint; save the adapter; return the log, one dict a step."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(PlainProgress(title))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        trainer.train(resume_from_checkpoint=complete_checkpoint(folder / "checkpoints"))
+    trainer.model.save_pretrained(folder / "adapter")
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def warm_start(policy: Policy, examples: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
+    """Supervised fine-tuning on (prompt, completion) rows, loss on completions only; the adapter is in `folder/adapter`.
+
+    Also rejection-sampling fine-tuning, when the completions are the best of N. Raises `StudyError` without examples.
+    """
+    if examples.empty:
+        raise StudyError("No examples to fine-tune on: give more users or samples.")
+    tokenizer = load_tokenizer(policy.model)
+    examples = shuffled_by_prompt(examples, seed)
+    rows = [
+        {"prompt": prompt, "completion": completion + tokenizer.eos_token}
+        for prompt, completion in zip(examples.prompt, examples.completion, strict=True)
+    ]
+    supervised = replace(config, learning_rate=config.warm_start_learning_rate)
+    arguments = _arguments(
+        *(SFTConfig, folder, supervised, seed, precision, examples.prompt),
+        max_length=None,
+        completion_only_loss=True,
+        packing=False,
+    )
+    trainer = (PrefixSharedSFTTrainer if config.implementation == "prefix_shared" else SFTTrainer)(
+        load_model(policy),
+        args=arguments,
+        train_dataset=TableDataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=_lora(config),
+    )
+    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+
+
+def dpo_trainer(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> DPOTrainer:
+    """The trainer of one DPO run on (prompt, chosen, rejected) rows; the reference is `policy` itself.
+
+    Raises `StudyError` without pairs.
+    """
+    if pairs.empty:
+        raise StudyError("No preference pairs: lower alignment.margin or sample more texts a user.")
+    shared = config.implementation == "prefix_shared"
+    pairs = shuffled_by_prompt(pairs, seed)
+    arguments = _arguments(
+        DPOConfig,
+        folder,
+        config,
+        seed,
+        precision,
+        pairs.prompt,
+        max_length=None,
+        beta=config.beta,
+        loss_type=[config.loss],
+        label_smoothing=config.label_smoothing,
+        precompute_ref_log_probs=shared,
+    )
+    return (PrefixSharedDPOTrainer if shared else DPOTrainer)(
+        load_model(policy),
+        args=arguments,
+        train_dataset=TableDataset.from_pandas(pairs[["prompt", "chosen", "rejected"]], preserve_index=False),
+        processing_class=load_tokenizer(policy.model),
+        peft_config=_lora(config),
+    )
+
+
+def align(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
+    """One round of DPO; the adapter is in `folder/adapter`. Returns the log, one dict a step."""
+    trainer = dpo_trainer(policy, pairs, folder, config, seed, precision)
+    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+
+
+def grpo(policy: Policy, groups: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
+    """GRPO (Shao et al., arXiv 2402.03300) on rows of prompt, texts and rewards; the adapter is in `folder/adapter`.
+
+    Every text weighs by its reward less the mean of its prompt's texts, over their deviation; one without a reward weighs
+    nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps as `config.pairs` pairs
+    take (an equal budget of samples), and taken as the policy's own at every step. No penalty for leaving the reference. Raises `StudyError`
+    without groups.
+    """
+    if groups.empty:
+        raise StudyError("No rewarded texts for GRPO: sample more texts a user.")
+    groups = shuffled_by_prompt(groups.drop_duplicates("prompt"), seed)
+    count = len(groups.texts.iloc[0])
+    prompts_a_step = max(1, min(len(groups), round(len(groups) * config.batch_size / config.pairs)))
+    arguments = _arguments(
+        *(GRPOConfig, folder, config, seed, precision, groups.prompt),
+        per_device_train_batch_size=count,
+        gradient_accumulation_steps=prompts_a_step,
+        warmup_steps=max(1, round(0.1 * config.epochs * len(groups) / prompts_a_step)),
+        num_generations=count,
+        loss_type="grpo",
+        beta=0.0,
+        shuffle_dataset=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*rollout_func.*")
+        trainer = GRPOTrainer(
+            load_model(policy),
+            reward_funcs=_stored_reward,
+            rollout_func=functools.partial(_stored_texts, groups.set_index("prompt")),
+            args=arguments,
+            train_dataset=TableDataset.from_pandas(groups[["prompt"]], preserve_index=False),
+            processing_class=load_tokenizer(policy.model),
+            peft_config=_lora(config),
+        )
+    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+
+
+def _stored_texts(groups: pd.DataFrame, prompts: list[str], trainer) -> dict:
+    """trl's `rollout_func`: a prompt stands in `prompts` once for each of its texts."""
+    tokenizer, turn = trainer.processing_class, Counter()
+    out = {"prompt_ids": [], "completion_ids": [], "logprobs": None, "reward": []}
+    for prompt in prompts:
+        row, number = groups.loc[prompt], turn[prompt]
+        turn[prompt] += 1
+        out["prompt_ids"].append(tokenizer(prompt, add_special_tokens=False).input_ids)
+        tail = tokenizer(row.texts[number], add_special_tokens=False).input_ids
+        out["completion_ids"].append([*tail, tokenizer.eos_token_id])
+        out["reward"].append(row.rewards[number])
+    return out
+
+
+def _stored_reward(reward: list, **_) -> list:
+    """trl's reward function: what `_stored_texts` handed over."""
+    return reward

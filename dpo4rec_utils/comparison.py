@@ -1,0 +1,199 @@
+"""What notebooks 05 to 07 read, made: every arm's knowledge, own and shared scorers, ablations, referees, samples."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from dpo4rec_utils.arms import Arm, arm, round_name, table_arms
+from dpo4rec_utils.config import PROTOCOLS, as_dict
+from dpo4rec_utils.data.data import user_facts_stage
+from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.knowledge.knowledge import Knowledge
+from dpo4rec_utils.rerankers.scorers import ArmKnowledge
+from dpo4rec_utils.rewards.referees import Judged, referees_stage
+from dpo4rec_utils.rewards.reliability import split_half
+from dpo4rec_utils.rewards.values import KINDS
+from dpo4rec_utils.seeds import generator
+from dpo4rec_utils.store import Stage
+from dpo4rec_utils.study import Study
+
+# Notebook 06: re-rankers of the knowledge arms, and PRM with other adapters (fields of RerankerConfig).
+KNOWLEDGE_BACKBONES = ("prm", "setrank")
+ADAPTERS = {
+    "hea": {"adapter": "hea"},
+    "moe": {"adapter": "moe"},
+    "mlp": {"adapter": "mlp"},
+    "hea-no-interaction": {"interaction": False},
+}
+CONTROLS = ("template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled")
+
+
+def user_folds(study: Study) -> list[Study]:
+    """This study and, where `evaluation.folds` asks for more, the same with other test users: each its own loop.
+
+    Raises `StudyError` where two of them would test the same user.
+    """
+    config, found = study.config, [study]
+    for number in range(1, config.evaluation.folds):
+        data, evaluation = replace(config.data, fold=number), replace(config.evaluation, folds=1)
+        changed = replace(config, data=data, evaluation=evaluation)
+        other = Study(changed, study.store.root, f"-fold{number}", study.store.making)
+        # The cohort is made here: a split that cannot be made is an error now, not when the loops before it are done. One
+        # memory on disk has one writer.
+        other.knowledge.encoder = study.knowledge.encoder
+        found.append(other)
+    return found
+
+
+# The knowledge of an arm
+
+
+def arm_knowledge(study: Study, name: str) -> ArmKnowledge:
+    """What an arm gives to re-rankers: user text (U, S, T), S texts a user, and item text (I, T); zeros where it has none."""
+    found, items = arm(name), study.knowledge.item_vectors
+    return ArmKnowledge(name, MAKERS[found.user](study, found), items if found.item else np.zeros_like(items))
+
+
+def _nothing(study: Study, _: Arm) -> np.ndarray:
+    shape = (len(study.data.cohort.users), 1, study.knowledge.item_vectors.shape[1])
+    return np.zeros(shape, np.float32)
+
+
+def _template(study: Study, _: Arm) -> np.ndarray:
+    return study.knowledge.template_vectors(study.config.llm.evaluation_samples, full=True)
+
+
+def _title_mean(study: Study, _: Arm) -> np.ndarray:
+    """(U, 1, T) rating-weighted mean of the history's item vectors, weight rating - 3 with 3 counted as 0.1."""
+    out = []
+    for past in study.data.cohort.history:
+        weight = past.rating.to_numpy(np.float32) - 3
+        weight[weight == 0] = 0.1
+        out.append(weight @ study.knowledge.item_vectors[past.item] / np.abs(weight).sum())
+    return np.array(out, dtype=np.float32)[:, None]
+
+
+def _texts(study: Study, found: Arm) -> np.ndarray:
+    return study.knowledge.vectors(study.policy(found.policy), study.config.llm.evaluation_samples)
+
+
+def _shuffled(study: Study, found: Arm) -> np.ndarray:
+    return _texts(study, found)[study.data.shuffled_users()]
+
+
+def _noise(study: Study, found: Arm) -> np.ndarray:
+    """(U, S, T) vectors of random words of a policy's texts, each as long as the text it stands for."""
+    table, knowledge = study.knowledge.texts(study.policy(found.policy)), study.knowledge
+    table = table[table["sample"] < study.config.llm.evaluation_samples]
+    words = [text.split() for text in table.text]
+    pool, rng = np.concatenate(words), generator(study.seed, "noise")
+    texts = [f"{knowledge.prefix} {' '.join(rng.choice(pool, len(own)))}" for own in words]
+    vectors = knowledge.encoder.encode(texts, "encode noise")
+    return vectors.reshape(len(knowledge.users), -1, vectors.shape[1])
+
+
+MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
+    "nothing": _nothing,
+    "template": _template,
+    "title_mean": _title_mean,
+    "texts": _texts,
+    "shuffled": _shuffled,
+    "noise": _noise,
+}
+
+
+# Notebook 05
+
+
+def compare(study: Study) -> None:
+    """Own and shared scorers of every arm and protocol, in every user fold."""
+    for fold in user_folds(study):
+        fold.store.make(user_facts_stage(fold.data))
+        config = as_dict(fold.config)
+        for protocol in PROTOCOLS:
+            names = table_arms(config["evaluation"], config["alignment"], protocol)
+            if not names:
+                continue
+            for name in names:
+                fold.store.make(fold.scorers.own_stage(protocol, arm_knowledge(fold, name)))
+            _shared(fold, protocol, names)
+
+
+def _shared(study: Study, protocol: str, names: list[str]) -> None:
+    """Of the rounds only the last is in the union: an arm read more often would be known better, not be better."""
+    earlier = [round_name(number) for number in range(1, study.config.alignment.rounds)]
+    arms = [arm_knowledge(study, name) for name in names if name != "none"]
+    learnt = [one.name for one in arms if arm(one.name).shared and one.name not in earlier]
+    study.store.make(study.scorers.shared_stage(protocol, arms, learnt))
+
+
+# Notebook 06
+
+
+def ablate(study: Study) -> None:
+    """The knowledge arms and adapters of notebook 06, and what referees think of round 1, its controls and variants."""
+    for name in ("user", "noise"):
+        knowledge = arm_knowledge(study, name)
+        study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=KNOWLEDGE_BACKBONES))
+    for ablation, change in ADAPTERS.items():
+        for name in ("item", study.policy("last").name):
+            knowledge = arm_knowledge(study, name)
+            study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))
+    judge(study)
+
+
+# Notebook 07
+
+
+def judge(study: Study) -> None:
+    """Referees of every policy of the loop, its controls and the variants that `evaluation.ablations` names."""
+    config = study.config
+    turns = [study.round(number) for number in range(1, config.alignment.rounds + 1)]
+    loop = [study.start.name, *(turn.policy.name for turn in turns)]
+    policies = loop if study.start == study.zero_shot else ["zero_shot", *loop]
+    others = [*(name for name in CONTROLS if name in config.evaluation.arms), *config.evaluation.ablations]
+    texts = {name: judged_text(study, name) for name in [*policies, *others]}
+    rounds = {turn.policy.name: turn.model for turn in turns}
+    study.store.make(
+        referees_stage(study.reward_models, study.zero_shot, Judged(texts, policies, loop, others, rounds))
+    )
+
+
+def judged_text(study: Study, name: str) -> np.ndarray:
+    """(U, S, T) text of an arm or of a variant, whose texts are those of a policy of its name."""
+    if name in study.config.evaluation.ablations:
+        return study.knowledge.vectors(study.policy(name), study.config.llm.evaluation_samples)
+    return arm_knowledge(study, name).user
+
+
+def count_samples(study: Study) -> None:
+    """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
+
+    By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or
+    up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, half (of the 95 % interval),
+    users, minutes (of N texts for these users, from the measured seconds a text).
+    """
+    turn, llm, knowledge = study.round(1), study.config.llm, study.knowledge
+    most, sampled, rewards = llm.train_samples, turn.start, turn.model.rewards
+    if (study.config.evaluation.most_samples or 0) > most:
+        # Knowledge of its own for the texts alone: the pairs and the reward model keep those they were made of.
+        most = study.config.evaluation.most_samples
+        wide = Knowledge(study.data, replace(study.config, llm=replace(llm, train_samples=most)), study.store)
+        wide.encoder = knowledge.encoder
+        sampled = replace(turn.start, name=f"{turn.start.name}_{most}")
+        rewards = turn.model.rescore(wide.vectors(sampled))
+    users = knowledge.pair_users(turn.start)
+
+    def build(_):
+        record = study.store.record("texts", sampled.name)
+        minutes, rows = record["seconds"] / record["metrics"]["texts"] * len(users) / 60, []
+        for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= most):
+            for kind in KINDS:
+                half = split_half(rewards[kind][:, :n], turn.model.lists, users)
+                row = {"samples": n, "reward": kind} | {k: half[k] for k in ("r", "gain", "half", "users")}
+                rows.append(row | {"minutes": n * minutes})
+        return {"rows": rows}
+
+    depends = {"rewards": {kind: fingerprint(rewards[kind]) for kind in KINDS}, "users": fingerprint(users)}
+    study.store.make(Stage("samples", "gain", depends, build))

@@ -1,0 +1,1 @@
+"""Data: three tables, users with histories and futures, the user split, candidate lists."""

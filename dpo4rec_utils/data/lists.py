@@ -1,0 +1,91 @@
+"""Candidate lists, with the protocol asserted while they are built.
+
+Later interactions, four at a time, form lists with six negatives the user never interacted with; the label is 1 where
+rating >= 4 (KAR, arXiv 2306.10933, section 5.1, for the lists of ten).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.data.cohort import Cohort
+from dpo4rec_utils.data.dataset import Dataset
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.seeds import generator
+
+
+@dataclass(frozen=True)
+class CandidateLists:
+    """Candidate lists of one protocol, as arrays over L lists of C candidates.
+
+    user: (L,) int64 position in `Cohort.users`; items: (L, C) int64 position in `Dataset.items`, in random order;
+    labels: (L, C) float32 in {0, 1}; observed: (L, C) bool, True where the user did interact.
+    """
+
+    protocol: str
+    user: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    observed: np.ndarray
+
+    def of_users(self, users) -> "CandidateLists":
+        """The lists of these users (positions)."""
+        keep = np.isin(self.user, np.asarray(users))
+        return CandidateLists(self.protocol, self.user[keep], self.items[keep], self.labels[keep], self.observed[keep])
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def build_lists(
+    dataset: Dataset, cohort: Cohort, protocol: str, config: DataConfig, seed: int, later: bool = False
+) -> CandidateLists:
+    """Candidate lists for every user of the cohort.
+
+    protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both without
+    replacement from items the user never interacted with. A user's negatives depend on (seed, protocol, user) alone.
+    `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever sees.
+    """
+    counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
+    size, skip = config.positives_per_list, config.max_lists if later else 0
+    rows = []
+    for index, (user, past, future) in enumerate(zip(cohort.users, cohort.history, cohort.future, strict=True)):
+        rng = generator(seed, "later negatives" if later else "negatives", protocol, user)
+        weight = (counts > 0).astype(float) if protocol == "uniform" else counts.copy()
+        weight[np.concatenate([past.item, future.item])] = 0
+        if np.count_nonzero(weight) < config.negatives_per_list:
+            raise StudyError(
+                f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
+            )
+        for number in range(len(future) // size)[skip : skip + config.max_lists]:
+            seen = future.iloc[number * size : (number + 1) * size]
+            drawn = rng.choice(len(weight), config.negatives_per_list, replace=False, p=weight / weight.sum())
+            items = np.concatenate([seen.item.to_numpy(), drawn])
+            label = np.concatenate([seen.rating.to_numpy() >= config.like_threshold, np.zeros(len(drawn), bool)])
+            order = rng.permutation(len(items))
+            rows.append((index, items[order], label[order], (np.arange(len(items)) < size)[order]))
+    if not rows and not later:
+        raise StudyError(f"No user has {size} interactions after the history, so there is no list to rank.")
+    empty = np.empty((0, size + config.negatives_per_list))
+    columns = zip(*rows, strict=True) if rows else ((), empty, empty, empty.astype(bool))
+    user, items, labels, observed = (np.array(column) for column in columns)
+    lists = CandidateLists(protocol, user.astype(np.int64), items.astype(np.int64), labels.astype(np.float32), observed)
+    check_lists(lists, cohort)
+    return lists
+
+
+def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
+    """Assert the protocol: unique candidates, none from the history, negatives never interacted with, labels observed."""
+    ordered = np.sort(lists.items, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise StudyError("A candidate list holds an item twice.")
+    if (lists.labels.astype(bool) & ~lists.observed).any():
+        raise StudyError("A negative has label 1.")
+    for index in np.unique(lists.user):
+        mine = lists.user == index
+        past, later = set(cohort.history[index].item), set(cohort.future[index].item)
+        if set(lists.items[mine].ravel()) & past:
+            raise StudyError(f"User {cohort.users[index]} has a history item among the candidates.")
+        if set(lists.items[mine][~lists.observed[mine]]) & later:
+            raise StudyError(f"User {cohort.users[index]} has an own item among the negatives.")

@@ -1,0 +1,93 @@
+"""Every table and figure of the study by name, written from records and shown in notebooks and report alike."""
+
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from dpo4rec_utils.evidence import figures, loop_tables, tables
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import MissingRecordError, StudyError, atomic_path, write_text
+
+TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
+    "sanity_rankers": loop_tables.sanity_rankers,
+    "knowledge_texts": loop_tables.knowledge_texts,
+    "reward_reliability": loop_tables.reward_reliability,
+    "training_summary": loop_tables.training_summary,
+    "text_guards": loop_tables.text_guards,
+    "power": tables.power,
+    "main_results": tables.main_results,
+    "paired_differences": tables.paired_differences_table,
+    "headline": tables.headline,
+    "folds": tables.folds,
+    "breakdown": tables.breakdown,
+    "ablation_knowledge": loop_tables.ablation_knowledge,
+    "ablation_preference": loop_tables.ablation_preference,
+    "ablation_adapter": loop_tables.ablation_adapter,
+    "rounds": loop_tables.rounds,
+    "cost": loop_tables.cost,
+    "samples": loop_tables.samples,
+    "stages": loop_tables.stages,
+}
+FIGURES = {
+    "01_distributions": figures.distributions,
+    "01_sanity_rankers": figures.sanity_rankers,
+    "02_similarity": figures.similarity,
+    "03_split_half": figures.split_half,
+    "03_reliability": figures.reliability,
+    "04_training": figures.training,
+    "04_texts": figures.texts,
+    "04_words": figures.words,
+    "05_power": figures.power,
+    "05_forest_own": figures.forest_own,
+    "05_forest_shared": figures.forest_shared,
+    "05_folds": figures.folds,
+    "05_arms": figures.arms,
+    "05_breakdown": figures.breakdown,
+    "06_knowledge": figures.knowledge,
+    "06_preference": figures.preference,
+    "06_adapter": figures.adapter,
+    "07_rounds": figures.rounds,
+    "07_cost": figures.cost,
+    "07_samples": figures.samples,
+}
+
+
+def table(records: Records, name: str) -> pd.DataFrame:
+    """Write `tables/<name>.csv` and return the table; raises as `Records` where its records are not there."""
+    found = TABLES[name](records)
+    text = found.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_text(records.folder / "tables" / f"{name}.csv", text)
+    return found
+
+
+def figure(records: Records, name: str) -> None:
+    """Write `figures/<name>.png`, `.svg` and `.txt` (its one-sentence finding), show the figure and print the finding."""
+    drawn, finding = FIGURES[name](records)
+    folder = records.folder / "figures"
+    for kind in ("png", "svg"):
+        with atomic_path(folder / f"{name}.{kind}") as temporary:
+            drawn.savefig(temporary, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
+    write_text(folder / f"{name}.txt", finding + "\n")
+    plt.show()
+    plt.close(drawn)
+    print(finding)
+
+
+def write_all(records: Records) -> list[str]:
+    """Write every table and figure that the records hold; returns the names of those that no record was made for.
+
+    A record that is damaged, altered or of another profile is an error.
+    """
+    absent = []
+    for names, write in ((TABLES, table), (FIGURES, figure)):
+        for name in names:
+            if name.endswith("folds") and records.folds == 1:
+                continue
+            try:
+                write(records, name)
+            except MissingRecordError:
+                absent.append(name)
+    if len(absent) == len(TABLES) + len(FIGURES):
+        raise StudyError(f"results/{records.profile} holds no record that a table is drawn from.")
+    return absent

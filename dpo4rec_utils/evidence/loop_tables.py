@@ -1,0 +1,184 @@
+"""Tables about the loop and its parts: rankers, texts, rewards, training, ablations, rounds, samples, cost."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.arms import ARMS
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.statistics import t_of_mean
+from dpo4rec_utils.evidence.tables import main_results
+
+SPLITS = ("train", "validation", "test", "train_later")
+REFEREE_KINDS = ("log_likelihood", "ndcg")
+CONTROLS = ("random_pairs", "rft", "dpo_cold")
+
+
+def sanity_rankers(records: Records) -> pd.DataFrame:
+    """Random, popularity and mean-rating rankers on validation lists: protocol, ranker, metric, k, mean, lists."""
+    return pd.DataFrame(records.metrics("data", "sanity")["rows"])
+
+
+def knowledge_texts(records: Records) -> pd.DataFrame:
+    """What zero-shot texts and templates say: the guards of both arms."""
+    return pd.DataFrame([records.metrics("guards", name) for name in ("zero_shot", "template")])
+
+
+def reward_reliability(records: Records) -> pd.DataFrame:
+    """Split-half reliability of every reward model: reward_model, split, reward, r, gain, users."""
+    rows = []
+    for record in records.kind("reward"):
+        for name, values in record["metrics"]["reliability"].items():
+            split, kind = name.split("/")
+            rows.append({"reward_model": record["name"], "split": split, "reward": kind} | values)
+    return pd.DataFrame(rows)
+
+
+def start(records: Records) -> str:
+    """The name of the policy before round 1."""
+    return "warm_start" if records.config["alignment"]["warm_start"] else "zero_shot"
+
+
+def rounds_and_controls(records: Records) -> list[str]:
+    """Names of the policies after each round, then of the controls that this profile trains."""
+    rounds = [f"dpo_round_{r}" for r in range(1, records.config["alignment"]["rounds"] + 1)]
+    return rounds + [name for name in CONTROLS if name in records.config["evaluation"]["arms"]]
+
+
+def training_summary(records: Records) -> pd.DataFrame:
+    """DPO runs: policy, steps, first_loss, last_loss, last_margin (nats times beta)."""
+    rows = []
+    for name in (name for name in rounds_and_controls(records) if name != "rft"):
+        log = records.metrics("policy", name)["log"]
+        row = {"policy": name, "steps": len(log), "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
+        rows.append(row | {"last_margin": log[-1]["rewards/margins"]})
+    return pd.DataFrame(rows)
+
+
+def text_guards(records: Records) -> pd.DataFrame:
+    """What each policy's texts and templates say, and `kl_to_reference`: nats a text that a round's policy has moved."""
+    trained = rounds_and_controls(records)
+    shown = list(dict.fromkeys(["zero_shot", start(records), *trained, "template"]))
+    guards = pd.DataFrame([records.metrics("guards", name) for name in shown])
+    moved = {name: records.metrics("kl", name)["nats"] for name in trained if name.startswith("dpo_round_")}
+    return guards.assign(kl_to_reference=guards.arm.map(moved).astype(float))
+
+
+def ablation_knowledge(records: Records) -> pd.DataFrame:
+    """NDCG@7 of the knowledge arms, popularity negatives, own scorers: arm, backbone, mean, std, seeds (list means)."""
+    results = main_results(records, fold=0)
+    cells = results[(results.metric == "ndcg") & (results.k == 7) & (results.averaging == "list")]
+    cells = cells[(cells.protocol == "popularity") & (cells.scorer == "own")]
+    made = {arm: records.metrics("ablation", f"knowledge-popularity-{arm}")["arms"][arm] for arm in ("user", "noise")}
+    few = sorted({row["backbone"] for row in made["user"]["seeds"]})
+    order = ["none", "user", "item", "noise", "dpo_shuffled", records.last]
+    rows = cells[cells.backbone.isin(few) & cells.arm.isin(order)][["arm", "backbone", "mean", "std", "seeds"]]
+    for arm, summary in made.items():
+        seeds = pd.DataFrame(summary["seeds"])
+        stats = seeds[seeds.metric == "ndcg@7"].groupby("backbone", sort=False)["list"].agg(["mean", "std", "size"])
+        stats = stats.fillna(0).rename(columns={"size": "seeds"}).reset_index().assign(arm=arm)
+        rows = pd.concat([rows, stats])
+    rows = rows.assign(arm=pd.Categorical(rows.arm, order)).sort_values("arm", kind="stable")
+    return rows.astype({"arm": str}).reset_index(drop=True)
+
+
+def ablation_adapter(records: Records) -> pd.DataFrame:
+    """NDCG@7 (list means) of PRM with other adapters, with item text and with the last round's: adapter, arm, mean, std, size."""
+    rows = []
+    for record in records.kind("ablation"):
+        adapter, _, arm = record["name"].rpartition("-popularity-")
+        if adapter == "knowledge":
+            continue
+        for seed in record["metrics"]["arms"][arm]["seeds"]:
+            if seed["metric"] == "ndcg@7":
+                rows.append({"adapter": adapter, "arm": arm, "ndcg@7": seed["list"]})
+    frame = pd.DataFrame(rows)
+    order = ["hea", "moe", "mlp", "hea-no-interaction"]
+    frame["adapter"] = pd.Categorical(frame.adapter, order)
+    frame["arm"] = pd.Categorical(frame.arm, ["item", records.last])
+    table = frame.groupby(["adapter", "arm"], observed=True)["ndcg@7"].agg(["mean", "std", "size"]).reset_index()
+    return table.astype({"adapter": str, "arm": str})
+
+
+def ablation_preference(records: Records) -> pd.DataFrame:
+    """What the referees think of round 1, its controls and its variants: arm, split, reward, users,
+    difference (to the policy that round 1 started from), half (of the 95 % interval), t."""
+    metrics, rows = records.metrics("referees", "rounds"), []
+    values, begin = metrics["values"], start(records)
+    first = list(dict.fromkeys(name for name in ("dpo_round_1", "zero_shot") if name != begin))
+    for arm, split, kind in itertools.product([*first, *metrics["others"]], SPLITS, REFEREE_KINDS):
+        if f"{arm}/{split}/{kind}" in values:
+            change = np.subtract(values[f"{arm}/{split}/{kind}"], values[f"{begin}/{split}/{kind}"])
+            half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
+            rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
+    return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "half", "t"])
+
+
+def rounds(records: Records) -> pd.DataFrame:
+    """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts.
+
+    Splits are train users (whose lists the referees were trained on), validation users (who set their temperature), test
+    users, and 'train_later', the later lists of train users. `distinct_texts` and `mean_tokens` are of all texts.
+
+    Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
+    'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
+    its differences summed over rounds; the level has no meaning across models and is left out).
+    """
+    metrics = records.metrics("referees", "rounds")
+    loop, rows = metrics["loop"], []
+    for name in metrics["policies"]:
+        number = loop.index(name) if name in loop else -1
+        texts = records.metrics("texts", name)
+        shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
+        for split in SPLITS:
+            for kind in REFEREE_KINDS:
+                value = np.array(metrics["values"][f"{name}/{split}/{kind}"])
+                change = value - np.array(metrics["values"][f"{loop[0]}/{split}/{kind}"])
+                row = (number, split, f"independent_{kind}", value.mean(), change.mean(), t_of_mean(change))
+                rows.append((*row, *shape))
+            if number > 0 and split in ("train", "validation"):
+                claim = sum(np.array(metrics["claims"][f"{p}/{split}"]) for p in loop[1 : number + 1])
+                row = (number, split, "claimed_log_likelihood", float("nan"), claim.mean(), t_of_mean(claim))
+                rows.append((*row, *shape))
+    columns = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["round", "split", "reward"], ignore_index=True)
+
+
+def cost(records: Records) -> pd.DataFrame:
+    """What a round takes and gives: round, mean (independent log-likelihood, test users), difference_to_round_0, t, half
+    (of its 95 % interval), minutes of sampling, rewarding and training so far, gain_a_minute."""
+    metrics, table, minutes, total = records.metrics("referees", "rounds"), rounds(records), {}, 0.0
+    for name in metrics["policies"]:
+        kinds = [("policy", name), ("texts", name)] if name != "zero_shot" else [("texts", name)]
+        if name in metrics["loop"][:-1]:
+            kinds.append(("reward", name))
+        total += sum(records.get(*kind)["seconds"] for kind in kinds) / 60
+        minutes[metrics["loop"].index(name) if name in metrics["loop"] else -1] = total
+    test = table[(table.split == "test") & (table.reward == "independent_log_likelihood")]
+    half = 1.96 * (test.difference_to_round_0 / test.t).abs().fillna(0)
+    found = test.assign(minutes=test["round"].map(minutes), half=half)
+    found["gain_a_minute"] = found["mean"].diff() / found.minutes.diff()
+    return found[["round", "mean", "difference_to_round_0", "t", "half", "minutes", "gain_a_minute"]]
+
+
+def samples(records: Records) -> pd.DataFrame:
+    """What the best of N texts gains on the other half of a user's lists: samples, reward, r, gain, half (of the 95 %
+    interval), users, minutes, gain_a_minute."""
+    table = pd.DataFrame(records.metrics("samples", "gain")["rows"])
+    by_reward = table.groupby("reward")
+    return table.assign(gain_a_minute=by_reward.gain.diff() / by_reward.minutes.diff())
+
+
+def stages(records: Records) -> pd.DataFrame:
+    """stage, seconds, peak_rss_mib: what each recorded stage took when it ran."""
+    rows = [(f"{r['kind']}:{r['name']}{r.get('label', '')}", r["seconds"], r["peak_rss_mib"]) for r in records.all()]
+    return pd.DataFrame(rows, columns=["stage", "seconds", "peak_rss_mib"]).sort_values("stage", ignore_index=True)
+
+
+def arms_table(records: Records) -> pd.DataFrame:
+    """The arms of this profile's main table: arm, words in figures, question."""
+    names = records.config["evaluation"]["arms"]
+    rows = [(name, ARMS[name].label, ARMS[name].question) for name in names]
+    rows.append(("dpo_round_r", "DPO round r", "DPO4Rec after round r"))
+    return pd.DataFrame(rows, columns=["arm", "in figures", "question"])

@@ -1,0 +1,133 @@
+"""The published records of one profile, read where they lie: everything in a table or a figure comes from here."""
+
+import functools
+from collections import Counter
+from pathlib import Path
+
+from dpo4rec_utils.arms import round_name
+from dpo4rec_utils.config import Config, as_dict, load_config, notebook_parameters
+from dpo4rec_utils.files import MissingRecordError, StudyError, project_root, read_json
+from dpo4rec_utils.store import published_record
+
+
+def open_records(source: dict | str) -> "Records":
+    """The records of a profile's name, or of a notebook's `globals()`.
+
+    Raises `StudyError` in one sentence where there are none, or where they are of other settings than a notebook asks for.
+    """
+    config = load_config(source) if isinstance(source, str) else notebook_parameters(source)[0]
+    records = Records(project_root() / "results" / config.profile)
+    if not isinstance(source, str):
+        records.require(config)
+    return records
+
+
+class Records:
+    """Records by kind and name. `fold`: the user fold, 0 for a profile that has one."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.profile = self.folder.name
+        _ = self.listed
+
+    @property
+    def listed(self) -> dict[str, dict]:
+        """The manifest's records by name, as they are now: a notebook may add some."""
+        manifest = self.folder / "manifest.json"
+        if not manifest.is_file():
+            raise MissingRecordError(
+                f"results/{self.profile} holds no records; make them with `make study PROFILE={self.profile}`."
+            )
+        content = read_json(manifest)
+        if not isinstance(content, dict) or not isinstance(content.get("records"), dict):
+            raise StudyError(f"{manifest} is no manifest; restore it from the repository or run the study again.")
+        if content.get("profile") != self.profile:
+            raise StudyError(
+                f"{manifest} is of profile {content.get('profile')!r}; one folder holds one profile's records."
+            )
+        return content["records"]
+
+    def get(self, kind: str, name: str, fold: int = 0) -> dict:
+        """A record; `MissingRecordError` where nothing made it, `StudyError` where it is gone, altered or of another profile."""
+        return self._read(f"{kind}-{name}" + f"-fold{fold}" * bool(fold))
+
+    def metrics(self, kind: str, name: str, fold: int = 0) -> dict:
+        """The metrics of a record."""
+        return self.get(kind, name, fold)["metrics"]
+
+    def kind(self, kind: str, fold: int = 0) -> list[dict]:
+        """The records of a kind and fold, by name."""
+        label = f"-fold{fold}" * bool(fold)
+        return [record for record in self.all() if (record["kind"], record.get("label", "")) == (kind, label)]
+
+    def all(self) -> list[dict]:
+        """Every record, by name."""
+        return [self._read(name) for name in self.listed]
+
+    def _read(self, name: str) -> dict:
+        return self._checked(name, self.listed.get(name, {}).get("sha256"))
+
+    @functools.cache
+    def _checked(self, name: str, _: str | None) -> dict:
+        """A record, read once as long as the manifest names the same hash."""
+        record = published_record(self.folder, name)
+        missing = {"kind", "name", "metrics", "config", "commit", "device", "versions"} - set(record)
+        if missing:
+            raise StudyError(f"{name}.json of {self.profile} is no record: it lacks {', '.join(sorted(missing))}.")
+        if record["config"].get("profile") != self.profile:
+            other = record["config"].get("profile")
+            raise StudyError(f"{name}.json in results/{self.profile} is of profile {other!r}; make it again.")
+        return record
+
+    # Settings, as the records hold them
+
+    @functools.cached_property
+    def config(self) -> dict:
+        """The resolved configuration that the records were made with."""
+        return self.all()[0]["config"] if self.listed else {}
+
+    def require(self, config: Config) -> None:
+        """Raise `StudyError` where the records were made with other settings than `config`."""
+        asked = as_dict(config)
+        for part, values in self.config.items():
+            for key, value in values.items() if isinstance(values, dict) else ():
+                wanted = asked.get(part, {}).get(key, value)
+                if part == "data" and key == "fold":
+                    continue
+                if list(wanted) != list(value) if isinstance(value, list) else wanted != value:
+                    raise StudyError(
+                        f"The records of {self.profile} were made with {part}.{key} = {value}, not {wanted}; set MAKE = True "
+                        "to make them with yours, or take the difference out of OVERRIDES."
+                    )
+
+    @property
+    def seed(self) -> int:
+        """The root seed."""
+        return self.config["seed"]
+
+    @property
+    def backbones(self) -> list[str]:
+        """The backbones of the main table."""
+        return self.config["evaluation"]["backbones"]
+
+    @property
+    def last(self) -> str:
+        """The name of the last round's policy and arm."""
+        return round_name(self.config["alignment"]["rounds"])
+
+    @functools.cached_property
+    def folds(self) -> int:
+        """How many user folds have records of their own scorers."""
+        labels = {name.rpartition("-fold")[2] for name in self.listed if name.startswith("own-") and "-fold" in name}
+        return 1 + len(labels)
+
+    def provenance(self) -> str:
+        """Where the records come from: commit, date, machine and versions, most frequent first."""
+        records, parts = self.all(), []
+        for key, name in (("commit", "commit"), ("date", "date"), ("device", "machine")):
+            counts = Counter(record.get(key, "unknown") for record in records)
+            parts.append(f"{name} " + ", ".join(value for value, _ in counts.most_common()))
+        versions = Counter(tuple(sorted(record["versions"].items())) for record in records).most_common(1)[0][0]
+        notes = sorted({record["note"] for record in records if record.get("note")})
+        text = f"{self.profile}: {len(records)} records | " + " | ".join(parts)
+        return "\n".join([text, "versions " + ", ".join(f"{k} {v}" for k, v in versions), *notes])

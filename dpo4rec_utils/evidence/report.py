@@ -1,0 +1,64 @@
+"""`report.html`: one page a profile, the answer first, then every figure and the head of every table."""
+
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+
+from dpo4rec_utils.arms import label
+from dpo4rec_utils.evidence.answer import answer
+from dpo4rec_utils.evidence.contents import FIGURES, TABLES, write_all
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import write_text
+
+SECTIONS = {
+    "01": "Data",
+    "02": "Knowledge",
+    "03": "Reward",
+    "04": "Alignment",
+    "05": "Main results",
+    "06": "Ablations",
+    "07": "Rounds and samples",
+}
+SHOWN_ROWS = 20
+
+
+def write_report(records: Records) -> Path:
+    """Draw every table and figure again and write the page about them; returns its path."""
+    absent = write_all(records)
+    environment = Environment(
+        loader=PackageLoader("dpo4rec_utils.evidence", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    figures = {
+        name: _figure(records, name) for name in FIGURES if (_folder(records, "figures") / f"{name}.png").exists()
+    }
+    page = environment.get_template("report.html.jinja").render(
+        profile=records.profile,
+        last=label(records.last),
+        provenance=records.provenance().splitlines(),
+        answer={} if "headline" in absent else answer(records),
+        sections=[
+            (number, title, [figure for name, figure in figures.items() if name.startswith(number)])
+            for number, title in SECTIONS.items()
+        ],
+        tables=[_table(records, name) for name in TABLES if (_folder(records, "tables") / f"{name}.csv").exists()],
+        absent=absent,
+    )
+    path = records.folder / "report.html"
+    write_text(path, page + "\n")
+    return path
+
+
+def _folder(records: Records, kind: str) -> Path:
+    return records.folder / kind
+
+
+def _figure(records: Records, name: str) -> dict:
+    return {"name": name, "finding": (_folder(records, "figures") / f"{name}.txt").read_text(encoding="utf-8").strip()}
+
+
+def _table(records: Records, name: str) -> dict:
+    """The head of a table as HTML, escaped, and how many rows the CSV has."""
+    table = pd.read_csv(_folder(records, "tables") / f"{name}.csv")
+    body = table.head(SHOWN_ROWS).to_html(index=False, float_format=lambda x: f"{x:.4f}", border=0, na_rep="")
+    return {"name": name, "rows": len(table), "shown": min(SHOWN_ROWS, len(table)), "html": body}

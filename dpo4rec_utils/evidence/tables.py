@@ -1,0 +1,243 @@
+"""The main tables, from the records of own and shared scorers: results, paired differences, power, folds, breakdown."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.arms import comparisons, table_arms
+from dpo4rec_utils.config import PROTOCOLS
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.statistics import detectable_difference, holm, paired_differences
+from dpo4rec_utils.metrics import CUTOFFS
+from dpo4rec_utils.seeds import generator
+
+
+@functools.lru_cache(maxsize=4)
+def scored(records: Records) -> list[dict]:
+    """Protocol, scorer and the metrics of every arm, user folds pooled: own and shared of each protocol, in order."""
+    folds = [fold_scored(records, fold) for fold in range(records.folds)]
+    return folds[0] if len(folds) == 1 else [_pooled(parts) for parts in zip(*folds, strict=True)]
+
+
+def fold_scored(records: Records, fold: int = 0) -> list[dict]:
+    """The same of one user fold."""
+    found, config = [], records.config
+    for protocol in PROTOCOLS:
+        if arms := table_arms(config["evaluation"], config["alignment"], protocol):
+            merged = {"protocol": protocol, "scorer": "own", "arms": {}}
+            for arm in arms:
+                merged["arms"] |= records.metrics("own", f"{protocol}-{arm}", fold)["arms"]
+            found += [merged, records.metrics("shared", protocol, fold)]
+    return found
+
+
+def _pooled(parts: tuple[dict, ...]) -> dict:
+    """One protocol's and scorer's metrics of several folds as if their test users were one group.
+
+    Test users differ between folds, so values by user are put behind each other, and a seed's mean is that of all lists
+    or users, over its trainings in all folds: a deviation over seeds is of such means, smaller than that of one training.
+    Validation users are the same: they stand here once a fold, as read by that fold's policies and re-rankers.
+    """
+    arms = {}
+    for arm in parts[0]["arms"]:
+        mine = [part["arms"][arm] for part in parts]
+        frame = pd.concat(
+            [pd.DataFrame(one["seeds"]).assign(lists=one["lists"], users=len(one["users"])) for one in mine]
+        )
+        frame = frame.assign(list=frame.list * frame.lists, user=frame.user * frame.users)
+        seeds = frame.groupby(["backbone", "seed", "metric"], sort=False).sum().reset_index()
+        seeds = seeds.assign(list=seeds.list / seeds.lists, user=seeds.user / seeds.users)
+        arms[arm] = {
+            "seeds": seeds.drop(columns=["lists", "users"]).to_dict("records"),
+            "by_user": {name: sum((one["by_user"][name] for one in mine), []) for name in mine[0]["by_user"]},
+            "users": sum((one["users"] for one in mine), []),
+            "lists": sum(one["lists"] for one in mine),
+            "validation": {
+                b: np.concatenate([one["validation"][b] for one in mine], axis=1).tolist()
+                for b in mine[0]["validation"]
+            },
+        }
+    return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
+
+
+def main_results(records: Records, fold: int | None = None) -> pd.DataFrame:
+    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds); of all folds, or of one."""
+    rows = []
+    for part in scored(records) if fold is None else fold_scored(records, fold):
+        for arm, summary in part["arms"].items():
+            frame = pd.DataFrame(summary["seeds"])
+            for (backbone, name), cell in frame.groupby(["backbone", "metric"], sort=False):
+                metric, k = name.split("@")
+                for averaging in ("list", "user"):
+                    values = cell[averaging]
+                    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+                    row = (part["protocol"], backbone, part["scorer"], arm, metric, int(k), averaging)
+                    rows.append((*row, len(values), values.mean(), spread))
+    columns = ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def quotable(results: pd.DataFrame, metric: str = "ndcg", k: int = 7, averaging: str = "list") -> pd.DataFrame:
+    """One table a reader can quote: arm by backbone, 'mean ± std over seeds', for each protocol and scorer."""
+    part = results[(results.metric == metric) & (results.k == k) & (results.averaging == averaging)]
+    cell = part["mean"].map("{:.4f}".format) + " ± " + part["std"].map("{:.4f}".format)
+    wide = part.assign(cell=cell).pivot_table(
+        index=["protocol", "scorer", "arm"], columns="backbone", values="cell", aggfunc="first", sort=False
+    )
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def _seed_means(summary: dict, backbone: str, metric: str) -> np.ndarray:
+    """(S,) mean over users of a metric with each training seed, in the order of seeds."""
+    mine = (row for row in summary["seeds"] if (row["backbone"], row["metric"]) == (backbone, metric))
+    return np.array([row["user"] for row in sorted(mine, key=lambda row: row["seed"])])
+
+
+def _by_user(summary: dict, backbone: str, metric: str) -> np.ndarray:
+    return np.array(summary["by_user"][f"{backbone}/{metric}"])
+
+
+@functools.lru_cache(maxsize=4)
+def paired_differences_table(records: Records) -> pd.DataFrame:
+    """Differences paired by user, user values averaged over seeds, with Holm-adjusted p.
+
+    Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer, metric
+    and k: all comparisons and backbones together.
+    """
+    rows = []
+    for part in scored(records):
+        arms = part["arms"]
+        pairs = comparisons(list(arms), records.last)
+        cells = [(b, m, k) for m in ("ndcg", "map") for k in CUTOFFS for b in records.backbones]
+        names = [(b, m, k, a, c) for b, m, k in cells for a, c in pairs]
+        columns = [_by_user(arms[a], b, f"{m}@{k}") - _by_user(arms[c], b, f"{m}@{k}") for b, m, k, a, c in names]
+        seeds = [_seed_means(arms[a], b, f"{m}@{k}") - _seed_means(arms[c], b, f"{m}@{k}") for b, m, k, a, c in names]
+        rng, draws = generator(records.seed, "bootstrap", part["protocol"], part["scorer"]), _draws(records)
+        results = paired_differences(np.stack(columns, axis=1), draws, rng, np.stack(seeds, axis=1))
+        for (b, m, k, a, c), result in zip(names, results, strict=True):
+            row = {"protocol": part["protocol"], "backbone": b, "scorer": part["scorer"], "arm": a, "baseline": c}
+            rows.append(row | {"metric": m, "k": k} | result)
+    table = pd.DataFrame(rows)
+    table["p_holm"] = table.groupby(["protocol", "scorer", "metric", "k"]).p.transform(lambda p: holm(p.to_numpy()))
+    return table.drop(columns="p")
+
+
+def _draws(records: Records) -> int:
+    return records.config["evaluation"]["bootstrap"]
+
+
+@functools.lru_cache(maxsize=4)
+def power(records: Records) -> pd.DataFrame:
+    """How large a difference in NDCG@7 the study can see, simulated from validation users under popularity negatives.
+
+    For the last round against each baseline with this study's test users, and against zero-shot in studies of 100, twice
+    and four times as many: `alone` at alpha 0.05, `holm` at 0.05 over the comparisons of the Holm family (the strictest
+    step), both with power 0.8. Backbone 'mean' is the users' mean over backbones, as in `headline`; its family is the
+    comparisons alone. For policies as they were trained: training the LLM again is in no spread, and validation users
+    count once a fold. Columns: scorer, backbone, baseline, seeds, validation_users, users, alone, holm.
+    """
+    rows, last = [], records.last
+    for part in (p for p in scored(records) if p["protocol"] == "popularity"):
+        arms, users = part["arms"], count_test_users(records)
+        asked = comparisons(list(arms), last)
+        for baseline in (b for a, b in asked if a == last):
+            change = {
+                b: np.subtract(*(arms[arm]["validation"][b] for arm in (last, baseline))) for b in records.backbones
+            }
+            change["mean"] = np.mean(list(change.values()), axis=0)
+            for backbone, values in change.items():
+                family = len(asked) * (1 if backbone == "mean" else len(records.backbones))
+                row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
+                row |= {"seeds": len(values), "validation_users": values.shape[1] // records.folds}
+                for size in (users, *((100, 2 * users, 4 * users) if baseline == "zero_shot" else ())):
+                    rng = generator(records.seed, "power", part["scorer"], backbone, baseline, size)
+                    alone, strict = detectable_difference(values, size, rng, (0.05, 0.05 / family))
+                    rows.append(row | {"users": size, "alone": alone, "holm": strict})
+    return pd.DataFrame(rows)
+
+
+def count_test_users(records: Records) -> int:
+    """How many test users there are, all folds together."""
+    folds = range(records.folds)
+    return sum(records.metrics("data", "cohort", fold)["users"]["test"] for fold in folds)
+
+
+def _mean_difference(records: Records, arms: dict, pair: tuple[str, str], metric: str, rng) -> dict:
+    """`paired_differences` of the users' mean over backbones (seeds averaged): users, difference, ci_low, ci_high, p."""
+    by_user = [np.mean([_by_user(arms[a], b, metric) for b in records.backbones], axis=0) for a in pair]
+    by_seed = [np.mean([_seed_means(arms[a], b, metric) for b in records.backbones], axis=0) for a in pair]
+    change, seeds = by_user[0] - by_user[1], by_seed[0] - by_seed[1]
+    return paired_differences(change[:, None], _draws(records), rng, seeds[:, None])[0]
+
+
+def folds(records: Records, metric: str = "ndcg@7") -> pd.DataFrame:
+    """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users, difference,
+    ci_low, ci_high.
+
+    Of the users' mean over backbones, as in `headline`. Each fold has other test users, and an LLM, reward models and
+    re-rankers of its own; any two folds share half of their train users (with the default shares) and all seeds.
+    """
+    rows, last = [], records.last
+    for number in range(records.folds):
+        for part in (p for p in fold_scored(records, number) if p["protocol"] == "popularity"):
+            rng = generator(records.seed, "folds", part["scorer"], number)
+            for pair in (pair for pair in comparisons(list(part["arms"]), last) if pair[0] == last):
+                result = _mean_difference(records, part["arms"], pair, metric, rng)
+                rows.append({"scorer": part["scorer"], "baseline": pair[1], "fold": f"fold {number}"} | result)
+    return pd.DataFrame(rows).drop(columns="p")
+
+
+@functools.lru_cache(maxsize=4)
+def headline(records: Records, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
+    """The last round against each baseline in a line: protocol, scorer, arm, baseline, users, difference, ci_low, ci_high,
+    significant, seen_from.
+
+    Users' values are averaged over seeds and backbones before they are subtracted; `significant` counts the backbones
+    whose own difference is positive with Holm p < 0.05; `seen_from` is what `power` finds detectable for that
+    mean in one test (popularity negatives, else missing).
+    """
+    rows, last, paired = [], records.last, paired_differences_table(records)
+    for part in scored(records):
+        arms = part["arms"]
+        rng = generator(records.seed, "headline", part["protocol"], part["scorer"])
+        for pair in (pair for pair in comparisons(list(arms), last) if pair[0] == last):
+            result = _mean_difference(records, arms, pair, f"{metric}@{k}", rng)
+            key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": pair[1]}
+            mine = paired[(paired[[*key, "metric", "k"]] == pd.Series(key | {"metric": metric, "k": k})).all(axis=1)]
+            count = int(((mine.p_holm < 0.05) & (mine.difference > 0)).sum())
+            row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
+            rows.append(row | {"significant": f"{count} of {len(mine)}"})
+    found = power(records)
+    asked = found[(found.backbone == "mean") & (found.users == rows[0]["users"])].assign(protocol="popularity")
+    detectable = asked[["protocol", "scorer", "baseline", "alone"]].rename(columns={"alone": "seen_from"})
+    return pd.DataFrame(rows).merge(detectable, how="left")
+
+
+def breakdown(records: Records, baseline: str = "zero_shot", scorer: str = "shared") -> pd.DataFrame:
+    """Where the last round's difference comes from: thirds of the test users by three facts about them, popularity.
+
+    Per-user NDCG@7 differences, mean over backbones and seeds. Facts: interactions in all, mean popularity of the
+    items they liked later (train users' interactions), liked items a list. Columns: fact, third, range, users,
+    difference, ci_low, ci_high.
+    """
+    (part,) = [p for p in scored(records) if (p["protocol"], p["scorer"]) == ("popularity", scorer)]
+    arm, rows = records.last, []
+    values = [
+        np.mean([_by_user(part["arms"][name], b, "ndcg@7") for b in records.backbones], axis=0)
+        for name in (arm, baseline)
+    ]
+    change, users = values[0] - values[1], part["arms"][arm]["users"]
+    parts = [pd.DataFrame(records.metrics("data", "test_users", fold)) for fold in range(records.folds)]
+    facts = pd.concat(parts, ignore_index=True)
+    if facts.user.tolist() != users:
+        raise ValueError("the facts are of other users than the scores")
+    rng = generator(records.seed, "breakdown", arm, baseline, scorer)
+    for fact in facts.columns.drop("user"):
+        order = np.argsort(facts[fact].to_numpy(), kind="stable")
+        for third, members in zip(("low", "middle", "high"), np.array_split(order, 3), strict=True):
+            span = facts[fact].to_numpy()[members]
+            result = paired_differences(change[members, None], _draws(records), rng)[0]
+            row = {"fact": fact, "third": third, "range": f"{span.min():.3g} to {span.max():.3g}"}
+            rows.append(row | {k: result[k] for k in ("users", "difference", "ci_low", "ci_high")})
+    return pd.DataFrame(rows)

@@ -1,0 +1,113 @@
+"""What tells one result from another: its inputs by content, the code that makes it, the libraries that compute.
+
+A key that needs no list kept by hand cannot lie: arrays and tables enter by their bytes, code by the module that builds a
+stage with everything it imports of this package, libraries by what those modules import.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+from importlib import metadata
+
+import numpy as np
+import pandas as pd
+
+PACKAGE = "dpo4rec_utils"
+# What moves results between stages without changing them, and plain data: settings enter a key by value, assets by hash,
+# arms by the texts that they lead to.
+INFRASTRUCTURE = frozenset(
+    f"{PACKAGE}{name}" for name in ("", ".store", ".files", ".keys", ".assets", ".config", ".arms")
+)
+# Import name -> the distributions whose versions decide its numbers.
+LIBRARIES = {
+    "torch": ("torch",),
+    "transformers": ("transformers", "tokenizers"),
+    "openvino_genai": ("openvino-genai", "openvino", "openvino-tokenizers"),
+    "trl": ("trl", "accelerate"),
+    "peft": ("peft",),
+    "gguf": ("gguf",),
+    "numpy": ("numpy",),
+    "scipy": ("scipy",),
+    "pandas": ("pandas",),
+}
+
+
+def content_key(content) -> str:
+    """16 hex digits of the SHA-256 of `content` as canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(*arrays) -> str:
+    """16 hex digits for NumPy arrays, pandas tables or None by their content, shapes and types."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        if isinstance(array, pd.DataFrame):
+            digest.update(repr(list(array.columns)).encode())
+            array = pd.util.hash_pandas_object(array.astype(str), index=False).to_numpy()
+        array = np.ascontiguousarray(np.empty(0) if array is None else array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def code_of(module: str) -> frozenset[str]:
+    """The modules of this package that `module` is made of: itself and all it imports, infrastructure left out."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in INFRASTRUCTURE:
+            found.add(name)
+            waiting += [imported for imported in _imports(name) if imported.split(".")[0] == PACKAGE]
+    return frozenset(found)
+
+
+@functools.cache
+def code_key(module: str) -> str:
+    """16 hex digits for the code of `code_of(module)`; comments, docstrings and layout do not count."""
+    return content_key([(name, ast.unparse(_without_docstrings(_tree(name)))) for name in sorted(code_of(module))])
+
+
+@functools.cache
+def library_versions(module: str) -> dict[str, str]:
+    """Distribution -> version of the libraries that compute in `code_of(module)`."""
+    imported = {name.split(".")[0] for part in code_of(module) for name in _imports(part)}
+    wanted = sorted(distribution for name in imported & set(LIBRARIES) for distribution in LIBRARIES[name])
+    return {name: metadata.version(name) for name in wanted}
+
+
+def _tree(module: str) -> ast.Module:
+    with open(importlib.util.find_spec(module).origin, encoding="utf-8") as file:
+        return ast.parse(file.read())
+
+
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+    """Absolute names of the modules that `module` imports, inside functions too."""
+    names = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            if node.module.split(".")[0] == PACKAGE:  # `from package import module` names a module, or a thing in one
+                inside = (f"{node.module}.{alias.name}" for alias in node.names)
+                names |= {name for name in inside if _is_module(name)}
+    return tuple(sorted(names))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree

@@ -1,0 +1,104 @@
+"""Engines that sample texts from a policy: one `Sampler` protocol, one file an engine, shards as they come.
+
+Sampling is seeded per prompt and a shard is sampled whole, so an interrupted run resumes from its last shard with the
+texts it would have had. (Seeds alone do not suffice: the CPU engine's arithmetic varies with what else is in a batch.)
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pandas as pd
+from tqdm import tqdm
+
+from dpo4rec_utils.config import LLMConfig
+from dpo4rec_utils.files import require_free_memory, write_text
+from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.store import Stage
+
+DECODING = ("engine", "max_new_tokens", "temperature", "top_p", "shard_users")
+
+
+class Request(NamedTuple):
+    """What is asked of a policy: whose text it is, the prompt, how many samples, and the seed they are drawn with."""
+
+    id: str
+    prompt: str
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled continuation: text after the prompt, its tokens, and whether the model ended it itself."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class Sampler(Protocol):
+    """An engine that samples continuations of prompts."""
+
+    def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
+        """`samples[i]` continuations of prompt i, drawn with `seeds[i]`; same arguments, same texts."""
+        ...
+
+
+def open_sampler(policy: Policy, config: LLMConfig, workspace: Path) -> Sampler:
+    """The engine named by `config.engine`, loaded with the policy; `workspace` holds files it needs to write."""
+    if config.engine == "openvino":
+        from dpo4rec_utils.knowledge.engines.openvino import OpenVINOSampler
+
+        return OpenVINOSampler(policy, config, workspace)
+    from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
+
+    return TransformersSampler(policy, config)
+
+
+def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: LLMConfig) -> Stage:
+    """Texts of a policy for every request; read back as id, sample, text, tokens, finished."""
+
+    def build(folder):
+        require_free_memory(2)
+        open_engine = functools.partial(open_sampler, policy, config, folder)
+        sample_shards(folder, requests, open_engine, config.shard_users, f"sample {name}")
+        table = read_shards(folder)
+        return {"texts": len(table), "tokens": int(table.tokens.sum()), "distinct": int(table.text.nunique())}
+
+    decoding = {key: getattr(config, key) for key in DECODING}
+    depends = {"policy": policy.key, "decoding": decoding, "requests": content_key(requests)}
+    return Stage("texts", name, depends, build, read_shards)
+
+
+def sample_shards(folder: Path, requests: Sequence[Request], open_engine, shard_size: int, title: str) -> None:
+    """Sample every request into `folder/shard-*.jsonl`, skipping the shards that are there.
+
+    `open_engine()` is called only if there is work left. A shard is one file, written whole or not at all.
+    """
+    starts = range(0, len(requests), shard_size)
+    missing = [s for s in starts if not (folder / f"shard-{s:06d}.jsonl").exists()]
+    engine = open_engine() if missing else None
+    with tqdm(total=len(requests), desc=title, unit="prompt") as bar:
+        bar.update(len(requests) - sum(min(shard_size, len(requests) - s) for s in missing))
+        for start in missing:
+            shard = requests[start : start + shard_size]
+            names, prompts, samples, seeds = zip(*shard, strict=True)
+            answers = engine.sample(prompts, samples, seeds)
+            rows = [
+                {"id": name, "sample": i, **asdict(completion)}
+                for name, completions in zip(names, answers, strict=True)
+                for i, completion in enumerate(completions)
+            ]
+            write_text(folder / f"shard-{start:06d}.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+            bar.update(len(shard))
+
+
+def read_shards(folder: Path) -> pd.DataFrame:
+    """All texts of a folder: id, sample, text, tokens, finished."""
+    rows = [json.loads(line) for path in sorted(folder.glob("shard-*.jsonl")) for line in path.open(encoding="utf-8")]
+    return pd.DataFrame(rows, columns=["id", "sample", "text", "tokens", "finished"])

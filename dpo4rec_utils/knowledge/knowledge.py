@@ -1,0 +1,136 @@
+"""Knowledge as artefacts: prompts, sampled texts, templated profiles, and their vectors.
+
+Every method makes its artefact once (see store.Store) and returns it; asking again reads it from disk.
+"""
+
+import functools
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.arms import VARIANTS
+from dpo4rec_utils.assets import weights_identity
+from dpo4rec_utils.config import Config, as_dict
+from dpo4rec_utils.data.data import Data
+from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.knowledge import prompts
+from dpo4rec_utils.knowledge.encoder import TextEncoder
+from dpo4rec_utils.knowledge.engines import Request, texts_stage
+from dpo4rec_utils.knowledge.policies import Policy, base_policy, load_tokenizer
+from dpo4rec_utils.seeds import derive_seed, generator
+from dpo4rec_utils.store import Store, made_by
+
+
+class Knowledge:
+    """Texts about users and items, and their vectors. U users, I items, T the width of a text vector."""
+
+    def __init__(self, data: Data, config: Config, store: Store):
+        self.data, self.config, self.store = data, config, store
+        self.seed = config.seed
+        self.users = data.cohort.users
+        self.prefix = prompts.user_prefix(config.llm.prompt)
+
+    @cached_property
+    def facts(self) -> list[prompts.Facts]:
+        """Facts of every user's history."""
+        items, config = self.data.dataset.items, self.config.data
+        return [prompts.history_facts(past, items, config) for past in self.data.cohort.history]
+
+    @functools.cache
+    def prompts(self, name: str | None = None) -> list[str]:
+        """The full prompt of every user by a user template, the configuration's where `name` is None."""
+        name = name or self.config.llm.prompt
+        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.user_prefix(name)
+        return [prompts.render(tokenizer, prompts.user_question(f, name), prefix) for f in self.facts]
+
+    def question(self, user: int) -> str:
+        """What a user's prompt asks, without chat template and prefix."""
+        return prompts.user_question(self.facts[user], self.config.llm.prompt)
+
+    # Texts
+
+    def texts(self, policy: Policy) -> pd.DataFrame:
+        """Sampled texts of every user: user (position), sample, text (without prefix), tokens, finished.
+
+        Of a rewarded policy `pair_users` have `train_samples` texts; everyone else has `evaluation_samples`. Of the policy
+        of a variant, validation and test users alone have texts.
+        """
+        table = self.store.make(texts_stage(policy.name, policy, self._requests(policy), self.config.llm))
+        return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
+
+    def _requests(self, policy: Policy) -> list[Request]:
+        llm, paired = self.config.llm, set(self.pair_users(policy)) if policy.rewarded else ()
+        variant = VARIANTS.get(policy.name)
+        # Variants are judged by referees on users that nothing was trained on.
+        users = self.data.cohort.of("validation", "test") if variant else range(len(self.users))
+        asked = self.prompts(variant.prompt if variant else None)
+        return [
+            Request(
+                str(user),
+                asked[user],
+                llm.train_samples if user in paired else llm.evaluation_samples,
+                derive_seed(self.seed, "sampling", self.users[user]),
+            )
+            for user in users
+        ]
+
+    def pair_users(self, policy: Policy) -> np.ndarray:
+        """The train users whose `train_samples` texts of this policy become pairs, ascending.
+
+        Sampling is most of a round's cost, and a round keeps the best pairs only: so each round asks other users, in one
+        order of all train users, from its start again where it ends. Round 1 and `dpo_cold` ask the same ones.
+        """
+        train = generator(self.seed, "pair users").permutation(self.data.cohort.of("train"))
+        count = min(self.config.alignment.pair_users or len(train), len(train))
+        return np.sort(np.roll(train, -policy.round * count)[:count])
+
+    def item_texts(self, items) -> pd.DataFrame:
+        """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
+        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.templates()["item"]["prefix"]
+        requests = []
+        for item in items:
+            row = self.data.dataset.items.iloc[item]
+            prompt = prompts.render(tokenizer, prompts.item_question(row), prefix)
+            requests.append(Request(str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
+        table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config.llm))
+        return table.assign(item=table.id.astype(int), text=prefix + table.text)[["item", "text"]]
+
+    def template_texts(self, count: int, full: bool) -> list[list[str]]:
+        """`count` templated profiles a user (without prefix); `full` ones state every fact, others a random part."""
+        texts = []
+        for user, facts in zip(self.users, self.facts, strict=True):
+            rng = generator(self.seed, "template", full, user)
+            texts.append([prompts.templated_profile(facts, rng, full) for _ in range(count)])
+        return texts
+
+    # Vectors
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The sentence encoder with its memory on disk, which is of these weights, this code and these libraries."""
+        config = self.config.encoder
+        identity = as_dict(config) | {"weights": weights_identity(config.model, "minilm")}
+        key = content_key(identity | made_by(TextEncoder.__module__))
+        return TextEncoder(config, self.store.folder("encoder", "texts", key))
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """(I, T) vectors of the items' facts (title, year, genres)."""
+        items = self.data.dataset.items
+        return self.encoder.encode([prompts.item_facts(item) for _, item in items.iterrows()], "encode items")
+
+    def vectors(self, policy: Policy, samples: int | None = None) -> np.ndarray:
+        """(U, S, T) vectors of a policy's texts with their prefix, the first `samples` of a user; NaN where absent."""
+        table = self.texts(policy)
+        if samples:
+            table = table[table["sample"] < samples]
+        vectors = self.encoder.encode(self.prefix + table.text, f"encode {policy.name}")
+        out = np.full((len(self.users), table["sample"].max() + 1, vectors.shape[1]), np.nan, np.float32)
+        out[table.user, table["sample"]] = vectors
+        return out
+
+    def template_vectors(self, count: int, full: bool) -> np.ndarray:
+        """(U, count, T) vectors of templated profiles."""
+        texts = [self.prefix + text for row in self.template_texts(count, full) for text in row]
+        return self.encoder.encode(texts, "encode templates").reshape(len(self.users), count, -1)

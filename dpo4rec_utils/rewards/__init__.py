@@ -1,0 +1,1 @@
+"""Rewards: a cross-fitted reward model, how reliable it is, and referees that never gave a reward."""

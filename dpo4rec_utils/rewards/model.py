@@ -1,0 +1,181 @@
+"""The reward model: how well a user's held-out lists are ranked when a text is the knowledge.
+
+It is a knowledge-augmented re-ranker trained on a mixture of LLM samples and templated profiles, cross-fitted over user
+folds (no text is scored by a model trained on that user's lists) and averaged over seeds. The paper's rewards are NDCG and
+MAP; the default is the log-likelihood, which is far more reliable over a user's few lists (notebook 03).
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dpo4rec_utils.config import as_dict
+from dpo4rec_utils.data.lists import CandidateLists
+from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.knowledge.knowledge import Knowledge
+from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.rerankers.scorers import Scorers
+from dpo4rec_utils.rerankers.training import Task, Trained, load_reranker, score_texts, train_all
+from dpo4rec_utils.rewards.reliability import density, split_half
+from dpo4rec_utils.rewards.values import KINDS, list_rewards
+from dpo4rec_utils.seeds import derive_seed, generator
+from dpo4rec_utils.store import Stage
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a cross-fitted reward model and the lists that it scores."""
+
+    task: Task
+    scored: CandidateLists
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """The trained models of one cross-fit and the rewards they gave. L lists of train and validation users.
+
+    rewards: (L, N) by kind of the texts that the model was asked about; lists: those rewarded; fold: user (position) ->
+    fold of every train user; folder: the weights of every training.
+    """
+
+    rewards: dict[str, np.ndarray]
+    lists: CandidateLists
+    trainings: dict[str, Training]
+    fold: dict[int, int]
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """Name and key of the artefact."""
+        return self.folder.parent.name
+
+    def rescore(self, text: np.ndarray) -> dict[str, np.ndarray]:
+        """Rewards (L, S) by kind of other texts (U, S, T), NaN where absent, by models trained without a user's lists."""
+        results = {}
+        for name, training in self.trainings.items():
+            model = self._load(name)
+            scores = score_texts(model, training.task, training.scored, text)
+            results[name] = {kind: list_rewards(scores, training.scored.labels, kind) for kind in KINDS}
+        scored = {name: training.scored for name, training in self.trainings.items()}
+        return {kind: merge_scored(results, scored, self.lists, kind) for kind in KINDS}
+
+    def held_out(self, user: int):
+        """A model that was trained without this train user's lists, and its task."""
+        name = f"fold{self.fold[user]}-seed0"
+        return self._load(name), self.trainings[name].task
+
+    def _load(self, name: str):
+        with np.load(self.folder / f"{name}.npz") as arrays:
+            weights = {k.removeprefix("weight/"): arrays[k] for k in arrays.files if k.startswith("weight/")}
+        return load_reranker(self.trainings[name].task, Trained(weights, [], np.nan))
+
+
+class RewardModels:
+    """The reward models of one configuration.
+
+    `seen`: the policies whose texts a reward model is trained on, oldest first.
+    """
+
+    def __init__(self, knowledge: Knowledge, scorers: Scorers):
+        self.knowledge, self.scorers, self.store = knowledge, scorers, knowledge.store
+        self.config, self.seed = knowledge.config, knowledge.seed
+        self.cohort = knowledge.data.cohort
+
+    @functools.cached_property
+    def lists(self) -> CandidateLists:
+        """The popularity lists of train and validation users, which all rewards are of."""
+        return self.knowledge.data.lists_of("popularity", "train", "validation")
+
+    def mixture(self, policies: list[Policy]) -> np.ndarray:
+        """(U, S, T): every sample of these policies and the randomised templated profiles."""
+        samples = [self.knowledge.vectors(policy) for policy in policies]
+        templates = self.knowledge.template_vectors(self.config.reward.templates, full=False)
+        return np.concatenate([*samples, templates], axis=1)
+
+    def of(self, policy: Policy, seen: list[Policy], llm_only: bool = False) -> RewardModel:
+        """The reward model of a policy's texts, trained on the texts of `seen` and templates (not with `llm_only`)."""
+        name = policy.name + ("-llm-only" if llm_only else "")
+        text, seed = self.knowledge.vectors(policy), derive_seed(self.seed, "reward", name)
+        mixture = np.concatenate([self.knowledge.vectors(p) for p in seen], 1) if llm_only else self.mixture(seen)
+        train = self.cohort.of("train")
+        fold = user_folds(train, self.config.reward.folds, seed)
+        trainings = self._trainings(mixture, fold, seed)
+
+        def build(folder):
+            tasks = {key: training.task for key, training in trainings.items()}
+            finish = {key: functools.partial(score_finish, lists=t.scored, text=text) for key, t in trainings.items()}
+            workers = self.config.evaluation.workers
+            done = train_all(tasks, folder / "models", workers, f"reward model of {name}", finish)
+            scored = {key: training.scored for key, training in trainings.items()}
+            merged = {kind: merge_scored(done, scored, self.lists, kind) for kind in KINDS}
+            np.savez_compressed(folder / "rewards.npz", **merged)
+            return {"reliability": self._reliability(merged), "split_half": self._densities(merged)}
+
+        def read(folder):
+            with np.load(folder / "rewards.npz") as saved:
+                by_user = dict(zip(train.tolist(), fold.tolist(), strict=True))
+                return RewardModel(dict(saved), self.lists, trainings, by_user, folder / "models")
+
+        depends = {
+            "trainings": {key: training.task.key for key, training in trainings.items()},
+            "text": fingerprint(text),
+            "reward": as_dict(self.config.reward),
+        }
+        return self.store.make(Stage("reward", name, depends, build, read))
+
+    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int) -> dict[str, Training]:
+        """A fold's model scores the users of that fold and validation users, who serve calibration alone."""
+        base = self.scorers.task(self.config.reward.backbone, "popularity", mixture, 0)
+        train, unseen, trainings = self.cohort.of("train"), self.cohort.of("validation"), {}
+        for k in range(self.config.reward.folds):
+            scored = self.lists.of_users(np.concatenate([train[fold == k], unseen]))
+            for s in range(self.config.reward.seeds):
+                rest = base.train.of_users(train[fold != k])
+                task = replace(base, train=rest, seed=derive_seed(seed, "reward", k, s))
+                trainings[f"fold{k}-seed{s}"] = Training(task, scored)
+        return trainings
+
+    def _reliability(self, merged: dict) -> dict:
+        out, llm = {}, self.config.llm
+        for split, samples in (("train", llm.train_samples), ("validation", llm.evaluation_samples)):
+            for kind in KINDS:
+                half = split_half(merged[kind][:, :samples], self.lists, self.cohort.of(split))
+                out[f"{split}/{kind}"] = {key: half[key] for key in ("r", "gain", "users")}
+        return out
+
+    def _densities(self, merged: dict) -> dict:
+        """What notebook 03 draws of train users: the halves' deviations as a histogram, a kind of reward each."""
+        train = self.cohort.of("train")
+        halves = {kind: split_half(merged[kind], self.lists, train) for kind in KINDS}
+        return {
+            kind: {"r": half["r"], "users": half["users"]} | density(half["x"], half["y"])
+            for kind, half in halves.items()
+        }
+
+
+def user_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """A fold in [0, folds) for each of `users`, of sizes that differ by one at most."""
+    fold = np.arange(len(users)) % folds
+    return fold[generator(seed, "folds").permutation(len(users))]
+
+
+def score_finish(task: Task, trained: Trained, lists: CandidateLists, text: np.ndarray) -> dict:
+    """What a worker keeps of a scorer: rewards (L, S) of every text for every list by kind, and its weights."""
+    scores = score_texts(load_reranker(task, trained), task, lists, text)
+    rewards = {kind: list_rewards(scores, lists.labels, kind).astype(np.float32) for kind in KINDS}
+    return rewards | {f"weight/{name}": array for name, array in trained.weights.items()}
+
+
+def merge_scored(results: dict[str, dict], scored: dict[str, CandidateLists], lists: CandidateLists, kind: str):
+    """(L, S) rewards for `lists`: the mean over the models that scored each list; NaN where none did."""
+    keys = {(u, *row): i for i, (u, row) in enumerate(zip(lists.user, lists.items.tolist(), strict=True))}
+    shape = next(iter(results.values()))[kind].shape[1]
+    total, count = np.zeros((len(lists), shape)), np.zeros((len(lists), 1))
+    for name, result in results.items():
+        part = scored[name]
+        rows = np.array([keys[(u, *r)] for u, r in zip(part.user, part.items.tolist(), strict=True)])
+        total[rows] += result[kind]
+        count[rows] += 1
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

@@ -1,0 +1,116 @@
+"""Independent scorers of the loop: what the policies' texts are worth to re-rankers that never gave a reward.
+
+Beside it the reward models' own claim: where the two part, DPO has learnt the reward models' mistakes.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpo4rec_utils.arms import VARIANTS
+from dpo4rec_utils.data.cohort import SPLITS
+from dpo4rec_utils.data.lists import CandidateLists
+from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_all
+from dpo4rec_utils.rewards.model import RewardModel, RewardModels
+from dpo4rec_utils.rewards.values import list_rewards, user_rewards
+from dpo4rec_utils.seeds import derive_seed
+from dpo4rec_utils.store import Stage
+
+REFEREE_KINDS = ("log_likelihood", "ndcg")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What referees are asked about: every text by arm (U, S, T), and the names by their part in the study.
+
+    policies: the loop's, zero-shot first; loop: those of its rounds, the start first; others: controls and variants.
+    rounds: policy after a round -> that round's reward model, whose claim is what it gives to the texts of this policy less
+    those of the one before in `loop`.
+    """
+
+    texts: dict[str, np.ndarray]
+    policies: list[str]
+    loop: list[str]
+    others: list[str]
+    rounds: dict[str, RewardModel]
+
+
+def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stage:
+    """Rewards that scorers who never gave one assign to every policy of the loop, by split; and the models' claim.
+
+    Referees are trained on texts of `policy` (zero-shot) and templates. Per arm, split and kind: a mean by user, averaged
+    over backbones and seeds. 'train_later' are train users' later lists, which neither referees, reward models nor pairs
+    have read.
+    """
+    config, data = models.config, models.knowledge.data
+    trained_on, parts = models.mixture([policy]), _parts(models)
+    tasks = {
+        f"{b}-{s}": models.scorers.task(b, "popularity", trained_on, derive_seed(models.seed, "referee", b, s))
+        for b in config.evaluation.backbones
+        for s in range(config.reward.referee_seeds)
+    }
+
+    def build(folder):
+        finish = functools.partial(_keep_rewards, parts=parts, texts=judged.texts)
+        done = train_all(tasks, folder / "models", config.evaluation.workers, "referees", dict.fromkeys(tasks, finish))
+        out = {}
+        for name, (split, lists), kind in itertools.product(judged.texts, parts.items(), REFEREE_KINDS):
+            if judged_split(name, split):
+                mean = np.mean([arrays[f"{name}/{split}/{kind}"] for arrays in done.values()], axis=0)
+                users = data.cohort.of(split) if split in SPLITS else np.unique(lists.user)
+                out[f"{name}/{split}/{kind}"] = user_rewards(mean[:, None], lists, users)[:, 0].round(6).tolist()
+        names = {"policies": judged.policies, "loop": judged.loop, "others": judged.others}
+        return names | {"values": out, "claims": _claims(models, judged)}
+
+    depends = {
+        "trainings": {name: task.key for name, task in tasks.items()},
+        "texts": {name: fingerprint(text) for name, text in judged.texts.items()},
+        "lists": {name: fingerprint(lists.user, lists.items, lists.labels) for name, lists in parts.items()},
+        "names": [judged.policies, judged.loop, judged.others],
+        "reward_models": {name: model.key for name, model in judged.rounds.items()},
+    }
+    return Stage("referees", "rounds", depends, build)
+
+
+def judged_split(arm: str, split: str) -> bool:
+    """Whether an arm has texts of these users: variants have those of validation and test users alone."""
+    return arm not in VARIANTS or split in ("validation", "test")
+
+
+def _parts(models: RewardModels) -> dict[str, CandidateLists]:
+    data = models.knowledge.data
+    parts = {split: data.lists_of("popularity", split) for split in SPLITS}
+    return parts | {"train_later": data.lists("popularity", later=True).of_users(data.cohort.of("train"))}
+
+
+def _keep_rewards(task, trained, parts: dict, texts: dict) -> dict:
+    """Run in a worker: (L,) rewards of each policy's texts, averaged over the texts of a user, for each part's lists."""
+    model, out = load_reranker(task, trained), {}
+    for (name, text), (split, lists) in itertools.product(texts.items(), parts.items()):
+        if not judged_split(name, split):
+            continue
+        scores = score_texts(model, task, lists, text)
+        for kind in REFEREE_KINDS:
+            out[f"{name}/{split}/{kind}"] = np.nanmean(list_rewards(scores, lists.labels, kind), axis=1)
+    return out
+
+
+def _claims(models: RewardModels, judged: Judged) -> dict[str, list[float]]:
+    """'policy/split' -> each user's claimed change by the policy's round; train users by models without their lists."""
+    found = {}
+    for before, after in itertools.pairwise(judged.loop):
+        for split in ("train", "validation"):
+            users, texts = models.cohort.of(split), (judged.texts[before], judged.texts[after])
+            found[f"{after}/{split}"] = claimed_change(judged.rounds[after], *texts, users)
+    return found
+
+
+def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> list[float]:
+    """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts (U, S, T) each."""
+    scored = model.rescore(np.concatenate([before, after], axis=1))["log_likelihood"]
+    old, new = (np.nanmean(part, axis=1) for part in np.split(scored, [before.shape[1]], axis=1))
+    return user_rewards((new - old)[:, None], model.lists, users)[:, 0].round(6).tolist()

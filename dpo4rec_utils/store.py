@@ -1,0 +1,229 @@
+"""Stages, their artefacts and their records: every result is made once, under a key of all it depends on.
+
+An artefact lives in `runs/<kind>/<name>-<key>/`. Its `record.json` is written last: a folder without one is unfinished
+work, which the next run takes up from its last shard. Finished records are published in `results/<profile>/`.
+"""
+
+import ctypes
+import gc
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from dpo4rec_utils.files import (
+    MissingRecordError,
+    StudyError,
+    file_sha256,
+    project_root,
+    read_json,
+    require_free_disk,
+    write_json,
+)
+from dpo4rec_utils.keys import code_key, content_key, library_versions
+
+VERSIONED = ("torch", "transformers", "trl", "peft", "openvino-genai", "gguf", "numpy", "pandas", "papermill")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the study: what it depends on, how it is built, how it is read back.
+
+    depends: plain data that decides the result, arrays by fingerprint. build(folder) fills an artefact's folder, goes on
+    from what an interruption left there, and returns the record's metrics. read(folder) gives the value of a finished one.
+    The code of `build`'s module and the libraries it computes with are part of the key by themselves.
+    """
+
+    kind: str
+    name: str
+    depends: dict
+    build: Callable[[Path], dict]
+    read: Callable[[Path], Any] = lambda folder: folder
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of everything that decides the result."""
+        return content_key({"depends": self.depends} | made_by(self.build.__module__))
+
+
+def made_by(module: str) -> dict:
+    """The part of a key that names the maker: a module's code and the versions of its libraries."""
+    return {"code": code_key(module), "libraries": library_versions(module)}
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: models hold reference cycles, and glibc keeps what they leave."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@dataclass
+class Cost:
+    """Wall time in seconds and peak resident memory of this process and its children in MiB."""
+
+    seconds: float = 0.0
+    peak_rss_mib: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def watch(self) -> None:
+        """Follow the memory until the measured block ends."""
+        process = psutil.Process()
+        while True:
+            total = 0
+            for member in (process, *process.children(recursive=True)):
+                try:
+                    total += member.memory_info().rss
+                except psutil.Error:
+                    continue
+            self.peak_rss_mib = max(self.peak_rss_mib, total / 2**20)
+            if self._stop.wait(0.5):
+                return
+
+
+@contextmanager
+def measure(journal: Path | None = None):
+    """Measure a block as `Cost`; with `journal`, seconds spent before an interruption are kept there and added."""
+    before = read_json(journal) if journal and journal.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
+    cost = Cost()
+    thread = threading.Thread(target=cost.watch, daemon=True)
+    thread.start()
+    start = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        cost._stop.set()
+        thread.join()
+        cost.seconds = time.perf_counter() - start + before["seconds"]
+        cost.peak_rss_mib = max(cost.peak_rss_mib, before["peak_rss_mib"])
+        if journal:
+            write_json(journal, {"seconds": cost.seconds, "peak_rss_mib": cost.peak_rss_mib})
+
+
+def _commit() -> str:
+    """The checked-out commit, '-dirty' behind it where a tracked file outside results/ differs from it."""
+    git = ["git", "-C", str(project_root())]
+    try:
+        asked = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)results"], capture_output=True)
+        return asked.stdout.strip() + ("-dirty" if same.returncode else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def environment() -> dict:
+    """Date (UTC), versions, commit and machine, for records."""
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in VERSIONED}
+    cpu = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        text = Path("/proc/cpuinfo").read_text()
+        lines = [line for line in text.splitlines() if line.startswith("model name")]
+        cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
+        cpu += " with AVX-512" * (" avx512f " in text)  # twice the speed, and other arithmetic
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    return {"date": date, "versions": versions, "commit": _commit(), "device": f"{cpu}, {cores} cores"}
+
+
+class Store:
+    """The artefacts of all profiles (`runs/`) and the published records of one (`results/<profile>/records/`).
+
+    `label` ends the name of every published record, so that the user folds of one profile keep theirs apart. With
+    `making` off, a stage that is not finished is a `StudyError` instead of work.
+    """
+
+    def __init__(self, root: Path, config: dict, label: str = "", making: bool = True):
+        self.root, self.config, self.label, self.making = Path(root), config, label, making
+        self.runs, self.results = self.root / "runs", self.root / "results" / config["profile"]
+
+    def folder(self, kind: str, name: str, key: str) -> Path:
+        """The folder of an artefact: it exists, finished or not."""
+        folder = self.runs / kind / f"{name}-{key}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def make(self, stage: Stage):
+        """The value of a stage, built unless it is finished. Either way its record is published.
+
+        The record holds metrics, resolved configuration, seed, date, versions, commit, device, wall time and peak memory.
+        Raises `StudyError` for an unfinished stage with `making` off.
+        """
+        done = self.runs / stage.kind / f"{stage.name}-{stage.key}" / "record.json"
+        if not done.exists():
+            if not self.making:
+                raise StudyError(
+                    f"{stage.kind} {stage.name} is not made for this configuration; set MAKE = True to make it, or read "
+                    f"the executed notebook in results/{self.config['profile']}/notebooks."
+                )
+            self._build(stage, self.folder(stage.kind, stage.name, stage.key))
+        if self.making:
+            self.publish(read_json(done))
+        return stage.read(done.parent)
+
+    def _build(self, stage: Stage, folder: Path) -> None:
+        require_free_disk(folder, 0.5)
+        release_memory()
+        with measure(folder / "cost.json") as cost:
+            metrics = stage.build(folder)
+        release_memory()
+        record = {
+            "kind": stage.kind,
+            "name": stage.name,
+            "key": stage.key,
+            "metrics": metrics,
+            "seconds": round(cost.seconds, 2),
+            "peak_rss_mib": round(cost.peak_rss_mib),
+            "seed": self.config["seed"],
+            "depends": stage.depends | made_by(stage.build.__module__),
+            "config": self.config,
+            **environment(),
+        }
+        write_json(folder / "record.json", record)
+
+    def publish(self, record: dict) -> None:
+        """Copy a record to the results with this store's label and list it in `manifest.json`."""
+        record = record | {"label": self.label}
+        name = f"{record['kind']}-{record['name']}{self.label}"
+        path = self.results / "records" / f"{name}.json"
+        write_json(path, record)
+        listed = self._listed()
+        listed[name] = {"file": f"records/{path.name}", "key": record["key"], "sha256": file_sha256(path)}
+        write_json(
+            self.results / "manifest.json", {"profile": self.config["profile"], "records": dict(sorted(listed.items()))}
+        )
+
+    def record(self, kind: str, name: str) -> dict:
+        """A published record of this store; raises as `published_record`."""
+        return published_record(self.results, f"{kind}-{name}{self.label}")
+
+    def _listed(self) -> dict:
+        manifest = self.results / "manifest.json"
+        return read_json(manifest)["records"] if manifest.exists() else {}
+
+
+def published_record(results: Path, name: str) -> dict:
+    """A record that `results/manifest.json` lists.
+
+    Raises `MissingRecordError` for one that is not listed, `StudyError` for one that is gone or altered.
+    """
+    manifest = results / "manifest.json"
+    entry = read_json(manifest)["records"].get(name) if manifest.exists() else None
+    if entry is None:
+        raise MissingRecordError(f"There is no record {name} in {results.name}; run the notebook that makes it.")
+    path = results / entry["file"]
+    if not path.exists():
+        raise StudyError(f"{path.name} is listed in the manifest of {results.name} and gone; make it again.")
+    if file_sha256(path) != entry["sha256"]:
+        raise StudyError(f"{path.name} differs from the manifest of {results.name}; make it again.")
+    return read_json(path)
