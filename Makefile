@@ -4,17 +4,22 @@ PROFILE ?= ml-100k
 PIP_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: study test lab setup doctor bench clean
+.PHONY: study test report lab setup doctor bench clean
 study: setup
 	$(BIN)/python -m dpo4rec_utils study --profile $(PROFILE)
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest
 
-lab: setup
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+# Every table, figure, report and page again, from the committed records alone.
+report: .venv/.ready
+	$(BIN)/python -m dpo4rec_utils report
+
+lab: .venv/.ready
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/START.md
 
 doctor: setup
 	$(BIN)/python -m dpo4rec_utils doctor
@@ -25,12 +30,16 @@ bench: setup
 setup: .venv/.ready
 	@$(BIN)/python -m dpo4rec_utils assets
 
+# The seconds of a first set-up, assets included, stand in .venv/setup_seconds until a study records them.
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
+	@date +%s > .venv/setup_began
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	$(BIN)/python -c 'from dpo4rec_utils.cli import install_kernel; install_kernel()'
+	$(BIN)/python -c 'from dpo4rec_utils.execute import install_kernel; install_kernel()'
+	$(BIN)/python -m dpo4rec_utils assets
+	@echo $$(( $$(date +%s) - $$(cat .venv/setup_began) )) > .venv/setup_seconds
 	@touch $@
 
 # Keeps results/ and the asset cache; removes the environment and every intermediate artefact.

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from dpo4rec_utils.artifacts import environment, project_root, write_json
+from dpo4rec_utils.sampling import open_sampler
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dpo4rec_utils import alignment, training
-from dpo4rec_utils.artifacts import environment, project_root, write_json
 from dpo4rec_utils.config import load_config
 from dpo4rec_utils.rerankers import build_reranker
-from dpo4rec_utils.sampling import open_sampler
 from dpo4rec_utils.study import Study
 
 

@@ -33,7 +33,7 @@ ARMS = {
         Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item=False, shared=False),
         Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",)),
         Arm("template", "template", "does the LLM add anything to stating facts?", "template", against=("item",)),
-        Arm("title_mean", "history mean", "how much signal the history holds", "title_mean", against=("item",)),
+        Arm("history_mean", "history mean", "how much signal the history holds", "history_mean", against=("item",)),
         Arm("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "texts", "zero_shot", against=("item",)),
         Arm("warm_start", "warm start", "what imitation gives", "texts", "warm_start", against=("zero_shot",)),
         Arm("rft", "best-of-N fine-tuning", "is a contrast needed?", "texts", "rft"),
@@ -43,7 +43,7 @@ ARMS = {
     )
 }
 # What the last round is compared with, in the order of the tables.
-BASELINES = ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "title_mean", "item")
+BASELINES = ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "history_mean", "item")
 # Arms of notebook 06 alone.
 ABLATION_ARMS = {
     arm.name: arm
@@ -135,6 +135,6 @@ def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") 
 def comparisons(names: list[str], last: str) -> list[tuple[str, str]]:
     """(arm, baseline) pairs that the study asks about, where both are among `names`; `last`: the last round's name."""
     asked = [(last, baseline) for baseline in BASELINES]
-    for name in ("dpo_cold", "warm_start", "zero_shot", "template", "title_mean", "item"):
+    for name in ("dpo_cold", "warm_start", "zero_shot", "template", "history_mean", "item"):
         asked += [(name, baseline) for baseline in ARMS[name].against]
     return [(a, b) for a, b in asked if a in names and b in names]

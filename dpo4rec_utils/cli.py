@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.config import ConfigError
+from dpo4rec_utils.config import ConfigError, read_yaml
 from dpo4rec_utils.files import StudyError
 
 app = typer.Typer(
@@ -83,7 +83,7 @@ def overrides_of(parameters: list[str]) -> dict:
             reason = "is given twice" if equals else "has no value"
             raise ConfigError(f"-p {text}: {key} {reason}; allowed: section.key=value, each key once.")
         try:
-            inside[last] = yaml.safe_load(value)
+            inside[last] = read_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"-p {text}: {value!r} is no YAML value; quote it or close its brackets.") from None
     return nested

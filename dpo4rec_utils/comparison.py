@@ -36,8 +36,8 @@ def user_folds(study: Study) -> list[Study]:
     """
     config, found = study.config, [study]
     for number in range(1, config.evaluation.folds):
-        data, evaluation = replace(config.data, fold=number), replace(config.evaluation, folds=1)
-        changed = replace(config, data=data, evaluation=evaluation)
+        data, evaluation = config.data.changed(fold=number), config.evaluation.changed(folds=1)
+        changed = config.changed(data=data, evaluation=evaluation)
         other = Study(changed, study.store.root, f"-fold{number}", study.store.making)
         # The cohort is made here: a split that cannot be made is an error now, not when the loops before it are done. One
         # memory on disk has one writer.
@@ -64,7 +64,7 @@ def _template(study: Study, _: Arm) -> np.ndarray:
     return study.knowledge.template_vectors(study.config.llm.evaluation_samples, full=True)
 
 
-def _title_mean(study: Study, _: Arm) -> np.ndarray:
+def _history_mean(study: Study, _: Arm) -> np.ndarray:
     """(U, 1, T) rating-weighted mean of the history's item vectors, weight rating - 3 with 3 counted as 0.1."""
     out = []
     for past in study.data.cohort.history:
@@ -96,7 +96,7 @@ def _noise(study: Study, found: Arm) -> np.ndarray:
 MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
     "nothing": _nothing,
     "template": _template,
-    "title_mean": _title_mean,
+    "history_mean": _history_mean,
     "texts": _texts,
     "shuffled": _shuffled,
     "noise": _noise,
@@ -171,7 +171,7 @@ def count_samples(study: Study) -> None:
     """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
 
     By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or
-    up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, half (of the 95 % interval),
+    up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, ci_half (half the width of its 95 % interval),
     users, minutes (of N texts for these users, from the measured seconds a text).
     """
     turn, llm, knowledge = study.round(1), study.config.llm, study.knowledge
@@ -179,7 +179,7 @@ def count_samples(study: Study) -> None:
     if (study.config.evaluation.most_samples or 0) > most:
         # Knowledge of its own for the texts alone: the pairs and the reward model keep those they were made of.
         most = study.config.evaluation.most_samples
-        wide = Knowledge(study.data, replace(study.config, llm=replace(llm, train_samples=most)), study.store)
+        wide = Knowledge(study.data, study.config.changed(llm=llm.changed(train_samples=most)), study.store)
         wide.encoder = knowledge.encoder
         sampled = replace(turn.start, name=f"{turn.start.name}_{most}")
         rewards = turn.model.rescore(wide.vectors(sampled))
@@ -190,8 +190,8 @@ def count_samples(study: Study) -> None:
         minutes, rows = record["seconds"] / record["metrics"]["texts"] * len(users) / 60, []
         for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= most):
             for kind in KINDS:
-                half = split_half(rewards[kind][:, :n], turn.model.lists, users)
-                row = {"samples": n, "reward": kind} | {k: half[k] for k in ("r", "gain", "half", "users")}
+                found = split_half(rewards[kind][:, :n], turn.model.lists, users)
+                row = {"samples": n, "reward": kind} | {k: found[k] for k in ("r", "gain", "ci_half", "users")}
                 rows.append(row | {"minutes": n * minutes})
         return {"rows": rows}
 

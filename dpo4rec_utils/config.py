@@ -1,34 +1,33 @@
-"""Configuration: one YAML file a profile, read into frozen dataclasses; nothing else sets a knob.
+"""Configuration: one YAML file a profile, read into frozen pydantic models; nothing else sets a knob.
 
-An unknown key, a wrong type or a value out of range raises `ConfigError`, which names the key, the value and what is
-allowed. `None` always means "not given": a typed value is never reinterpreted.
+A profile may extend another (`extends: name`). An unknown key, a wrong type or a value out of range raises `ConfigError`,
+which names the key, the value and what is allowed. `None` always means "not given".
 """
 
+import re
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dpo4rec_utils.arms import ARMS, VARIANTS
 
 PROFILES = Path(__file__).parent / "profiles"
-BACKBONES = ("dlcm", "prm", "setrank", "mir", "dasalc")
+PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 PROTOCOLS = ("popularity", "uniform")
-LOSSES = (
-    "sigmoid",
-    "ipo",
-    "hinge",
-    "robust",
-    "exo_pair",
-    "nca_pair",
-    "aot",
-    "apo_zero",
-    "apo_down",
-    "discopop",
+
+Backbone = Literal["dlcm", "prm", "setrank", "mir", "dasalc"]
+ArmName = Literal[tuple(ARMS)]
+VariantName = Literal[tuple(VARIANTS)]
+Loss = Literal[
+    *("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "aot", "apo_zero", "apo_down", "discopop"),
     "sigmoid_norm",
-)
+]
+BACKBONES, LOSSES = typing.get_args(Backbone), typing.get_args(Loss)
+# Arms that the tables compare with, so every profile has them.
 COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
 
 
@@ -36,113 +35,154 @@ class ConfigError(ValueError):
     """A configuration problem, in one sentence a user can act on."""
 
 
-def limited(default, low=None, high=None, choices=None, text=""):
-    """A dataclass field with its allowed range `[low, high]` or `choices` (for a tuple: of every element)."""
-    meta = {"low": low, "high": high, "choices": choices, "text": text}
-    if isinstance(default, (list, dict)):
-        raise TypeError("use a tuple: profiles are frozen")
-    return field(default=default, metadata=meta)
+def _no_repeats(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("names something twice")
+    return values
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Histories, candidate lists and the user split (protocol: lists.py)."""
-
-    name: str = limited("ml-100k", choices=("ml-100k", "ml-1m"), text="data set")
-    max_users: int | None = limited(None, 20, 10**7, text="keep only this many users (by name hash); null keeps all")
-    history_limit: int = limited(30, 5, 200, text="interactions the LLM reads at most")
-    like_threshold: int = limited(4, 1, 5, text="rating from which an item counts as liked (label 1)")
-    dislike_threshold: int = limited(2, 1, 5, text="rating up to which an item counts as disliked")
-    positives_per_list: int = limited(4, 1, 20, text="later interactions that share one candidate list")
-    negatives_per_list: int = limited(6, 1, 100, text="items never interacted with, added to each list")
-    max_lists: int = limited(10, 1, 1000, text="lists a user, the nearest after the history")
-    train_share: float = limited(0.6, 0.1, 0.9, text="share of users in train")
-    validation_share: float = limited(0.1, 0.02, 0.5, text="share of users in validation; the rest is test")
-    fold: int = limited(0, 0, 99, text="which users are test; the test users of two folds are never the same")
+# A list of names, kept as a tuple; the second kind must hold one at least.
+Names = (BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value), AfterValidator(_no_repeats))
+SomeNames = (*Names, Field(min_length=1))
 
 
-@dataclass(frozen=True)
-class LLMConfig:
+class Section(BaseModel):
+    """A part of the configuration: frozen, no unknown keys, no silent conversions (a whole number passes for a float)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def changed(self, **values) -> typing.Self:
+        """A copy with other values, checked like a profile."""
+        return type(self)(**(dict(self) | values))
+
+
+class DataConfig(Section):
+    """Histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
+
+    name: Literal["ml-100k", "ml-1m"] = Field("ml-100k", description="data set")
+    max_users: int | None = Field(None, ge=20, le=10**7, description="keep only this many users (by name hash)")
+    history_limit: int = Field(30, ge=5, le=200, description="interactions the LLM reads at most")
+    like_threshold: int = Field(4, ge=1, le=5, description="rating from which an item counts as liked (label 1)")
+    dislike_threshold: int = Field(2, ge=1, le=5, description="rating up to which an item counts as disliked")
+    positives_per_list: int = Field(4, ge=1, le=20, description="later interactions that share one candidate list")
+    negatives_per_list: int = Field(6, ge=1, le=100, description="items never interacted with, added to each list")
+    max_lists: int = Field(10, ge=1, le=1000, description="lists a user, the nearest after the history")
+    train_share: float = Field(0.6, ge=0.1, le=0.9, description="share of users in train")
+    validation_share: float = Field(0.1, ge=0.02, le=0.5, description="share of users in validation; the rest is test")
+    fold: int = Field(0, ge=0, le=99, description="which users are test; those of two folds are never the same")
+
+    @property
+    def folds(self) -> int:
+        """How many folds of test users there are with these shares."""
+        others = 1 - self.validation_share
+        return int(round(others / (others - self.train_share), 6))
+
+    @model_validator(mode="after")
+    def _test_users(self):
+        if self.train_share + self.validation_share > 0.99:
+            raise ValueError(
+                "data.train_share + data.validation_share must stay below 0.99: the rest is the test share."
+            )
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"data.fold = {self.fold} is out of range; allowed with these shares: 0 to {self.folds - 1}."
+            )
+        return self
+
+
+class LLMConfig(Section):
     """The language model and how it is sampled."""
 
-    model: str = limited("embedded", text="'embedded' (SmolLM2-135M-Instruct), a local folder or a Hub id")
-    engine: str = limited("openvino", choices=("openvino", "transformers"))
-    prompt: str = limited("counts", choices=("counts", "titles"), text="user prompt template")
-    train_samples: int = limited(8, 2, 64, text="texts of a user whose texts become pairs (N of the paper)")
-    evaluation_samples: int = limited(4, 1, 64, text="texts of every other user")
-    max_new_tokens: int = limited(40, 4, 512)
-    temperature: float = limited(0.9, 0.05, 2.0)
-    top_p: float = limited(0.95, 0.05, 1.0)
-    shard_users: int = limited(96, 1, 10000, text="users a shard: what an interruption can lose")
+    model: str = Field("embedded", description="'embedded' (SmolLM2-135M-Instruct), a local folder or a Hub id")
+    engine: Literal["openvino", "transformers"] = "openvino"
+    prompt: Literal["counts", "titles"] = Field("counts", description="user prompt template")
+    train_samples: int = Field(8, ge=2, le=64, description="texts of a user whose texts become pairs (N of the paper)")
+    evaluation_samples: int = Field(4, ge=1, le=64, description="texts of every other user")
+    max_new_tokens: int = Field(40, ge=4, le=512)
+    temperature: float = Field(0.9, ge=0.05, le=2.0)
+    top_p: float = Field(0.95, ge=0.05, le=1.0)
+    shard_users: int = Field(96, ge=1, le=10000, description="users a shard: what an interruption can lose")
+
+    @model_validator(mode="after")
+    def _evaluated_texts(self):
+        if self.train_samples < self.evaluation_samples:
+            raise ValueError(
+                "llm.train_samples must be at least llm.evaluation_samples: their first texts are evaluated, too."
+            )
+        return self
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Section):
     """The sentence encoder."""
 
-    model: str = limited("embedded", text="'embedded' (all-MiniLM-L6-v2), a local folder or a Hub id")
-    pooling: str = limited("mean", choices=("mean", "cls"))
-    batch_size: int = limited(64, 1, 4096)
-    max_tokens: int = limited(96, 8, 512)
+    model: str = Field("embedded", description="'embedded' (all-MiniLM-L6-v2), a local folder or a Hub id")
+    pooling: Literal["mean", "cls"] = "mean"
+    batch_size: int = Field(64, ge=1, le=4096)
+    max_tokens: int = Field(96, ge=8, le=512)
 
 
-@dataclass(frozen=True)
-class RerankerConfig:
+class RerankerConfig(Section):
     """Capacity and optimisation of a re-ranker; the same for every arm, so no arm gets a larger budget."""
 
-    id_dim: int = limited(32, 2, 512)
-    genre_dim: int = limited(16, 2, 512)
-    knowledge_dim: int = limited(32, 2, 512, text="width of the adapted user and item knowledge")
-    hidden: int = limited(64, 8, 1024)
-    heads: int = limited(2, 1, 16)
-    adapter: str = limited("hea", choices=("hea", "moe", "mlp"))
-    interaction: bool = limited(True, text="explicit user-knowledge x item-knowledge interaction")
-    learning_rate: float = limited(6e-3, 1e-6, 1.0, text="the highest of one cycle")
-    weight_decay: float = limited(1e-2, 0.0, 1.0)
-    dropout: float = limited(0.0, 0.0, 0.9, text="inside adapter and backbone")
-    text_dropout: float = limited(0.5, 0.0, 0.9, text="of the user's text vector's elements: a user has few texts")
-    batch_size: int = limited(256, 1, 65536, text="lists a step")
-    epochs: int = limited(8, 1, 1000)
+    id_dim: int = Field(32, ge=2, le=512)
+    genre_dim: int = Field(16, ge=2, le=512)
+    knowledge_dim: int = Field(32, ge=2, le=512, description="width of the adapted user and item knowledge")
+    hidden: int = Field(64, ge=8, le=1024)
+    heads: int = Field(2, ge=1, le=16)
+    adapter: Literal["hea", "moe", "mlp"] = "hea"
+    interaction: bool = Field(True, description="explicit user-knowledge x item-knowledge interaction")
+    learning_rate: float = Field(6e-3, ge=1e-6, le=1.0, description="the highest of one cycle")
+    weight_decay: float = Field(1e-2, ge=0.0, le=1.0)
+    dropout: float = Field(0.0, ge=0.0, le=0.9, description="inside adapter and backbone")
+    text_dropout: float = Field(0.5, ge=0.0, le=0.9, description="of the elements of the user's text vector")
+    batch_size: int = Field(256, ge=1, le=65536, description="lists a step")
+    epochs: int = Field(8, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _heads_divide(self):
+        if self.hidden % self.heads:
+            raise ValueError(f"reranker.hidden = {self.hidden} must be a multiple of reranker.heads = {self.heads}.")
+        return self
 
 
-@dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Section):
     """The reward model: a knowledge-augmented re-ranker, cross-fitted over user folds, averaged over seeds."""
 
-    kind: str = limited("log_likelihood", choices=("log_likelihood", "ndcg", "map"))
-    backbone: str = limited("prm", choices=BACKBONES)
-    folds: int = limited(3, 2, 20)
-    seeds: int = limited(2, 1, 20)
-    templates: int = limited(8, 1, 64, text="randomised templated profiles a user in the mixture")
-    referee_seeds: int = limited(2, 1, 20, text="seeds a backbone of the scorers that never gave a reward")
+    kind: Literal["log_likelihood", "ndcg", "map"] = "log_likelihood"
+    backbone: Backbone = "prm"
+    folds: int = Field(3, ge=2, le=20)
+    seeds: int = Field(2, ge=1, le=20)
+    templates: int = Field(8, ge=1, le=64, description="randomised templated profiles a user in the mixture")
+    referee_seeds: int = Field(2, ge=1, le=20, description="seeds a backbone of the scorers that never gave a reward")
 
 
-@dataclass(frozen=True)
-class AlignmentConfig:
+class AlignmentConfig(Section):
     """Warm start, pairs and DPO (trl + peft)."""
 
-    rounds: int = limited(2, 1, 20)
-    warm_start: bool = limited(True, text="supervised fine-tuning on templated profiles before round 1")
-    warm_start_examples: int = limited(800, 8, 10**6)
-    warm_start_learning_rate: float = limited(5e-4, 1e-7, 1.0, text="of supervised fine-tuning, rft included")
-    warm_start_texts: int = limited(4, 1, 64, text="examples a user: they share the prompt's computation")
-    pair_users: int | None = limited(
-        None, 4, 10**7, text="train users whose texts become pairs, others each round; null: all of them"
+    rounds: int = Field(2, ge=1, le=20)
+    warm_start: bool = Field(True, description="supervised fine-tuning on templated profiles before round 1")
+    warm_start_examples: int = Field(800, ge=8, le=10**6)
+    warm_start_learning_rate: float = Field(
+        5e-4, ge=1e-7, le=1.0, description="of supervised fine-tuning, rft included"
     )
-    pairs_per_user: int = limited(3, 1, 32, text="best/worst, second/second-worst, ...")
-    pairs: int = limited(640, 4, 10**6, text="pairs kept a round, largest gap x sqrt(lists) first")
-    margin: float = limited(0.0, 0.0, 10.0, text="smallest reward gap of a pair")
-    finished_only: bool = limited(True, text="texts cut at llm.max_new_tokens make no pair, so length earns nothing")
-    implementation: str = limited("prefix_shared", choices=("prefix_shared", "stock"))
-    loss: str = limited("sigmoid", choices=LOSSES, text="trl's losses that need chosen and rejected texts alone")
-    beta: float = limited(0.1, 1e-4, 10.0)
-    label_smoothing: float = limited(0.0, 0.0, 0.5)
-    learning_rate: float = limited(2e-4, 1e-7, 1.0, text="of DPO")
-    batch_size: int = limited(16, 1, 4096)
-    epochs: float = limited(1.0, 0.01, 100.0)
-    lora_rank: int = limited(16, 1, 512)
-    precision: str = limited("auto", choices=("auto", "fp32", "bf16"), text="'auto' times both GEMMs once")
-    checkpoint_steps: int = limited(10, 1, 10**6)
+    warm_start_texts: int = Field(4, ge=1, le=64, description="examples a user: they share the prompt's computation")
+    pair_users: int | None = Field(
+        None, ge=4, le=10**7, description="train users whose texts become pairs, others each round; null: all of them"
+    )
+    pairs_per_user: int = Field(3, ge=1, le=32, description="best/worst, second/second-worst, ...")
+    pairs: int = Field(640, ge=4, le=10**6, description="pairs kept a round, largest gap x sqrt(lists) first")
+    margin: float = Field(0.0, ge=0.0, le=10.0, description="smallest reward gap of a pair")
+    finished_only: bool = Field(True, description="texts cut at llm.max_new_tokens make no pair")
+    implementation: Literal["prefix_shared", "stock"] = "prefix_shared"
+    loss: Loss = Field("sigmoid", description="trl's losses that need chosen and rejected texts alone")
+    beta: float = Field(0.1, ge=1e-4, le=10.0)
+    label_smoothing: float = Field(0.0, ge=0.0, le=0.5)
+    learning_rate: float = Field(2e-4, ge=1e-7, le=1.0, description="of DPO")
+    batch_size: int = Field(16, ge=1, le=4096)
+    epochs: float = Field(1.0, ge=0.01, le=100.0)
+    lora_rank: int = Field(16, ge=1, le=512)
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="'auto' times both GEMMs once")
+    checkpoint_steps: int = Field(10, ge=1, le=10**6)
 
 
 # What each kind of training reads of `AlignmentConfig`: an adapter is made anew when one of these changes.
@@ -154,30 +194,33 @@ TRAINING_SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """The main table."""
 
-    arms: tuple[str, ...] = limited(tuple(ARMS), choices=tuple(ARMS), text="dpo_round_<r> is always added")
-    uniform_arms: tuple[str, ...] = limited(("item", "template", "zero_shot"), choices=tuple(ARMS))
-    backbones: tuple[str, ...] = limited(BACKBONES, choices=BACKBONES)
-    ablations: tuple[str, ...] = limited((), choices=tuple(VARIANTS), text="variants judged by referees")
-    folds: int = limited(
-        1, 1, 100, text="user folds in the main table, each with a loop of its own: data.fold 0, 1, ..."
-    )
-    seeds: int = limited(5, 1, 50)
-    shared_seeds: int = limited(5, 1, 50)
-    most_samples: int | None = limited(None, 2, 64, text="largest N of the sample analysis; null: llm.train_samples")
-    bootstrap: int = limited(10000, 2000, 10**6)
-    workers: int = limited(2, 1, 64, text="processes that train re-rankers, one thread each")
+    arms: Annotated[tuple[ArmName, ...], *SomeNames] = Field(tuple(ARMS), description="dpo_round_<r> is always added")
+    uniform_arms: Annotated[tuple[ArmName, ...], *Names] = ("item", "template", "zero_shot")
+    backbones: Annotated[tuple[Backbone, ...], *SomeNames] = BACKBONES
+    ablations: Annotated[tuple[VariantName, ...], *Names] = Field((), description="variants judged by referees")
+    folds: int = Field(1, ge=1, le=100, description="user folds in the main table, each with a loop of its own")
+    seeds: int = Field(5, ge=1, le=50)
+    shared_seeds: int = Field(5, ge=1, le=50)
+    most_samples: int | None = Field(None, ge=2, le=64, description="largest N of the sample analysis")
+    bootstrap: int = Field(10000, ge=2000, le=10**6)
+    workers: int = Field(2, ge=1, le=64, description="processes that train re-rankers, one thread each")
+
+    @model_validator(mode="after")
+    def _compared_arms(self):
+        missing = [arm for arm in COMPARED if arm not in self.arms]
+        if missing:
+            raise ValueError(f"evaluation.arms lacks {', '.join(missing)}; the tables compare {', '.join(COMPARED)}.")
+        return self
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Section):
     """Everything a run depends on."""
 
     profile: str
-    seed: int = limited(2026, 0, 2**31 - 1)
+    seed: int = Field(2026, ge=0, le=2**31 - 1)
     data: DataConfig = DataConfig()
     llm: LLMConfig = LLMConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -186,66 +229,88 @@ class Config:
     alignment: AlignmentConfig = AlignmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-
-def allowed(spec) -> str:
-    """Say in words what a field accepts."""
-    meta = spec.metadata
-    if meta.get("choices"):
-        return "one of " + ", ".join(map(str, meta["choices"]))
-    kind = getattr(spec.type, "__name__", str(spec.type))
-    if meta.get("low") is not None or meta.get("high") is not None:
-        return f"{kind} from {meta.get('low')} to {meta.get('high')}"
-    return kind
-
-
-def _typed(value, kind):
-    """Return `value` as `kind`, or raise TypeError; an int passes for a float, a bool never for an int."""
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _typed(value, next(k for k in typing.get_args(kind) if k is not type(None)))
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError
-        return tuple(_typed(v, typing.get_args(kind)[0]) for v in value)
-    if kind is float and type(value) in (int, str):  # YAML reads 1e-4, without a dot, as a string
-        try:
-            return float(value)
-        except ValueError:
-            raise TypeError from None
-    if type(value) is not kind:
-        raise TypeError
-    return value
+    @model_validator(mode="after")
+    def _folds(self):
+        allowed = 1 if self.data.fold else self.data.folds
+        if self.evaluation.folds > allowed:
+            raise ValueError(
+                f"evaluation.folds = {self.evaluation.folds} is out of range; allowed: 1, or up to {self.data.folds} with "
+                "these shares and data.fold = 0."
+            )
+        return self
 
 
-def _build(cls, given, prefix=""):
-    known = {f.name: f for f in fields(cls)}
+def load_config(profile: str, overrides: dict | None = None) -> Config:
+    """Read a profile by name, or by the path of a YAML file, and lay `overrides` (nested dict) over it.
+
+    Raises `ConfigError` for an unknown profile, a malformed file, an unknown key, a wrong type or a value out of range.
+    """
+    given = _merge(_read_profile(str(profile), ()), _mapping(overrides or {}, "OVERRIDES"))
+    try:
+        return Config(**(given | {"profile": _path(str(profile)).stem}))
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors()[0], given)) from None
+
+
+def read_yaml(text: str) -> Any:
+    """YAML with two mends: a key given twice is an error, and `1e-4` is a number. Raises `yaml.YAMLError`."""
+    return yaml.load(text, _Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys, and follows YAML 1.1, where a float needs a dot."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.YAMLError(f"the key {repeated[0]} is given twice, line {node.start_mark.line + 1} on")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _path(profile: str) -> Path:
+    """The file of a profile, checked by name."""
+    given = Path(profile)
+    own = given.suffix in (".yaml", ".yml")
+    path = given if own else PROFILES / f"{profile}.yaml"
+    names = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+    if not path.is_file() or not own and profile not in names:
+        raise ConfigError(f"PROFILE = {profile!r} does not exist; allowed: {', '.join(names)}, or a YAML file's path.")
+    if not PROFILE_NAME.fullmatch(path.stem):
+        raise ConfigError(
+            f"PROFILE = {profile!r}: a profile's file is named with a-z, 0-9 and -, and begins with no -."
+        )
+    if own and path.stem in names and path.resolve().parent != PROFILES.resolve():
+        raise ConfigError(
+            f"PROFILE = {profile!r} would replace the results of the built-in {path.stem}; rename the file."
+        )
+    return path
+
+
+def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
+    """The settings of a profile laid over those that it extends."""
+    path = _path(profile)
+    try:
+        given = _mapping(read_yaml(path.read_text(encoding="utf-8")) or {}, path.name)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    parent = given.pop("extends", None)
+    if parent is None:
+        return given
+    if not isinstance(parent, str) or parent in (profile, *children):
+        raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
+    return _merge(_read_profile(parent, (profile, *children)), given)
+
+
+def _mapping(given, name: str) -> dict:
     if not isinstance(given, dict):
-        raise ConfigError(f"{prefix.rstrip('.')} = {given!r}: a mapping is expected; keys: {', '.join(known)}.")
-    values = {}
-    for key, value in given.items():
-        if key not in known:
-            raise ConfigError(f"Unknown key {prefix}{key} = {value!r}; allowed here: {', '.join(known)}.")
-        spec = known[key]
-        if is_dataclass(spec.type):
-            values[key] = _build(spec.type, value, f"{prefix}{key}.")
-            continue
-        try:
-            value = _typed(value, spec.type)
-        except TypeError:
-            raise ConfigError(f"{prefix}{key} = {value!r} has the wrong type; allowed: {allowed(spec)}.") from None
-        for part in value if isinstance(value, tuple) else (value,):
-            meta = spec.metadata
-            low, high, choices = meta.get("low"), meta.get("high"), meta.get("choices")
-            if part is not None and (
-                (choices and part not in choices)
-                or (low is not None and not part >= low)
-                or (high is not None and not part <= high)
-            ):
-                raise ConfigError(f"{prefix}{key} = {value!r} is out of range; allowed: {allowed(spec)}.")
-        values[key] = value
-    return cls(**values)
+        raise ConfigError(f"{name} must be a mapping; keys: {', '.join(Config.model_fields)}.")
+    return given
 
 
 def _merge(base: dict, over: dict) -> dict:
@@ -254,43 +319,40 @@ def _merge(base: dict, over: dict) -> dict:
     }
 
 
-def load_config(profile: str, overrides: dict | None = None) -> Config:
-    """Read a profile by name, or by the path of a YAML file, and lay `overrides` (nested dict) over it.
+def _sentence(error: dict, given: dict) -> str:
+    """pydantic's first error as one sentence with key, value and what is allowed."""
+    if error["type"] == "value_error" and "names something twice" not in error["msg"]:
+        return error["msg"].removeprefix("Value error, ")
+    path = [str(part) for part in error["loc"] if isinstance(part, str)][:2]
+    key, model, value = ".".join(path), Config, given
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else value
+    if len(path) == 2:
+        model = Config.model_fields[path[0]].annotation
+    known = model.model_fields
+    if error["type"] == "extra_forbidden":
+        return f"Unknown key {key} = {value!r}; allowed here: {', '.join(known)}."
+    field = known[path[-1]]
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(field.annotation.model_fields)}."
+    wrong = "has the wrong type" if error["type"].endswith("_type") else "is out of range"
+    return f"{key} = {value!r} {wrong}; allowed: {allowed(field)}."
 
-    Raises `ConfigError` for an unknown profile, a malformed file, an unknown key, a wrong type or a value out of range.
-    """
-    names = sorted(p.stem for p in PROFILES.glob("*.yaml"))
-    path = Path(profile) if str(profile).endswith((".yaml", ".yml")) else PROFILES / f"{profile}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"PROFILE = {profile!r} does not exist; allowed: {', '.join(names)}, or a YAML file's path.")
-    try:
-        given = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(given, dict) or not isinstance(overrides or {}, dict):
-        raise ConfigError(f"{path.name} and OVERRIDES must be mappings; keys: seed, data, llm, ... (see config.py).")
-    config = _build(Config, _merge(given, overrides or {}) | {"profile": path.stem})
-    if config.data.train_share + config.data.validation_share >= 1:
-        raise ConfigError("data.train_share + data.validation_share must stay below 1: the rest is the test share.")
-    others = 1 - config.data.validation_share
-    folds = int(round(others / (others - config.data.train_share), 6))
-    if config.data.fold >= folds:
-        raise ConfigError(
-            f"data.fold = {config.data.fold} is out of range; allowed with these shares: 0 to {folds - 1}."
-        )
-    if config.evaluation.folds > (1 if config.data.fold else folds):
-        raise ConfigError(
-            f"evaluation.folds = {config.evaluation.folds} is out of range; allowed: 1, or up to {folds} with these shares "
-            "and data.fold = 0."
-        )
-    if config.llm.train_samples < config.llm.evaluation_samples:
-        raise ConfigError(
-            "llm.train_samples must be at least llm.evaluation_samples: their first texts are evaluated, too."
-        )
-    missing = [arm for arm in COMPARED if arm not in config.evaluation.arms]
-    if missing:
-        raise ConfigError(f"evaluation.arms lacks {', '.join(missing)}; the tables compare {', '.join(COMPARED)}.")
-    return config
+
+def allowed(field) -> str:
+    """Say in words what a field accepts."""
+    kind, optional = field.annotation, ""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind, optional = next(k for k in typing.get_args(kind) if k is not type(None)), ", or null"
+    if typing.get_origin(kind) is tuple:
+        empty = not any(getattr(part, "min_length", 0) for part in field.metadata)
+        some = "a list, each once," if empty else "a list, not empty, each once,"
+        return f"{some} of {', '.join(typing.get_args(typing.get_args(kind)[0]))}"
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    limits = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}
+    span = f" from {limits['ge']} to {limits['le']}" if limits else ""
+    return f"{kind.__name__}{span}{optional}"
 
 
 def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
@@ -310,6 +372,6 @@ def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     return load_config(namespace["PROFILE"], namespace.get("OVERRIDES")), making
 
 
-def as_dict(config) -> dict:
+def as_dict(config: Section) -> dict:
     """The resolved configuration as plain data, for records and keys."""
-    return asdict(config)
+    return config.model_dump(mode="json")

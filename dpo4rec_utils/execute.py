@@ -43,6 +43,7 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     if not only:
         write_text(results / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
         remove_older(results, began)
+        _record_setup(results)
     if (results / "manifest.json").exists():
         write_report(Records(results))
 
@@ -69,6 +70,14 @@ def _execute(path: Path, target: Path, parameters: dict) -> None:
                 raise StudyError(f"{path.stem}: {error.evalue}") from None
             raise
         tidy(temporary)
+
+
+def _record_setup(results: Path) -> None:
+    """Move the seconds of a first set-up, which the Makefile left in the environment, to `tables/setup.csv`."""
+    left = Path(sys.prefix) / "setup_seconds"
+    if left.exists():
+        write_text(results / "tables" / "setup.csv", f"seconds\n{left.read_text().strip()}\n")
+        left.unlink()
 
 
 def remove_older(results: Path, began: float) -> None:

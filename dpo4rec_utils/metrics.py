@@ -38,12 +38,15 @@ def average_precision(ranked: np.ndarray, k: int) -> np.ndarray:
 
 
 def average_precision_kar(ranked: np.ndarray, k: int) -> np.ndarray:
-    """KAR's AP@k (arXiv 2306.10933, released code): divided by the hits within k, so one early hit scores 1."""
+    """KAR's AP@k (arXiv 2306.10933, released code): divided by the hits within k, so one early hit scores 1.
+
+    Here to compare with other definitions; no table of the study uses it.
+    """
     hits = ranked[:, :k].sum(axis=1)
     return np.divide(_precision_at_hits(ranked, k), hits, out=np.zeros(len(ranked)), where=hits > 0)
 
 
-METRICS = {"ndcg": ndcg, "map": average_precision, "map_kar": average_precision_kar}
+METRICS = {"ndcg": ndcg, "map": average_precision}
 
 
 def log_likelihood(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Stages, their artefacts and their records: every result is made once, under a key of all it depends on.
 
 An artefact lives in `runs/<kind>/<name>-<key>/`. Its `record.json` is written last: a folder without one is unfinished
-work, which the next run takes up from its last shard. Finished records are published in `results/<profile>/`.
+work, which the next run takes up from its last shard. Finished records are published in `results/<profile>/`, with the
+table of single values (`values.parquet`) where a stage leaves one.
 """
 
 import ctypes
 import gc
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,11 +21,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import psutil
 
 from dpo4rec_utils.files import (
     MissingRecordError,
     StudyError,
+    atomic_path,
     file_sha256,
     project_root,
     read_json,
@@ -32,6 +37,7 @@ from dpo4rec_utils.files import (
 )
 from dpo4rec_utils.keys import code_key, content_key, library_versions
 
+VALUES = "values.parquet"
 VERSIONED = ("torch", "transformers", "trl", "peft", "openvino-genai", "gguf", "numpy", "pandas", "papermill")
 
 
@@ -59,6 +65,22 @@ class Stage:
 def made_by(module: str) -> dict:
     """The part of a key that names the maker: a module's code and the versions of its libraries."""
     return {"code": code_key(module), "libraries": library_versions(module)}
+
+
+def write_values(table: pd.DataFrame, folder: Path) -> None:
+    """Leave a stage's table of single values in its folder: text columns as categories, the column `value` as float32.
+
+    Encoded for size, since records are committed: numbers of few values by dictionary, `value` byte by byte.
+    """
+    texts = [name for name in table if table[name].dtype.kind in "OTU" or str(table[name].dtype) in ("str", "category")]
+    table = table.astype(dict.fromkeys(texts, "category") | {"value": np.float32})
+    with atomic_path(folder / VALUES) as temporary:
+        table.to_parquet(
+            temporary,
+            compression="zstd",
+            use_dictionary=[name for name in table if name != "value"],
+            column_encoding={"value": "BYTE_STREAM_SPLIT"},
+        )
 
 
 def release_memory() -> None:
@@ -168,7 +190,7 @@ class Store:
                 )
             self._build(stage, self.folder(stage.kind, stage.name, stage.key))
         if self.making:
-            self.publish(read_json(done))
+            self.publish(read_json(done), done.with_name(VALUES))
         return stage.read(done.parent)
 
     def _build(self, stage: Stage, folder: Path) -> None:
@@ -191,14 +213,20 @@ class Store:
         }
         write_json(folder / "record.json", record)
 
-    def publish(self, record: dict) -> None:
-        """Copy a record to the results with this store's label and list it in `manifest.json`."""
-        record = record | {"label": self.label}
+    def publish(self, record: dict, values: Path) -> None:
+        """Copy a record and its table, if there is one, to the results with this store's label; list them in `manifest.json`."""
+        # An artefact may have been made for another profile that agrees in all it depends on.
+        record = record | {"config": self.config, "label": self.label}
         name = f"{record['kind']}-{record['name']}{self.label}"
         path = self.results / "records" / f"{name}.json"
         write_json(path, record)
         listed = self._listed()
         listed[name] = {"file": f"records/{path.name}", "key": record["key"], "sha256": file_sha256(path)}
+        if values.exists():
+            table = path.with_suffix(".parquet")
+            with atomic_path(table) as temporary:
+                shutil.copyfile(values, temporary)
+            listed[name]["values"] = {"file": f"records/{table.name}", "sha256": file_sha256(table)}
         write_json(
             self.results / "manifest.json", {"profile": self.config["profile"], "records": dict(sorted(listed.items()))}
         )
@@ -221,9 +249,23 @@ def published_record(results: Path, name: str) -> dict:
     entry = read_json(manifest)["records"].get(name) if manifest.exists() else None
     if entry is None:
         raise MissingRecordError(f"There is no record {name} in {results.name}; run the notebook that makes it.")
+    return read_json(_unaltered(results, entry))
+
+
+def published_values(results: Path, name: str) -> pd.DataFrame:
+    """The table of single values of a record that `results/manifest.json` lists; raises as `published_record`."""
+    entry = read_json(results / "manifest.json")["records"].get(name, {}).get("values")
+    if entry is None:
+        raise MissingRecordError(
+            f"There is no table of record {name} in {results.name}; run the notebook that makes it."
+        )
+    return pd.read_parquet(_unaltered(results, entry))
+
+
+def _unaltered(results: Path, entry: dict) -> Path:
     path = results / entry["file"]
     if not path.exists():
         raise StudyError(f"{path.name} is listed in the manifest of {results.name} and gone; make it again.")
     if file_sha256(path) != entry["sha256"]:
         raise StudyError(f"{path.name} differs from the manifest of {results.name}; make it again.")
-    return read_json(path)
+    return path

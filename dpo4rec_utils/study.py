@@ -82,15 +82,15 @@ class Study:
 
     def loop(self) -> Iterator[Round]:
         """Algorithm 1 of the paper: sample, reward, pair, align; the aligned policy samples in the next round."""
-        policy, seen = self.start, self.before_round_1
+        policy, sources = self.start, self.before_round_1
         for number in range(1, self.config.alignment.rounds + 1):
-            self.knowledge.texts(policy)
-            model = self.reward_models.of(policy, seen)
+            self.knowledge.texts(policy)  # N a user, for some train users; fewer for everyone else
+            model = self.reward_models.of(policy, sources)
             pairs = build_pairs(self.candidates(policy, model), self.config.alignment)
             last = number == self.config.alignment.rounds
             aligned = self.aligner.train(policy, pairs, Recipe(round_name(number), rewarded=not last, round=number))
             yield Round(number, policy, model, pairs, aligned)
-            policy, seen = aligned, [*seen, aligned]
+            policy, sources = aligned, [*sources, aligned]
 
     def round(self, number: int) -> Round:
         """Round `number` (1, 2, ...) of the loop, with all before it."""
@@ -175,7 +175,7 @@ class Study:
         variant = VARIANTS[name]
         if variant.prompt:
             return replace(self.zero_shot, name=name, rewarded=False)
-        config = replace(self.config.alignment, **variant.alignment)
+        config = self.config.alignment.changed(**variant.alignment)
         candidates = self._round_1(variant.llm_only, kind=variant.reward, finished_only=config.finished_only)
         candidates = candidates.first(variant.samples)
         if variant.grpo:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dpo4rec_utils.config import DataConfig
-from dpo4rec_utils.datasets.base import Dataset
+from dpo4rec_utils.data.dataset import Dataset
 
 
 def made_dataset(users=30, items=60, seed=0) -> Dataset:

@@ -51,7 +51,8 @@ class Aligner:
 
             stop_workers()
             require_free_memory(3)
-            log = getattr(trainers, recipe.method)(parent, table, folder, config, seed, precision)
+            run = trainers.Run(folder, config, seed, precision)
+            log = getattr(trainers, recipe.method)(parent, table, run)
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
             return {"examples": len(table), "log": [{k: row[k] for k in LOGGED if k in row} for row in log]}
 

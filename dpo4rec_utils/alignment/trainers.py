@@ -12,7 +12,7 @@ import functools
 import math
 import warnings
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,19 +92,35 @@ def micro_batch(prompts: pd.Series, batch_size: int) -> int:
     return math.gcd(batch_size, 4 if rows >= 4 else 2)
 
 
-def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision: str, prompts: pd.Series, **extra):
-    micro, rows = micro_batch(prompts, config.batch_size), len(prompts)
+@dataclass(frozen=True)
+class Run:
+    """One training: where it writes, its settings, its seed and 'fp32' or 'bf16'. The adapter is left in `folder/adapter`."""
+
+    folder: Path
+    config: AlignmentConfig
+    seed: int
+    precision: str
+
+    @property
+    def title(self) -> str:
+        """What the progress bar says."""
+        return self.folder.name.rsplit("-", 1)[0]
+
+
+def _arguments(kind, run: Run, prompts: pd.Series, **extra):
+    config, rows = run.config, len(prompts)
+    micro = micro_batch(prompts, config.batch_size)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     given = {
         "use_cpu": not torch.cuda.is_available(),
-        "output_dir": str(folder / "checkpoints"),
+        "output_dir": str(run.folder / "checkpoints"),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": config.batch_size // micro,
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
         "lr_scheduler_type": "linear",
         "warmup_steps": max(1, round(0.1 * config.epochs * rows / config.batch_size)),
-        "bf16": precision == "bf16",
+        "bf16": run.precision == "bf16",
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "logging_first_step": True,
@@ -113,8 +129,8 @@ def _arguments(kind, folder: Path, config: AlignmentConfig, seed: int, precision
         "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
-        "seed": seed,
-        "data_seed": seed,
+        "seed": run.seed,
+        "data_seed": run.seed,
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": False,
     }
@@ -145,63 +161,62 @@ def complete_checkpoint(folder: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _run(trainer, folder: Path, title: str) -> list[dict]:
+def _train(trainer, run: Run) -> list[dict]:
     """Train, resuming from the newest whole checkpoint; save the adapter; return the log, one dict a step."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(PlainProgress(title))
+    trainer.add_callback(PlainProgress(run.title))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
-        trainer.train(resume_from_checkpoint=complete_checkpoint(folder / "checkpoints"))
-    trainer.model.save_pretrained(folder / "adapter")
+        trainer.train(resume_from_checkpoint=complete_checkpoint(run.folder / "checkpoints"))
+    trainer.model.save_pretrained(run.folder / "adapter")
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def warm_start(policy: Policy, examples: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
-    """Supervised fine-tuning on (prompt, completion) rows, loss on completions only; the adapter is in `folder/adapter`.
+def warm_start(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
+    """Supervised fine-tuning on (prompt, completion) rows, loss on completions only.
 
     Also rejection-sampling fine-tuning, when the completions are the best of N. Raises `StudyError` without examples.
     """
     if examples.empty:
         raise StudyError("No examples to fine-tune on: give more users or samples.")
     tokenizer = load_tokenizer(policy.model)
-    examples = shuffled_by_prompt(examples, seed)
+    examples = shuffled_by_prompt(examples, run.seed)
     rows = [
         {"prompt": prompt, "completion": completion + tokenizer.eos_token}
         for prompt, completion in zip(examples.prompt, examples.completion, strict=True)
     ]
-    supervised = replace(config, learning_rate=config.warm_start_learning_rate)
+    supervised = run.config.changed(learning_rate=run.config.warm_start_learning_rate)
     arguments = _arguments(
-        *(SFTConfig, folder, supervised, seed, precision, examples.prompt),
+        SFTConfig,
+        replace(run, config=supervised),
+        examples.prompt,
         max_length=None,
         completion_only_loss=True,
         packing=False,
     )
-    trainer = (PrefixSharedSFTTrainer if config.implementation == "prefix_shared" else SFTTrainer)(
+    trainer = (PrefixSharedSFTTrainer if run.config.implementation == "prefix_shared" else SFTTrainer)(
         load_model(policy),
         args=arguments,
         train_dataset=TableDataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=_lora(config),
+        peft_config=_lora(run.config),
     )
-    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+    return _train(trainer, run)
 
 
-def dpo_trainer(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> DPOTrainer:
+def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
     """The trainer of one DPO run on (prompt, chosen, rejected) rows; the reference is `policy` itself.
 
     Raises `StudyError` without pairs.
     """
     if pairs.empty:
         raise StudyError("No preference pairs: lower alignment.margin or sample more texts a user.")
-    shared = config.implementation == "prefix_shared"
-    pairs = shuffled_by_prompt(pairs, seed)
+    config, shared = run.config, run.config.implementation == "prefix_shared"
+    pairs = shuffled_by_prompt(pairs, run.seed)
     arguments = _arguments(
         DPOConfig,
-        folder,
-        config,
-        seed,
-        precision,
+        run,
         pairs.prompt,
         max_length=None,
         beta=config.beta,
@@ -214,18 +229,18 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed:
         args=arguments,
         train_dataset=TableDataset.from_pandas(pairs[["prompt", "chosen", "rejected"]], preserve_index=False),
         processing_class=load_tokenizer(policy.model),
-        peft_config=_lora(config),
+        peft_config=_lora(run.config),
     )
 
 
-def align(policy: Policy, pairs: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
-    """One round of DPO; the adapter is in `folder/adapter`. Returns the log, one dict a step."""
-    trainer = dpo_trainer(policy, pairs, folder, config, seed, precision)
-    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+def align(policy: Policy, pairs: pd.DataFrame, run: Run) -> list[dict]:
+    """One round of DPO. Returns the log, one dict a step."""
+    trainer = dpo_trainer(policy, pairs, run)
+    return _train(trainer, run)
 
 
-def grpo(policy: Policy, groups: pd.DataFrame, folder: Path, config, seed: int, precision: str) -> list[dict]:
-    """GRPO (Shao et al., arXiv 2402.03300) on rows of prompt, texts and rewards; the adapter is in `folder/adapter`.
+def grpo(policy: Policy, groups: pd.DataFrame, run: Run) -> list[dict]:
+    """GRPO (Shao et al., arXiv 2402.03300) on rows of prompt, texts and rewards.
 
     Every text weighs by its reward less the mean of its prompt's texts, over their deviation; one without a reward weighs
     nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps as `config.pairs` pairs
@@ -234,11 +249,13 @@ def grpo(policy: Policy, groups: pd.DataFrame, folder: Path, config, seed: int, 
     """
     if groups.empty:
         raise StudyError("No rewarded texts for GRPO: sample more texts a user.")
-    groups = shuffled_by_prompt(groups.drop_duplicates("prompt"), seed)
+    groups, config = shuffled_by_prompt(groups.drop_duplicates("prompt"), run.seed), run.config
     count = len(groups.texts.iloc[0])
     prompts_a_step = max(1, min(len(groups), round(len(groups) * config.batch_size / config.pairs)))
     arguments = _arguments(
-        *(GRPOConfig, folder, config, seed, precision, groups.prompt),
+        GRPOConfig,
+        run,
+        groups.prompt,
         per_device_train_batch_size=count,
         gradient_accumulation_steps=prompts_a_step,
         warmup_steps=max(1, round(0.1 * config.epochs * len(groups) / prompts_a_step)),
@@ -256,9 +273,9 @@ def grpo(policy: Policy, groups: pd.DataFrame, folder: Path, config, seed: int, 
             args=arguments,
             train_dataset=TableDataset.from_pandas(groups[["prompt"]], preserve_index=False),
             processing_class=load_tokenizer(policy.model),
-            peft_config=_lora(config),
+            peft_config=_lora(run.config),
         )
-    return _run(trainer, folder, folder.name.rsplit("-", 1)[0])
+    return _train(trainer, run)
 
 
 def _stored_texts(groups: pd.DataFrame, prompts: list[str], trainer) -> dict:

@@ -9,7 +9,7 @@ import pandas as pd
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.cohort import SPLITS, Cohort, build_cohort
 from dpo4rec_utils.data.dataset import Dataset, genre_matrix
-from dpo4rec_utils.data.lists import CandidateLists, build_lists
+from dpo4rec_utils.data.lists import CandidateLists, Draw, build_lists
 from dpo4rec_utils.data.movielens import load_ml_1m, load_ml_100k
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.metrics import METRICS, ranked_labels
@@ -43,7 +43,7 @@ class Data:
     @functools.cache
     def lists(self, protocol: str, later: bool = False) -> CandidateLists:
         """Candidate lists of all users under a protocol; `later` ones come after those that the loop learns from."""
-        return build_lists(self.dataset, self.cohort, protocol, self.config, self.seed, later)
+        return build_lists(self.dataset, self.cohort, self.config, Draw(protocol, self.seed, later))
 
     def lists_of(self, protocol: str, *splits: str) -> CandidateLists:
         """The candidate lists of the users of these splits."""

@@ -38,9 +38,16 @@ class CandidateLists:
         return len(self.user)
 
 
-def build_lists(
-    dataset: Dataset, cohort: Cohort, protocol: str, config: DataConfig, seed: int, later: bool = False
-) -> CandidateLists:
+@dataclass(frozen=True)
+class Draw:
+    """Which lists are drawn: `protocol` names the negatives, `seed` is the root seed, `later` takes a user's later lists."""
+
+    protocol: str
+    seed: int
+    later: bool = False
+
+
+def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw) -> CandidateLists:
     """Candidate lists for every user of the cohort.
 
     protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both without
@@ -48,29 +55,31 @@ def build_lists(
     `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever sees.
     """
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
-    size, skip = config.positives_per_list, config.max_lists if later else 0
+    size, skip = config.positives_per_list, config.max_lists if draw.later else 0
     rows = []
     for index, (user, past, future) in enumerate(zip(cohort.users, cohort.history, cohort.future, strict=True)):
-        rng = generator(seed, "later negatives" if later else "negatives", protocol, user)
-        weight = (counts > 0).astype(float) if protocol == "uniform" else counts.copy()
+        rng = generator(draw.seed, "later negatives" if draw.later else "negatives", draw.protocol, user)
+        weight = (counts > 0).astype(float) if draw.protocol == "uniform" else counts.copy()
         weight[np.concatenate([past.item, future.item])] = 0
         if np.count_nonzero(weight) < config.negatives_per_list:
             raise StudyError(
                 f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
             )
         for number in range(len(future) // size)[skip : skip + config.max_lists]:
-            seen = future.iloc[number * size : (number + 1) * size]
-            drawn = rng.choice(len(weight), config.negatives_per_list, replace=False, p=weight / weight.sum())
-            items = np.concatenate([seen.item.to_numpy(), drawn])
-            label = np.concatenate([seen.rating.to_numpy() >= config.like_threshold, np.zeros(len(drawn), bool)])
+            later = future.iloc[number * size : (number + 1) * size]
+            negatives = rng.choice(len(weight), config.negatives_per_list, replace=False, p=weight / weight.sum())
+            items = np.concatenate([later.item.to_numpy(), negatives])
+            label = np.concatenate([later.rating.to_numpy() >= config.like_threshold, np.zeros(len(negatives), bool)])
             order = rng.permutation(len(items))
             rows.append((index, items[order], label[order], (np.arange(len(items)) < size)[order]))
-    if not rows and not later:
+    if not rows and not draw.later:
         raise StudyError(f"No user has {size} interactions after the history, so there is no list to rank.")
     empty = np.empty((0, size + config.negatives_per_list))
     columns = zip(*rows, strict=True) if rows else ((), empty, empty, empty.astype(bool))
     user, items, labels, observed = (np.array(column) for column in columns)
-    lists = CandidateLists(protocol, user.astype(np.int64), items.astype(np.int64), labels.astype(np.float32), observed)
+    lists = CandidateLists(
+        draw.protocol, user.astype(np.int64), items.astype(np.int64), labels.astype(np.float32), observed
+    )
     check_lists(lists, cohort)
     return lists
 

@@ -1,7 +1,5 @@
 """The answer in four lines: what the last round beats, what it does not, what it loses to, and where that was seen."""
 
-import pandas as pd
-
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import tables
 from dpo4rec_utils.evidence.figures import better_worse
@@ -23,16 +21,14 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
         "No difference seen": rows[(rows.ci_low <= 0) & (rows.ci_high >= 0)],
         "Loses to": rows[rows.ci_high < 0],
     }
-    lines = {name: "; ".join(_line(records, row) for row in part.itertuples()) or "-" for name, part in parts.items()}
+    lines = {name: "; ".join(_line(row) for row in part.itertuples()) or "-" for name, part in parts.items()}
     return lines | {"Seen on": seen_on(records)}
 
 
-def _line(records: Records, row) -> str:
-    paired = tables.paired_differences_table(records)
-    key = {"protocol": row.protocol, "scorer": row.scorer, "arm": row.arm, "baseline": row.baseline}
-    mine = paired[(paired[[*key, "metric", "k"]] == pd.Series(key | {"metric": "ndcg", "k": 7})).all(axis=1)]
+def _line(row) -> str:
     interval = f"{row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f})"
-    return f"{label(row.baseline)} {interval}, {better_worse(mine)} backbones"
+    counts = {"better": row.better, "worse": row.worse, "backbones": row.backbones}
+    return f"{label(row.baseline)} {interval}, {better_worse(counts)} backbones"
 
 
 def seen_on(records: Records) -> str:
@@ -44,3 +40,15 @@ def seen_on(records: Records) -> str:
         f"{DATA.get(data, data)}, {MODELS.get(model, model)}, {users} test users{folds}, {config['evaluation']['seeds']} seeds of "
         f"{len(records.backbones)} backbones"
     )
+
+
+def shortfalls(records: Records) -> list[str]:
+    """What a stage got less of than it asked for: rounds and controls with fewer than 80 % of the pairs, in words."""
+    found = []
+    for fold in range(records.folds):
+        for record in records.kind("policy", fold):
+            asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
+            if record["name"].startswith(("dpo_", "random_pairs")) and got < 0.8 * asked:
+                where = f" in user fold {fold}" if records.folds > 1 else ""
+                found.append(f"{label(record['name'])}{where} was trained on {got} pairs of {asked}")
+    return found

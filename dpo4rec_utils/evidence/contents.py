@@ -1,9 +1,13 @@
 """Every table and figure of the study by name, written from records and shown in notebooks and report alike."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import PIL.Image
+from IPython.display import Image, display
 
 from dpo4rec_utils.evidence import figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
@@ -38,6 +42,7 @@ FIGURES = {
     "04_training": figures.training,
     "04_texts": figures.texts,
     "04_words": figures.words,
+    "05_headline": figures.headline,
     "05_power": figures.power,
     "05_forest_own": figures.forest_own,
     "05_forest_shared": figures.forest_shared,
@@ -62,16 +67,25 @@ def table(records: Records, name: str) -> pd.DataFrame:
 
 
 def figure(records: Records, name: str) -> None:
-    """Write `figures/<name>.png`, `.svg` and `.txt` (its one-sentence finding), show the figure and print the finding."""
-    drawn, finding = FIGURES[name](records)
-    folder = records.folder / "figures"
-    for kind in ("png", "svg"):
-        with atomic_path(folder / f"{name}.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
-    write_text(folder / f"{name}.txt", finding + "\n")
-    plt.show()
-    plt.close(drawn)
+    """Write a figure as `draw` does, show what was written and print its finding."""
+    finding = draw(records, name)
+    plt.close("all")
+    display(Image(filename=_picture(records, name)))
     print(finding)
+
+
+def draw(records: Records, name: str) -> str:
+    """Write `figures/<name>.png`, in greys, and `.txt`, its one-sentence finding, which is returned."""
+    drawn, finding = FIGURES[name](records)
+    with io.BytesIO() as buffer, atomic_path(_picture(records, name)) as temporary:
+        drawn.savefig(buffer, format="png", dpi=110)
+        PIL.Image.open(buffer).convert("L").save(temporary, optimize=True)
+    write_text(_picture(records, name).with_suffix(".txt"), finding + "\n")
+    return finding
+
+
+def _picture(records: Records, name: str) -> Path:
+    return records.folder / "figures" / f"{name}.png"
 
 
 def write_all(records: Records) -> list[str]:
@@ -80,7 +94,7 @@ def write_all(records: Records) -> list[str]:
     A record that is damaged, altered or of another profile is an error.
     """
     absent = []
-    for names, write in ((TABLES, table), (FIGURES, figure)):
+    for names, write in ((TABLES, table), (FIGURES, draw)):
         for name in names:
             if name.endswith("folds") and records.folds == 1:
                 continue
@@ -88,6 +102,7 @@ def write_all(records: Records) -> list[str]:
                 write(records, name)
             except MissingRecordError:
                 absent.append(name)
+            plt.close("all")
     if len(absent) == len(TABLES) + len(FIGURES):
         raise StudyError(f"results/{records.profile} holds no record that a table is drawn from.")
     return absent

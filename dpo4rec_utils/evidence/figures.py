@@ -6,6 +6,7 @@ import pandas as pd
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_tables, plots, tables
 from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import MissingRecordError
 
 KINDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
 BACKBONES = {"dlcm": "DLCM", "prm": "PRM", "setrank": "SetRank", "mir": "MIR", "dasalc": "DASALC"}
@@ -65,7 +66,9 @@ def similarity(records: Records):
 
 def split_half(records: Records):
     """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a kind."""
-    found = records.metrics("reward", loop_tables.start(records))["split_half"]
+    found = records.metrics("reward", loop_tables.start(records)).get("split_half")
+    if found is None:
+        raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
     figure, axes = plots.blank(3.1 * len(found), 3.3, len(found), squeeze=False)
     for axis, (kind, half) in zip(axes[0], found.items(), strict=True):
         ends = [half["edges"][0], half["edges"][-1]] if half["edges"] else [0, 1]
@@ -85,6 +88,7 @@ def split_half(records: Records):
 def reliability(records: Records):
     """Split-half correlation of each reward, by what the reward model was trained on."""
     table, begin = loop_tables.reward_reliability(records), loop_tables.start(records)
+    records.get("reward", f"{begin}-llm-only")
     table = table[(table.split == "train") & table.reward_model.isin([begin, f"{begin}-llm-only"])].copy()
     table["trained"] = np.where(table.reward_model == begin, "trained on LLM texts and templates", "on LLM texts alone")
     figure, axis = plots.bars(table.assign(reward=table.reward.map(KINDS)), "reward", "r", "trained")
@@ -108,8 +112,8 @@ def training(records: Records):
     figure, (left, right) = plots.blank(8, 3.4, 2)
     for i, (name, log) in enumerate(logs.items()):
         steps = [row["step"] for row in log]
-        plots.line(left, steps, [row["loss"] for row in log], i, label(name))
-        plots.line(right, steps, [row["rewards/margins"] for row in log], i)
+        plots.line(left, (steps, [row["loss"] for row in log]), i, label(name))
+        plots.line(right, (steps, [row["rewards/margins"] for row in log]), i)
     left.axhline(np.log(2), linestyle=":", color="black")
     right.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
@@ -174,7 +178,7 @@ def power(records: Records):
     for scorer, part in table.groupby("scorer", sort=False):
         mean = part.groupby("users")[["alone", "holm"]].mean()
         for column, words_ in (("alone", "one test at 0.05"), ("holm", "Holm's strictest step")):
-            plots.line(axis, mean.index, mean[column], number, f"{scorer} scorers, {words_}")
+            plots.line(axis, (mean.index, mean[column]), number, f"{scorer} scorers, {words_}")
             number += 1
     axis.axvline(users, color="black", linewidth=0.8, linestyle=":")
     axis.set(xlabel=f"test users (dotted: this study, {users})", ylabel="detectable NDCG@7 difference")
@@ -185,6 +189,24 @@ def power(records: Records):
         f"With {users} test users, a single test of one backbone finds a true difference to zero-shot text four times out of five if it "
         f"is at least {here.alone['own']:.4f} NDCG@7 (own scorers) or {here.alone['shared']:.4f} (shared); Holm's strictest step needs "
         f"{here.holm['own']:.4f} or {here.holm['shared']:.4f} (simulated from n = {table.validation_users.max()} validation users)."
+    )
+
+
+def headline(records: Records):
+    """The last round against every baseline, mean of the backbones, popularity negatives, a marker a scorer."""
+    table = tables.headline(records)
+    table = table[table.protocol == "popularity"]
+    shown = table.assign(baseline=table.baseline.map(label), scorer=table.scorer + " scorers")
+    figure, axis = plots.dots(shown, "baseline", "difference", "scorer", ("ci_low", "ci_high"))
+    axis.set(
+        xlabel=f"NDCG@7 of {label(records.last)} less that of ..., mean of {len(records.backbones)} backbones\n"
+        f"(bars: 95 % interval of users and seeds, n = {table.users.max()} test users)"
+    )
+    own = table[table.scorer == "own"]
+    beaten, lost = own[own.ci_low > 0].baseline.map(label), own[own.ci_high < 0].baseline.map(label)
+    return figure, (
+        f"With own scorers {label(records.last)} is better than {', '.join(beaten) or 'none'} and worse than {', '.join(lost) or 'none'} "
+        f"(95 % intervals of the mean of {len(records.backbones)} backbones, n = {own.users.max()} test users)."
     )
 
 
@@ -199,23 +221,22 @@ def forest(records: Records, scorer: str):
         backbone=table.backbone.map(BACKBONES),
         filled=table.p_holm < 0.05,
     )
-    figure, axis = plots.dots(shown, "comparison", "difference", "backbone", ("ci_low", "ci_high"), zero=True)
+    figure, axis = plots.dots(shown, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
     axis.set(
         xlabel=f"NDCG@7 difference, {scorer} scorers (bars: 95 % interval of users and seeds,\nn = {table.users.max()} test users; "
         "filled: p < 0.05 after Holm's correction)"
     )
     last = table[table.arm == records.last]
     return figure, f"With {scorer} scorers, {label(records.last)} is " + "; ".join(
-        f"{better_worse(part)} than {label(baseline)}"
+        f"{better_worse(tables.counts_of(part))} than {label(baseline)}"
         for baseline, part in last.groupby("baseline", sort=False)
-        if baseline in ("zero_shot", "dpo_shuffled", "template", "title_mean")
+        if baseline in ("zero_shot", "dpo_shuffled", "template", "history_mean")
     ) + f" (backbones, p < 0.05 after Holm's correction, n = {table.users.max()} test users)."
 
 
-def better_worse(rows: pd.DataFrame) -> str:
-    """'better in 3, worse in 0 of 4' backbones, by Holm-adjusted p < 0.05, from rows with difference and p_holm."""
-    clear = rows[rows.p_holm < 0.05]
-    return f"better in {(clear.difference > 0).sum()}, worse in {(clear.difference < 0).sum()} of {len(rows)}"
+def better_worse(counts: dict[str, int]) -> str:
+    """'better in 3, worse in 0 of 4' backbones, from what `tables.counts_of` counts."""
+    return "better in {better}, worse in {worse} of {backbones}".format(**counts)
 
 
 def forest_own(records: Records):
@@ -232,7 +253,7 @@ def folds(records: Records):
     """The last round against each baseline, user fold by user fold, mean of the backbones."""
     table = tables.folds(records)
     shown = table.assign(against=table.scorer + ": less " + table.baseline.map(label))
-    figure, axis = plots.dots(shown, "against", "difference", "fold", ("ci_low", "ci_high"), zero=True)
+    figure, axis = plots.dots(shown, "against", "difference", "fold", ("ci_low", "ci_high"))
     axis.set(xlabel=f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
     told = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
     return figure, (
@@ -264,7 +285,7 @@ def breakdown(records: Records):
     """Difference of the last round to zero-shot text in thirds of the test users."""
     table = tables.breakdown(records)
     shown = table.assign(group=table.fact + ", " + table.third + ": " + table.range)
-    figure, axis = plots.dots(shown, "group", "difference", error=("ci_low", "ci_high"), zero=True)
+    figure, axis = plots.dots(shown, "group", "difference", error=("ci_low", "ci_high"))
     axis.set(
         xlabel=f"NDCG@7, {label(records.last)} less zero-shot text, shared scorers\n(bars: 95 % interval of users)"
     )
@@ -297,7 +318,9 @@ def preference(records: Records):
     """Referees' view of round 1, its controls and variants: change to the policy that the round started from."""
     table, begin = loop_tables.ablation_preference(records), loop_tables.start(records)
     table = table[(table.reward == "log_likelihood") & table.split.isin(["validation", "test"])]
-    figure, axis = plots.dots(table.assign(arm=table.arm.map(label)), "arm", "difference", "split", "half", zero=True)
+    figure, axis = plots.dots(
+        _with_ends(table.assign(arm=table.arm.map(label))), "arm", "difference", "split", ("low", "high")
+    )
     axis.set(
         xlabel=f"referees' log-likelihood, change to {label(begin)} (nats a candidate)\nbars: 95 % interval of users"
     )
@@ -316,6 +339,10 @@ def preference(records: Records):
     return figure, text + f" (n = {seen.users:.0f} test, {named.loc['validation'].users.max()} validation users)."
 
 
+def _with_ends(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(low=table.difference - table.half, high=table.difference + table.half)
+
+
 def adapter(records: Records):
     """NDCG@7 of PRM with other adapters, with item text alone and with the last round's text."""
     names = {"hea": "hybrid experts", "moe": "mixture of experts", "mlp": "two MLPs"}
@@ -323,13 +350,13 @@ def adapter(records: Records):
     table = loop_tables.ablation_adapter(records)
     shown = table.assign(adapter=table.adapter.map(names), arm=table.arm.map(label))
     figure, axis = plots.dots(shown, "adapter", "mean", "arm", "std")
-    axis.set(xlabel=f"NDCG@7 of PRM, test lists (bars: deviation over {table['size'].max()} seeds)")
+    axis.set(xlabel=f"NDCG@7 of PRM, test lists (bars: deviation over {table.seeds.max()} seeds)")
     wide = table.pivot(index="adapter", columns="arm", values="mean")
     effect = wide[records.last] - wide["item"]
     return figure, (
         "The user's text adds to PRM's NDCG@7 "
         + ", ".join(f"{effect[key]:+.4f} ({words_})" for key, words_ in names.items())
-        + f"; {table['size'].max()} seeds, no interval."
+        + f"; {table.seeds.max()} seeds, no interval."
     )
 
 
@@ -352,7 +379,7 @@ def rounds(records: Records):
         mean = np.r_[0, part.difference_to_round_0]
         half = np.r_[0, 1.96 * np.abs(part.difference_to_round_0 / part.t.replace(0, np.nan))]
         place = np.r_[0, part["round"]] + (i - (len(series) - 1) / 2) * 0.06
-        plots.line(axis, place, mean, i, name, half)
+        plots.line(axis, (place, mean, half), i, name)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats a candidate)\nbars: 95 % interval of users")
@@ -395,8 +422,8 @@ def samples(records: Records):
 def _two_panels(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str):
     """`y` with its interval (column `half`), and `minutes`, side by side over the same `x`."""
     figure, (left, right) = plots.blank(7.6, 3.4, 2)
-    plots.line(left, table[x], table[y], 0, half=table.half)
-    plots.line(right, table[x], table.minutes, 1)
+    plots.line(left, (table[x], table[y], table.half), 0)
+    plots.line(right, (table[x], table.minutes), 1)
     if y == "gain":
         left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel=xlabel, ylabel=ylabel, xticks=table[x])

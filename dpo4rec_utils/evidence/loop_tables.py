@@ -70,49 +70,59 @@ def ablation_knowledge(records: Records) -> pd.DataFrame:
     results = main_results(records, fold=0)
     cells = results[(results.metric == "ndcg") & (results.k == 7) & (results.averaging == "list")]
     cells = cells[(cells.protocol == "popularity") & (cells.scorer == "own")]
-    made = {arm: records.metrics("ablation", f"knowledge-popularity-{arm}")["arms"][arm] for arm in ("user", "noise")}
-    few = sorted({row["backbone"] for row in made["user"]["seeds"]})
     order = ["none", "user", "item", "noise", "dpo_shuffled", records.last]
-    rows = cells[cells.backbone.isin(few) & cells.arm.isin(order)][["arm", "backbone", "mean", "std", "seeds"]]
-    for arm, summary in made.items():
-        seeds = pd.DataFrame(summary["seeds"])
-        stats = seeds[seeds.metric == "ndcg@7"].groupby("backbone", sort=False)["list"].agg(["mean", "std", "size"])
-        stats = stats.fillna(0).rename(columns={"size": "seeds"}).reset_index().assign(arm=arm)
-        rows = pd.concat([rows, stats])
+    rows = []
+    for arm in ("user", "noise"):
+        means = records.metrics("ablation", f"knowledge-popularity-{arm}")["arms"][arm]["means"]
+        for backbone, values in _ndcg_at_7(means).items():
+            rows.append({"arm": arm, "backbone": backbone} | _spread(values))
+    few = list(dict.fromkeys(row["backbone"] for row in rows))
+    cells = cells[cells.backbone.isin(few) & cells.arm.isin(order)][["arm", "backbone", "mean", "std", "seeds"]]
+    rows = pd.concat([cells, pd.DataFrame(rows)])
     rows = rows.assign(arm=pd.Categorical(rows.arm, order)).sort_values("arm", kind="stable")
     return rows.astype({"arm": str}).reset_index(drop=True)
 
 
 def ablation_adapter(records: Records) -> pd.DataFrame:
-    """NDCG@7 (list means) of PRM with other adapters, with item text and with the last round's: adapter, arm, mean, std, size."""
-    rows = []
-    for record in records.kind("ablation"):
-        adapter, _, arm = record["name"].rpartition("-popularity-")
-        if adapter == "knowledge":
-            continue
-        for seed in record["metrics"]["arms"][arm]["seeds"]:
-            if seed["metric"] == "ndcg@7":
-                rows.append({"adapter": adapter, "arm": arm, "ndcg@7": seed["list"]})
-    frame = pd.DataFrame(rows)
-    order = ["hea", "moe", "mlp", "hea-no-interaction"]
-    frame["adapter"] = pd.Categorical(frame.adapter, order)
-    frame["arm"] = pd.Categorical(frame.arm, ["item", records.last])
-    table = frame.groupby(["adapter", "arm"], observed=True)["ndcg@7"].agg(["mean", "std", "size"]).reset_index()
-    return table.astype({"adapter": str, "arm": str})
+    """NDCG@7 (list means) of PRM with other adapters, with item text and with the last round's: adapter, arm, mean, std, seeds."""
+    rows, order = [], ["hea", "moe", "mlp", "hea-no-interaction"]
+    for adapter in order:
+        for arm in ("item", records.last):
+            means = records.metrics("ablation", f"{adapter}-popularity-{arm}")["arms"][arm]["means"]
+            (values,) = _ndcg_at_7(means).values()
+            rows.append({"adapter": adapter, "arm": arm} | _spread(values))
+    return pd.DataFrame(rows)
+
+
+def _ndcg_at_7(means: dict) -> dict[str, list[float]]:
+    """backbone -> mean NDCG@7 over lists, a value a seed, of a record's `means`."""
+    return {cell.split("/")[0]: values["list"] for cell, values in means.items() if cell.endswith("/ndcg@7")}
+
+
+def _spread(values: list[float]) -> dict:
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return {"mean": np.mean(values), "std": spread, "seeds": len(values)}
+
+
+def referee_values(records: Records) -> dict[str, np.ndarray]:
+    """'arm/split/kind' -> the referees' or the reward models' value of every user."""
+    values = records.values("referees", "rounds")
+    groups = values.groupby(["arm", "split", "kind"], observed=True).value
+    return {"/".join(key): part.to_numpy(float) for key, part in groups}
 
 
 def ablation_preference(records: Records) -> pd.DataFrame:
     """What the referees think of round 1, its controls and its variants: arm, split, reward, users,
-    difference (to the policy that round 1 started from), half (of the 95 % interval), t."""
+    difference (to the policy that round 1 started from), ci_half (half the width of its 95 % interval), t."""
     metrics, rows = records.metrics("referees", "rounds"), []
-    values, begin = metrics["values"], start(records)
+    values, begin = referee_values(records), start(records)
     first = list(dict.fromkeys(name for name in ("dpo_round_1", "zero_shot") if name != begin))
     for arm, split, kind in itertools.product([*first, *metrics["others"]], SPLITS, REFEREE_KINDS):
         if f"{arm}/{split}/{kind}" in values:
-            change = np.subtract(values[f"{arm}/{split}/{kind}"], values[f"{begin}/{split}/{kind}"])
+            change = values[f"{arm}/{split}/{kind}"] - values[f"{begin}/{split}/{kind}"]
             half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
             rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
-    return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "half", "t"])
+    return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "ci_half", "t"])
 
 
 def rounds(records: Records) -> pd.DataFrame:
@@ -126,19 +136,19 @@ def rounds(records: Records) -> pd.DataFrame:
     its differences summed over rounds; the level has no meaning across models and is left out).
     """
     metrics = records.metrics("referees", "rounds")
-    loop, rows = metrics["loop"], []
+    loop, values, rows = metrics["loop"], referee_values(records), []
     for name in metrics["policies"]:
         number = loop.index(name) if name in loop else -1
         texts = records.metrics("texts", name)
         shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
         for split in SPLITS:
             for kind in REFEREE_KINDS:
-                value = np.array(metrics["values"][f"{name}/{split}/{kind}"])
-                change = value - np.array(metrics["values"][f"{loop[0]}/{split}/{kind}"])
+                value = values[f"{name}/{split}/{kind}"]
+                change = value - values[f"{loop[0]}/{split}/{kind}"]
                 row = (number, split, f"independent_{kind}", value.mean(), change.mean(), t_of_mean(change))
                 rows.append((*row, *shape))
             if number > 0 and split in ("train", "validation"):
-                claim = sum(np.array(metrics["claims"][f"{p}/{split}"]) for p in loop[1 : number + 1])
+                claim = sum(values[f"{p}/{split}/claimed"] for p in loop[1 : number + 1])
                 row = (number, split, "claimed_log_likelihood", float("nan"), claim.mean(), t_of_mean(claim))
                 rows.append((*row, *shape))
     columns = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
@@ -146,7 +156,7 @@ def rounds(records: Records) -> pd.DataFrame:
 
 
 def cost(records: Records) -> pd.DataFrame:
-    """What a round takes and gives: round, mean (independent log-likelihood, test users), difference_to_round_0, t, half
+    """What a round takes and gives: round, mean (independent log-likelihood, test users), difference_to_round_0, t, ci_half
     (of its 95 % interval), minutes of sampling, rewarding and training so far, gain_a_minute."""
     metrics, table, minutes, total = records.metrics("referees", "rounds"), rounds(records), {}, 0.0
     for name in metrics["policies"]:
@@ -157,14 +167,14 @@ def cost(records: Records) -> pd.DataFrame:
         minutes[metrics["loop"].index(name) if name in metrics["loop"] else -1] = total
     test = table[(table.split == "test") & (table.reward == "independent_log_likelihood")]
     half = 1.96 * (test.difference_to_round_0 / test.t).abs().fillna(0)
-    found = test.assign(minutes=test["round"].map(minutes), half=half)
+    found = test.assign(minutes=test["round"].map(minutes), ci_half=half)
     found["gain_a_minute"] = found["mean"].diff() / found.minutes.diff()
-    return found[["round", "mean", "difference_to_round_0", "t", "half", "minutes", "gain_a_minute"]]
+    return found[["round", "mean", "difference_to_round_0", "t", "ci_half", "minutes", "gain_a_minute"]]
 
 
 def samples(records: Records) -> pd.DataFrame:
-    """What the best of N texts gains on the other half of a user's lists: samples, reward, r, gain, half (of the 95 %
-    interval), users, minutes, gain_a_minute."""
+    """What the best of N texts gains on the other half of a user's lists: samples, reward, r, gain, ci_half (of its
+    95 % interval), users, minutes, gain_a_minute."""
     table = pd.DataFrame(records.metrics("samples", "gain")["rows"])
     by_reward = table.groupby("reward")
     return table.assign(gain_a_minute=by_reward.gain.diff() / by_reward.minutes.diff())

@@ -1,14 +1,36 @@
-"""Reports of profiles, and pages of the repository whose numbers come from them."""
+"""Pages of the repository whose numbers are written from records: README.md, docs/results.md, and the loop's diagram.
 
-from collections.abc import Iterator
+A page holds blocks between marks; `write_pages` replaces what stands between them and nothing else.
+"""
 
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from dpo4rec_utils.arms import label
+from dpo4rec_utils.evidence import loop_tables, tables
+from dpo4rec_utils.evidence.answer import answer, shortfalls
+from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
-from dpo4rec_utils.files import StudyError, project_root
+from dpo4rec_utils.files import StudyError, project_root, read_json, write_text
+
+MAIN, ANSWER = "ml-100k", "ml-100k-folds"
+PARTS = {
+    "texts": "sampling",
+    "policy": "training of policies (trl)",
+    "reward": "reward models",
+    "own": "re-rankers, own scorers",
+    "shared": "re-rankers, shared scorers",
+    "ablation": "ablations",
+    "referees": "referees",
+}
 
 
 def report_profiles(profile: str = "") -> Iterator[str]:
-    """Draw the report of a profile, or of every profile with a manifest; yields what was read, then what was written."""
+    """Draw the report of a profile, or of every profile with a manifest and the pages; yields what was read and written."""
     results = project_root() / "results"
     names = [profile] if profile else sorted(path.parent.name for path in results.glob("*/manifest.json"))
     if not names:
@@ -17,3 +39,194 @@ def report_profiles(profile: str = "") -> Iterator[str]:
         records = Records(results / name)
         yield records.provenance()
         yield f"wrote {write_report(records).relative_to(project_root())}"
+    if not profile and {MAIN, ANSWER} <= set(names):
+        for path in write_pages(project_root()):
+            yield f"wrote {path.relative_to(project_root())}"
+
+
+def write_pages(root: Path) -> list[Path]:
+    """Write every block of every page, and the diagram; returns the pages."""
+    draw_loop(root / "docs" / "loop.svg")
+    pages: dict[Path, str] = {}
+    for (name, block), write in BLOCKS.items():
+        path = root / name
+        text = pages.get(path) or path.read_text(encoding="utf-8")
+        pages[path] = replaced(text, block, write(root / "results"))
+    for path, text in pages.items():
+        write_text(path, text)
+    return list(pages)
+
+
+def replaced(page: str, block: str, text: str) -> str:
+    """The page with `text` between the marks of `block`; `StudyError` where the marks are not there once each."""
+    begin, end = f"<!-- {block}: written by make report -->", f"<!-- /{block} -->"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise StudyError(f"A page lacks the marks {begin} and {end}, once each; restore them from the repository.")
+    before, rest = page.split(begin)
+    return before + begin + "\n" + text.strip() + "\n" + end + rest.split(end)[1]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+# README
+
+
+def answer_block(results: Path) -> str:
+    """Four lines, and what a stage got less of than it asked for."""
+    records = Records(results / ANSWER)
+    lines = [f"- **{name}:** {line}" for name, line in answer(records).items()]
+    return "\n".join(lines + [f"- **Short of what was asked:** {line}." for line in shortfalls(records)])
+
+
+def run_block(results: Path) -> str:
+    """Three ways to run it: command, minutes, memory, the number to expect."""
+    records = Records(results / MAIN)
+    head = tables.headline(records)
+    row = head[(head.protocol == "popularity") & (head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
+    table, setup = _notebooks(results), _setup(results)
+    peak = table.peak_rss_mib.max() / 1024
+    rows = [
+        (
+            "read it",
+            "`make lab`, or open [`results/ml-100k/report.html`](results/ml-100k/report.html)",
+            "a minute",
+            "1 GiB",
+            "as below",
+        ),
+        ("smoke", "`make study PROFILE=smoke`", "5", "4 GiB", "loss 0.6931 at the first step"),
+        (
+            "the study",
+            "`make study`",
+            f"{(table.seconds.sum() + setup) / 60:.0f}",
+            f"{peak:.1f} GiB",
+            f"{label(records.last)} less zero-shot LLM: {row.difference:+.4f} NDCG@7 (own scorers)",
+        ),
+    ]
+    return _markdown(pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number to expect"]))
+
+
+def notebooks_block(results: Path) -> str:
+    """Question, minutes and the number to expect of every notebook."""
+    minutes = _notebooks(results).set_index("notebook").seconds / 60
+    expected = _expected(Records(results / MAIN))
+    rows = []
+    for path in sorted((results.parent / "notebooks").glob("0*.ipynb")):
+        title, question = _head(path)
+        link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
+        rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem[:2]]))
+    return _markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number to expect"]))
+
+
+def _expected(records: Records) -> dict[str, str]:
+    users = records.metrics("data", "cohort")["users"]
+    reliable = records.metrics("reward", loop_tables.start(records))["reliability"]["train/log_likelihood"]["r"]
+    head = tables.headline(records)
+    row = head[(head.protocol == "popularity") & (head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
+    mean = loop_tables.ablation_knowledge(records).groupby("arm")["mean"].mean()
+    rounds = loop_tables.rounds(records).set_index(["round", "split", "reward"])
+    last = records.config["alignment"]["rounds"]
+    change = rounds.loc[(last, "validation", "independent_log_likelihood")]
+    closer = records.metrics("guards", "similarity")["own_above_another"]
+    return {
+        "00": "loss 0.6931 (ln 2) at the first step",
+        "01": f"{users['train']} / {users['validation']} / {users['test']} users",
+        "02": f"{closer:.0%} of the texts nearer to their own user",
+        "03": f"r = {reliable:.2f}, the reward on two halves of the lists",
+        "04": f"{records.metrics('policy', 'dpo_round_1')['examples']} pairs in round 1",
+        "05": f"{row.difference:+.4f} NDCG@7 over zero-shot text",
+        "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",
+        "07": f"{change.difference_to_round_0:+.4f} nats (t = {change.t:.1f}), referees",
+    }
+
+
+def _notebooks(results: Path) -> pd.DataFrame:
+    return pd.read_csv(results / MAIN / "tables" / "notebooks.csv")
+
+
+def _setup(results: Path) -> float:
+    path = results / MAIN / "tables" / "setup.csv"
+    return float(pd.read_csv(path).seconds.sum()) if path.exists() else 0.0
+
+
+def _head(path: Path) -> tuple[str, str]:
+    """Title and question of a notebook."""
+    text = "".join(read_json(path)["cells"][0]["source"])
+    return text.splitlines()[0].removeprefix("# "), re.search(r"\*\*Question\.\*\* (.+)", text)[1]
+
+
+# docs/results.md
+
+
+def effects_block(results: Path) -> str:
+    """The last round against every baseline, a table a profile that has a main table."""
+    parts = []
+    for name in sorted(path.parent.name for path in results.glob("*/manifest.json")):
+        records = Records(results / name)
+        if name == "smoke" or not any(record.startswith("own-") for record in records.listed):
+            continue
+        short = "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
+        parts.append(f"### `{name}`\n\n{answer(records)['Seen on']}.{short}\n\n{effect_table(records)}")
+    return "\n\n".join(parts)
+
+
+def effect_table(records: Records) -> str:
+    """The last round against each baseline under popularity negatives, as Markdown."""
+    rows = tables.headline(records)
+    rows = rows[rows.protocol == "popularity"]
+    shown = pd.DataFrame(
+        {
+            f"{label(records.last)} less": rows.baseline.map(label),
+            "scorer": rows.scorer,
+            "NDCG@7 difference (95 % interval)": [
+                f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in rows.itertuples()
+            ],
+            "detectable": rows.detectable.map("{:.4f}".format),
+            "better / worse / of": [f"{r.better} / {r.worse} / {r.backbones}" for r in rows.itertuples()],
+        }
+    )
+    if records.folds > 1:
+        by_fold = tables.folds(records).groupby(["scorer", "baseline"]).difference
+        text = by_fold.apply(lambda values: ", ".join(values.map("{:+.4f}".format)))
+        shown["by user fold"] = [text[r.scorer, r.baseline] for r in rows.itertuples()]
+    return _markdown(shown)
+
+
+def arms_block(results: Path) -> str:
+    """NDCG@7 of every arm of the default profile, own scorers."""
+    records = Records(results / MAIN)
+    table = tables.main_results(records)
+    table = tables.quotable(table[(table.protocol == "popularity") & (table.scorer == "own")])
+    return _markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
+
+
+def cost_block(results: Path) -> str:
+    """Minutes and peak memory of the default profile, by part."""
+    stages = loop_tables.stages(Records(results / MAIN))
+    stages["part"] = stages.stage.str.split(":").str[0].map(PARTS).fillna("the rest")
+    parts = stages.groupby("part").agg(minutes=("seconds", lambda s: s.sum() / 60), peak=("peak_rss_mib", "max"))
+    parts = parts.sort_values("minutes", ascending=False).reset_index()
+    shown = {"stages": parts.part, "minutes": parts.minutes.map("{:.1f}".format), "peak MiB": parts.peak.astype(str)}
+    return _markdown(pd.DataFrame(shown))
+
+
+def provenance_block(results: Path) -> str:
+    """Commit, date, machine and faults of every profile's records."""
+    names = sorted(path.parent.name for path in results.glob("*/manifest.json") if path.parent.name != "smoke")
+    lines = []
+    for name in names:
+        head, _, *notes = Records(results / name).provenance().splitlines()
+        lines.append("- " + " ".join([head + ".", *notes]))
+    return "\n".join(lines)
+
+
+BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
+    ("README.md", "answer"): answer_block,
+    ("README.md", "run"): run_block,
+    ("README.md", "notebooks"): notebooks_block,
+    ("docs/results.md", "effects"): effects_block,
+    ("docs/results.md", "arms"): arms_block,
+    ("docs/results.md", "cost"): cost_block,
+    ("docs/results.md", "provenance"): provenance_block,
+}

@@ -35,16 +35,16 @@ def legend_above(axis, columns: int) -> None:
     axis.legend(fontsize=8, ncols=columns, loc="lower center", bbox_to_anchor=(0.4, 1.0))
 
 
-def dots(table: pd.DataFrame, rows: str, x: str, series: str | None = None, error=None, zero: bool = False):
+def dots(table: pd.DataFrame, rows: str, x: str, series: str | None = None, error=None):
     """A row a name of column `rows`, a marker a name of column `series`, at `x`; returns figure and axis.
 
-    error: the column of half widths, or a (low, high) pair of columns with the ends. zero: a line at zero. A column
-    'filled' (bool), if there is one, fills the markers instead of their series.
+    error: the column of half widths, or a (low, high) pair of columns with the ends: then there is a line at zero. A
+    column 'filled' (bool), if there is one, fills the markers instead of their series.
     """
     names = list(dict.fromkeys(table[rows]))[::-1]
     groups = list(dict.fromkeys(table[series])) if series else [None]
     figure, axis = blank(6.4, 1.3 + 0.2 * len(names) * max(1.6, len(groups) * 0.8))
-    if zero:
+    if isinstance(error, tuple):
         axis.axvline(0, color="black", linewidth=0.8)
     for i, group in enumerate(groups):
         part = table if group is None else table[table[series] == group]
@@ -81,8 +81,9 @@ def bars(table: pd.DataFrame, x: str, y: str, series: str):
     return figure, axis
 
 
-def line(axis, x, y, number: int, label: str | None = None, half=None) -> None:
-    """One series on an axis, styled by its number, with intervals of half width `half`."""
+def line(axis, points: tuple, number: int, label: str | None = None) -> None:
+    """One series on an axis, styled by its number; points: x, y and, if there is one, the half width of the interval."""
+    x, y, half = points if len(points) == 3 else (*points, None)
     marker, fill, stroke = STYLES[number % len(STYLES)]
     style = {"marker": marker, "markerfacecolor": fill, "markeredgecolor": "black", "markersize": 5}
     axis.errorbar(x, y, half, color="0.35", linestyle=stroke, capsize=3, label=label, **style)

@@ -4,10 +4,12 @@ import functools
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
+
 from dpo4rec_utils.arms import round_name
 from dpo4rec_utils.config import Config, as_dict, load_config, notebook_parameters
 from dpo4rec_utils.files import MissingRecordError, StudyError, project_root, read_json
-from dpo4rec_utils.store import published_record
+from dpo4rec_utils.store import published_record, published_values
 
 
 def open_records(source: dict | str) -> "Records":
@@ -54,6 +56,11 @@ class Records:
     def metrics(self, kind: str, name: str, fold: int = 0) -> dict:
         """The metrics of a record."""
         return self.get(kind, name, fold)["metrics"]
+
+    @functools.cache
+    def values(self, kind: str, name: str, fold: int = 0) -> pd.DataFrame:
+        """The table of a record's single values; raises as `get`."""
+        return published_values(self.folder, f"{kind}-{name}" + f"-fold{fold}" * bool(fold))
 
     def kind(self, kind: str, fold: int = 0) -> list[dict]:
         """The records of a kind and fold, by name."""

@@ -6,7 +6,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from dpo4rec_utils.arms import label
-from dpo4rec_utils.evidence.answer import answer
+from dpo4rec_utils.evidence.answer import answer, shortfalls
 from dpo4rec_utils.evidence.contents import FIGURES, TABLES, write_all
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import write_text
@@ -43,6 +43,7 @@ def write_report(records: Records) -> Path:
         ],
         tables=[_table(records, name) for name in TABLES if (_folder(records, "tables") / f"{name}.csv").exists()],
         absent=absent,
+        short=shortfalls(records),
     )
     path = records.folder / "report.html"
     write_text(path, page + "\n")

@@ -1,6 +1,7 @@
 """The main tables, from the records of own and shared scorers: results, paired differences, power, folds, breakdown."""
 
 import functools
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,6 @@ from dpo4rec_utils.arms import comparisons, table_arms
 from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import detectable_difference, holm, paired_differences
-from dpo4rec_utils.metrics import CUTOFFS
 from dpo4rec_utils.seeds import generator
 
 
@@ -24,11 +24,29 @@ def fold_scored(records: Records, fold: int = 0) -> list[dict]:
     """The same of one user fold."""
     found, config = [], records.config
     for protocol in PROTOCOLS:
-        if arms := table_arms(config["evaluation"], config["alignment"], protocol):
-            merged = {"protocol": protocol, "scorer": "own", "arms": {}}
-            for arm in arms:
-                merged["arms"] |= records.metrics("own", f"{protocol}-{arm}", fold)["arms"]
-            found += [merged, records.metrics("shared", protocol, fold)]
+        if names := table_arms(config["evaluation"], config["alignment"], protocol):
+            own = {}
+            for name in names:
+                own |= _arms(records, "own", f"{protocol}-{name}", fold)
+            found.append({"protocol": protocol, "scorer": "own", "arms": own})
+            found.append({"protocol": protocol, "scorer": "shared", "arms": _arms(records, "shared", protocol, fold)})
+    return found
+
+
+def _arms(records: Records, kind: str, name: str, fold: int) -> dict[str, dict]:
+    """The arms of a record: `means` and `lists` as it holds them, `users`, `by_user` and `validation` from its table.
+
+    by_user: 'backbone/metric' -> (users,), seeds averaged; validation: backbone -> (seeds, validation users) of NDCG@7.
+    """
+    arms, values = records.metrics(kind, name, fold)["arms"], records.values(kind, name, fold)
+    found = {arm: summary | {"by_user": {}, "validation": {}} for arm, summary in arms.items()}
+    for (arm, backbone, metric, split), part in values.groupby(["arm", "backbone", "metric", "split"], observed=True):
+        numbers = part.value.to_numpy(float)
+        if split == "test":
+            found[arm]["by_user"][f"{backbone}/{metric}"] = numbers
+            found[arm]["users"] = part.user.tolist()
+        else:
+            found[arm]["validation"][backbone] = numbers.reshape(part.seed.nunique(), -1)
     return found
 
 
@@ -42,20 +60,20 @@ def _pooled(parts: tuple[dict, ...]) -> dict:
     arms = {}
     for arm in parts[0]["arms"]:
         mine = [part["arms"][arm] for part in parts]
-        frame = pd.concat(
-            [pd.DataFrame(one["seeds"]).assign(lists=one["lists"], users=len(one["users"])) for one in mine]
-        )
-        frame = frame.assign(list=frame.list * frame.lists, user=frame.user * frame.users)
-        seeds = frame.groupby(["backbone", "seed", "metric"], sort=False).sum().reset_index()
-        seeds = seeds.assign(list=seeds.list / seeds.lists, user=seeds.user / seeds.users)
+        weights = {"list": [one["lists"] for one in mine], "user": [len(one["users"]) for one in mine]}
         arms[arm] = {
-            "seeds": seeds.drop(columns=["lists", "users"]).to_dict("records"),
-            "by_user": {name: sum((one["by_user"][name] for one in mine), []) for name in mine[0]["by_user"]},
+            "means": {
+                cell: {
+                    averaging: np.average([one["means"][cell][averaging] for one in mine], axis=0, weights=weight)
+                    for averaging, weight in weights.items()
+                }
+                for cell in mine[0]["means"]
+            },
+            "by_user": {cell: np.concatenate([one["by_user"][cell] for one in mine]) for cell in mine[0]["by_user"]},
             "users": sum((one["users"] for one in mine), []),
-            "lists": sum(one["lists"] for one in mine),
+            "lists": sum(weights["list"]),
             "validation": {
-                b: np.concatenate([one["validation"][b] for one in mine], axis=1).tolist()
-                for b in mine[0]["validation"]
+                b: np.concatenate([one["validation"][b] for one in mine], axis=1) for b in mine[0]["validation"]
             },
         }
     return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
@@ -66,14 +84,12 @@ def main_results(records: Records, fold: int | None = None) -> pd.DataFrame:
     rows = []
     for part in scored(records) if fold is None else fold_scored(records, fold):
         for arm, summary in part["arms"].items():
-            frame = pd.DataFrame(summary["seeds"])
-            for (backbone, name), cell in frame.groupby(["backbone", "metric"], sort=False):
-                metric, k = name.split("@")
-                for averaging in ("list", "user"):
-                    values = cell[averaging]
-                    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+            for cell, means in summary["means"].items():
+                backbone, metric, k = re.split("[/@]", cell)
+                for averaging, values in means.items():
+                    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
                     row = (part["protocol"], backbone, part["scorer"], arm, metric, int(k), averaging)
-                    rows.append((*row, len(values), values.mean(), spread))
+                    rows.append((*row, len(values), np.mean(values), spread))
     columns = ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -89,37 +105,37 @@ def quotable(results: pd.DataFrame, metric: str = "ndcg", k: int = 7, averaging:
 
 
 def _seed_means(summary: dict, backbone: str, metric: str) -> np.ndarray:
-    """(S,) mean over users of a metric with each training seed, in the order of seeds."""
-    mine = (row for row in summary["seeds"] if (row["backbone"], row["metric"]) == (backbone, metric))
-    return np.array([row["user"] for row in sorted(mine, key=lambda row: row["seed"])])
+    """(S,) mean over users of a metric at 7 with each training seed, in the order of seeds."""
+    return np.array(summary["means"][f"{backbone}/{metric}@7"]["user"])
 
 
 def _by_user(summary: dict, backbone: str, metric: str) -> np.ndarray:
-    return np.array(summary["by_user"][f"{backbone}/{metric}"])
+    """(U,) a metric at 7 of every test user, seeds averaged."""
+    return summary["by_user"][f"{backbone}/{metric}@7"]
 
 
 @functools.lru_cache(maxsize=4)
 def paired_differences_table(records: Records) -> pd.DataFrame:
-    """Differences paired by user, user values averaged over seeds, with Holm-adjusted p.
+    """Differences of NDCG@7 and MAP@7 paired by user, user values averaged over seeds, with Holm-adjusted p.
 
-    Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer, metric
-    and k: all comparisons and backbones together.
+    Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer and
+    metric: all comparisons and backbones together. Columns: protocol, backbone, scorer, arm, baseline, metric, k, users,
+    difference, ci_low, ci_high, p_holm.
     """
     rows = []
     for part in scored(records):
         arms = part["arms"]
         pairs = comparisons(list(arms), records.last)
-        cells = [(b, m, k) for m in ("ndcg", "map") for k in CUTOFFS for b in records.backbones]
-        names = [(b, m, k, a, c) for b, m, k in cells for a, c in pairs]
-        columns = [_by_user(arms[a], b, f"{m}@{k}") - _by_user(arms[c], b, f"{m}@{k}") for b, m, k, a, c in names]
-        seeds = [_seed_means(arms[a], b, f"{m}@{k}") - _seed_means(arms[c], b, f"{m}@{k}") for b, m, k, a, c in names]
+        names = [(b, m, a, c) for m in ("ndcg", "map") for b in records.backbones for a, c in pairs]
+        columns = [_by_user(arms[a], b, m) - _by_user(arms[c], b, m) for b, m, a, c in names]
+        seeds = [_seed_means(arms[a], b, m) - _seed_means(arms[c], b, m) for b, m, a, c in names]
         rng, draws = generator(records.seed, "bootstrap", part["protocol"], part["scorer"]), _draws(records)
         results = paired_differences(np.stack(columns, axis=1), draws, rng, np.stack(seeds, axis=1))
-        for (b, m, k, a, c), result in zip(names, results, strict=True):
+        for (b, m, a, c), result in zip(names, results, strict=True):
             row = {"protocol": part["protocol"], "backbone": b, "scorer": part["scorer"], "arm": a, "baseline": c}
-            rows.append(row | {"metric": m, "k": k} | result)
+            rows.append(row | {"metric": m, "k": 7} | result)
     table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby(["protocol", "scorer", "metric", "k"]).p.transform(lambda p: holm(p.to_numpy()))
+    table["p_holm"] = table.groupby(["protocol", "scorer", "metric"]).p.transform(lambda p: holm(p.to_numpy()))
     return table.drop(columns="p")
 
 
@@ -171,7 +187,7 @@ def _mean_difference(records: Records, arms: dict, pair: tuple[str, str], metric
     return paired_differences(change[:, None], _draws(records), rng, seeds[:, None])[0]
 
 
-def folds(records: Records, metric: str = "ndcg@7") -> pd.DataFrame:
+def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users, difference,
     ci_low, ci_high.
 
@@ -189,29 +205,35 @@ def folds(records: Records, metric: str = "ndcg@7") -> pd.DataFrame:
 
 
 @functools.lru_cache(maxsize=4)
-def headline(records: Records, metric: str = "ndcg", k: int = 7) -> pd.DataFrame:
+def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     """The last round against each baseline in a line: protocol, scorer, arm, baseline, users, difference, ci_low, ci_high,
-    significant, seen_from.
+    better, worse, backbones, detectable.
 
-    Users' values are averaged over seeds and backbones before they are subtracted; `significant` counts the backbones
-    whose own difference is positive with Holm p < 0.05; `seen_from` is what `power` finds detectable for that
-    mean in one test (popularity negatives, else missing).
+    The difference is of NDCG@7 (or MAP@7), users' values averaged over seeds and backbones before they are subtracted.
+    `better` and `worse` count the backbones whose own difference is above or below zero with Holm p < 0.05. `detectable` is
+    the smallest true difference of the mean that one test finds four times out of five (NDCG, popularity; else missing).
     """
     rows, last, paired = [], records.last, paired_differences_table(records)
     for part in scored(records):
         arms = part["arms"]
         rng = generator(records.seed, "headline", part["protocol"], part["scorer"])
         for pair in (pair for pair in comparisons(list(arms), last) if pair[0] == last):
-            result = _mean_difference(records, arms, pair, f"{metric}@{k}", rng)
+            result = _mean_difference(records, arms, pair, metric, rng)
             key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": pair[1]}
-            mine = paired[(paired[[*key, "metric", "k"]] == pd.Series(key | {"metric": metric, "k": k})).all(axis=1)]
-            count = int(((mine.p_holm < 0.05) & (mine.difference > 0)).sum())
+            mine = paired[(paired[[*key, "metric"]] == pd.Series(key | {"metric": metric})).all(axis=1)]
             row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
-            rows.append(row | {"significant": f"{count} of {len(mine)}"})
+            rows.append(row | counts_of(mine))
     found = power(records)
     asked = found[(found.backbone == "mean") & (found.users == rows[0]["users"])].assign(protocol="popularity")
-    detectable = asked[["protocol", "scorer", "baseline", "alone"]].rename(columns={"alone": "seen_from"})
+    detectable = asked[["protocol", "scorer", "baseline", "alone"]].rename(columns={"alone": "detectable"})
     return pd.DataFrame(rows).merge(detectable, how="left")
+
+
+def counts_of(rows: pd.DataFrame) -> dict[str, int]:
+    """better, worse, backbones: how many of these differences are clearly above and below zero, by Holm p < 0.05."""
+    clear = rows.p_holm < 0.05
+    better, worse = ((clear & side).sum() for side in (rows.difference > 0, rows.difference < 0))
+    return {"better": int(better), "worse": int(worse), "backbones": len(rows)}
 
 
 def breakdown(records: Records, baseline: str = "zero_shot", scorer: str = "shared") -> pd.DataFrame:
@@ -224,7 +246,7 @@ def breakdown(records: Records, baseline: str = "zero_shot", scorer: str = "shar
     (part,) = [p for p in scored(records) if (p["protocol"], p["scorer"]) == ("popularity", scorer)]
     arm, rows = records.last, []
     values = [
-        np.mean([_by_user(part["arms"][name], b, "ndcg@7") for b in records.backbones], axis=0)
+        np.mean([_by_user(part["arms"][name], b, "ndcg") for b in records.backbones], axis=0)
         for name in (arm, baseline)
     ]
     change, users = values[0] - values[1], part["arms"][arm]["users"]

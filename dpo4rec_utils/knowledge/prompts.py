@@ -41,21 +41,25 @@ class Facts:
 
     @property
     def avoided(self) -> tuple[str, ...]:
-        """Genres disliked more often than liked."""
-        liked = dict(self.liked)
-        return tuple(name for name, count in self.disliked if count > liked.get(name, 0))
+        """The disliked genres: disliked more often than liked, so none of them is among `liked`."""
+        return tuple(name for name, _ in self.disliked)
 
 
-def _counts(rows, limit: int) -> tuple[tuple[str, int], ...]:
-    ordered = sorted(Counter(rows).items(), key=lambda pair: (-pair[1], pair[0]))
-    return tuple(ordered[:limit])
+def _most(counts: Counter, limit: int) -> tuple[tuple[str, int], ...]:
+    """The `limit` most frequent, by name where they are equally frequent."""
+    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit])
+
+
+def _genres(items: pd.DataFrame) -> Counter:
+    return Counter(genre.lower() for row in items.genres for genre in row)
 
 
 def history_facts(history: pd.DataFrame, items: pd.DataFrame, config: DataConfig) -> Facts:
     """Facts of one user's history (item, rating, timestamp); raises `StudyError` if it is empty.
 
-    Liked is rating >= like_threshold, disliked rating <= dislike_threshold; titles are the best rated, latest first. A
-    user who liked nothing has the best rated third taken as liked: the prompt must say something.
+    Liked is rating >= like_threshold, disliked rating <= dislike_threshold; titles are the best rated, latest first. A genre
+    is disliked where it was disliked more often than liked, counted over the whole history, and liked elsewhere. A user who
+    liked nothing has the best rated third taken as liked: the prompt must say something.
     """
     if history.empty:
         raise StudyError("An empty history has no facts; leave the user out or give one interaction.")
@@ -64,12 +68,13 @@ def history_facts(history: pd.DataFrame, items: pd.DataFrame, config: DataConfig
         liked = history.nlargest(max(1, len(history) // 3), "rating", keep="first")
     best = liked.iloc[::-1].sort_values("rating", ascending=False, kind="stable")
     table = items.iloc[liked.item]
-    disliked = items.iloc[history[history.rating <= config.dislike_threshold].item]
+    likes, dislikes = _genres(table), _genres(items.iloc[history[history.rating <= config.dislike_threshold].item])
+    avoided = {genre for genre, count in dislikes.items() if count > likes[genre]}
     return Facts(
         titles=tuple(plain_title(items.iloc[i]) for i in best.item[: LIMITS["titles"]]),
-        liked=_counts((g.lower() for row in table.genres for g in row), LIMITS["liked"]),
-        disliked=_counts((g.lower() for row in disliked.genres for g in row), LIMITS["disliked"]),
-        decades=_counts((f"{y // 10 * 10}s" for y in table.year.dropna()), LIMITS["decades"]),
+        liked=_most(Counter({genre: n for genre, n in likes.items() if genre not in avoided}), LIMITS["liked"]),
+        disliked=_most(Counter({genre: n for genre, n in dislikes.items() if genre in avoided}), LIMITS["disliked"]),
+        decades=_most(Counter(f"{year // 10 * 10}s" for year in table.year.dropna()), LIMITS["decades"]),
     )
 
 

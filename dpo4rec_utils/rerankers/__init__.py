@@ -22,11 +22,11 @@ ADAPTER_CLASSES = {
 }
 
 
-def build_reranker(backbone: str, config, items: int, genres, text_dim: int) -> KnowledgeReranker:
-    """A re-ranker by name. `genres`: (items, G) float32 membership; `text_dim`: width of the text vectors."""
+def build_reranker(backbone: str, config, genres, text_dim: int) -> KnowledgeReranker:
+    """A re-ranker by name. `genres`: (I, G) float32 membership; `text_dim`: width of the text vectors."""
     adapter = ADAPTER_CLASSES[config.adapter](text_dim, config.knowledge_dim, config.dropout)
     core = BACKBONE_CLASSES[backbone](config.hidden, config.heads, config.dropout)
-    return KnowledgeReranker(core, adapter, config, items, genres, text_dim)
+    return KnowledgeReranker(core, adapter, config, genres, text_dim)
 
 
 __all__ = ["KnowledgeReranker", "build_reranker", "BACKBONE_CLASSES", "ADAPTER_CLASSES"]

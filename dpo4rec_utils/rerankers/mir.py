@@ -5,9 +5,10 @@ from torch import nn
 
 
 class MIR(nn.Module):
-    """Set-to-list interactions: candidates among themselves, the history in order, and each candidate with the history.
+    """MIR, reduced: one encoder layer over the candidates, then each candidate attends to the history's items.
 
-    SLAttention (section 4.3) is item-level attention with a learnt decay by recency. forward(x (B, C, H),
+    Of the paper's SLAttention (section 4.3) the item level is here, with a learnt decay by age; its feature level and the
+    encoding of the history by itself are not. forward(x (B, C, H),
     history=(h (B, T, H), mask (B, T) bool, True where there is an item)) -> (B, C).
     """
 

@@ -5,8 +5,9 @@ from torch import nn
 
 
 class PRM(nn.Module):
-    """Position embedding, one transformer encoder block over the list, a linear score.
+    """PRM, reduced: position embedding, one transformer encoder block over the list, a linear score.
 
+    Without the paper's pretrained personalised vector: the user's text stands for it.
     forward(x (B, C, H), history=None) -> (B, C), C at most 64.
     """
 

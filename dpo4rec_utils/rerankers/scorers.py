@@ -9,6 +9,7 @@ import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
@@ -17,7 +18,9 @@ from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.metrics import CUTOFFS, METRICS, log_likelihood, ranked_labels, user_means
 from dpo4rec_utils.rerankers.training import Task, arm_scores, history_table, train_all
 from dpo4rec_utils.seeds import derive_seed
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.store import Stage, write_values
+
+PAIRED = ("ndcg", "map")  # whose values by user are kept, at 7
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Scorers:
         kind, name = (
             ("ablation", f"{ablation}-{protocol}-{arm.name}") if ablation else ("own", f"{protocol}-{arm.name}")
         )
-        reranker, tasks = replace(self.config.reranker, **change), {}
+        reranker, tasks = self.config.reranker.changed(**change), {}
         for backbone in backbones or self.config.evaluation.backbones:
             for number in range(self.config.evaluation.seeds):
                 seed = derive_seed(self.seed, "own", protocol, backbone, number)
@@ -88,10 +91,11 @@ class Scorers:
             jobs = {f"{backbone}-{seed}": task for (backbone, seed), task in tasks.items()}
             title, workers = f"{kind} {name.replace('-', ' ')}", self.config.evaluation.workers
             done = train_all(jobs, folder / "models", workers, title, dict.fromkeys(jobs, finish))
-            arms = {
-                arm: _summary(done, tasks, arm, test) | {"validation": _validation(done, tasks, arm, validation)}
-                for arm in texts
-            }
+            arms = {arm: _means(done, tasks, arm, test) for arm in texts}
+            values = [_test_values(done, tasks, arm, test) for arm in texts]
+            if protocol == "popularity":  # which the power analysis is of
+                values += [_validation_values(done, tasks, arm, validation) for arm in texts]
+            write_values(pd.concat(values, ignore_index=True), folder)
             return {"protocol": protocol, "scorer": "shared" if kind == "shared" else "own", "arms": arms}
 
         depends = {
@@ -104,31 +108,51 @@ class Scorers:
         return Stage(kind, name, depends, build)
 
 
-def _validation(done: dict, cells, arm: str, lists: CandidateLists) -> dict:
-    """Validation users' NDCG@7 a backbone: (seeds, users), for recipe choices and the power analysis."""
-    users, out = np.unique(lists.user), {}
+def _seeds(cells) -> dict[str, list[int]]:
+    """backbone -> its training seeds, in order."""
+    found: dict[str, list[int]] = {}
     for backbone, seed in cells:
-        ranked = ranked_labels(done[f"{backbone}-{seed}"][f"validation/{arm}"], lists.labels)
-        value = user_means(METRICS["ndcg"](ranked, 7), lists.user, users)
-        out.setdefault(backbone, []).append(value.round(6).tolist())
-    return out
+        found.setdefault(backbone, []).append(seed)
+    return found
 
 
-def _summary(done: dict, cells, arm: str, lists: CandidateLists) -> dict:
-    """Metrics from test scores (L, C): list and user means a seed, user values averaged over seeds."""
-    users = np.unique(lists.user)
-    seeds: list[dict] = []
-    by_user: dict[str, list] = {}
+def _means(done: dict, cells, arm: str, lists: CandidateLists) -> dict:
+    """Means of every metric: 'backbone/metric' -> `list` and `user` means, a value a training seed; `lists`, how many."""
+    users, means = np.unique(lists.user), {}
     for backbone, seed in cells:
         scores = done[f"{backbone}-{seed}"][f"scores/{arm}"]
         ranked = ranked_labels(scores, lists.labels)
         values = {f"{m}@{k}": f(ranked, k) for m, f in METRICS.items() for k in CUTOFFS}
         values["log_likelihood@10"] = log_likelihood(scores, lists.labels)
         for name, value in values.items():
-            mean = user_means(value, lists.user, users)
-            by_user.setdefault(f"{backbone}/{name}", []).append(mean)
-            seeds.append(
-                {"backbone": backbone, "seed": seed, "metric": name, "list": value.mean(), "user": mean.mean()}
-            )
-    averaged = {name: np.mean(values, axis=0).round(6).tolist() for name, values in by_user.items()}
-    return {"seeds": seeds, "by_user": averaged, "users": users.tolist(), "lists": len(lists)}
+            cell = means.setdefault(f"{backbone}/{name}", {"list": [], "user": []})
+            cell["list"].append(round(float(value.mean()), 6))
+            cell["user"].append(round(float(user_means(value, lists.user, users).mean()), 6))
+    return {"means": means, "lists": len(lists)}
+
+
+def _test_values(done: dict, cells, arm: str, lists: CandidateLists) -> pd.DataFrame:
+    """Test users' values of the paired metrics, averaged over seeds (seed -1)."""
+    users, frames = np.unique(lists.user), []
+    for backbone, seeds in _seeds(cells).items():
+        ranked = [ranked_labels(done[f"{backbone}-{seed}"][f"scores/{arm}"], lists.labels) for seed in seeds]
+        for metric in PAIRED:
+            value = np.mean([user_means(METRICS[metric](one, 7), lists.user, users) for one in ranked], axis=0)
+            frames.append(_frame((arm, backbone, f"{metric}@7", "test"), -1, users, value))
+    return pd.concat(frames)
+
+
+def _validation_values(done: dict, cells, arm: str, lists: CandidateLists) -> pd.DataFrame:
+    """Validation users' NDCG@7, a training seed each, for recipe choices and the power analysis."""
+    users, frames = np.unique(lists.user), []
+    for backbone, seed in cells:
+        ranked = ranked_labels(done[f"{backbone}-{seed}"][f"validation/{arm}"], lists.labels)
+        value = user_means(METRICS["ndcg"](ranked, 7), lists.user, users)
+        frames.append(_frame((arm, backbone, "ndcg@7", "validation"), seed, users, value))
+    return pd.concat(frames)
+
+
+def _frame(names: tuple[str, str, str, str], seed: int, users: np.ndarray, value: np.ndarray) -> pd.DataFrame:
+    columns = dict(zip(("arm", "backbone", "metric", "split"), names, strict=True))
+    numbers = {"seed": np.int8(seed), "user": users.astype(np.int32), "value": value}
+    return pd.DataFrame(columns | numbers)

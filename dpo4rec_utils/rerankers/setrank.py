@@ -5,8 +5,9 @@ from torch import nn
 
 
 class SetRank(nn.Module):
-    """One induced multi-head self-attention block (IMSAB, eq. 9-10): learnt points attend to the set, the set to them.
+    """SetRank, reduced to one block after IMSAB (eq. 9-10): learnt points attend to the set, the set to them.
 
+    The inner attention has no feed-forward part, and there is no ordinal embedding: the lists have no initial ranking.
     forward(x (B, C, H), history=None) -> (B, C); permuting candidates permutes their scores.
     """
 

@@ -76,7 +76,7 @@ def history_table(cohort, limit: int = 15, like_threshold: float = 4) -> np.ndar
 
 def _model(task: Task):
     genres = torch.from_numpy(np.array(task.genres))
-    return build_reranker(task.backbone, task.config, len(genres), genres, task.item_text.shape[1])
+    return build_reranker(task.backbone, task.config, genres, task.item_text.shape[1])
 
 
 def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:

@@ -75,7 +75,7 @@ class RewardModel:
 class RewardModels:
     """The reward models of one configuration.
 
-    `seen`: the policies whose texts a reward model is trained on, oldest first.
+    `sources`: the policies whose texts a reward model is trained on, oldest first.
     """
 
     def __init__(self, knowledge: Knowledge, scorers: Scorers):
@@ -94,11 +94,11 @@ class RewardModels:
         templates = self.knowledge.template_vectors(self.config.reward.templates, full=False)
         return np.concatenate([*samples, templates], axis=1)
 
-    def of(self, policy: Policy, seen: list[Policy], llm_only: bool = False) -> RewardModel:
-        """The reward model of a policy's texts, trained on the texts of `seen` and templates (not with `llm_only`)."""
+    def of(self, policy: Policy, sources: list[Policy], llm_only: bool = False) -> RewardModel:
+        """The reward model of a policy's texts, trained on the texts of `sources` and templates (not with `llm_only`)."""
         name = policy.name + ("-llm-only" if llm_only else "")
         text, seed = self.knowledge.vectors(policy), derive_seed(self.seed, "reward", name)
-        mixture = np.concatenate([self.knowledge.vectors(p) for p in seen], 1) if llm_only else self.mixture(seen)
+        mixture = np.concatenate([self.knowledge.vectors(p) for p in sources], 1) if llm_only else self.mixture(sources)
         train = self.cohort.of("train")
         fold = user_folds(train, self.config.reward.folds, seed)
         trainings = self._trainings(mixture, fold, seed)
@@ -141,8 +141,8 @@ class RewardModels:
         out, llm = {}, self.config.llm
         for split, samples in (("train", llm.train_samples), ("validation", llm.evaluation_samples)):
             for kind in KINDS:
-                half = split_half(merged[kind][:, :samples], self.lists, self.cohort.of(split))
-                out[f"{split}/{kind}"] = {key: half[key] for key in ("r", "gain", "users")}
+                found = split_half(merged[kind][:, :samples], self.lists, self.cohort.of(split))
+                out[f"{split}/{kind}"] = {key: found[key] for key in ("r", "gain", "users")}
         return out
 
     def _densities(self, merged: dict) -> dict:
@@ -150,8 +150,8 @@ class RewardModels:
         train = self.cohort.of("train")
         halves = {kind: split_half(merged[kind], self.lists, train) for kind in KINDS}
         return {
-            kind: {"r": half["r"], "users": half["users"]} | density(half["x"], half["y"])
-            for kind, half in halves.items()
+            kind: {"r": found["r"], "users": found["users"]} | density(found["x"], found["y"])
+            for kind, found in halves.items()
         }
 
 

@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dpo4rec_utils.arms import VARIANTS
 from dpo4rec_utils.data.cohort import SPLITS
@@ -18,7 +19,7 @@ from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_a
 from dpo4rec_utils.rewards.model import RewardModel, RewardModels
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.store import Stage, write_values
 
 REFEREE_KINDS = ("log_likelihood", "ndcg")
 
@@ -42,9 +43,9 @@ class Judged:
 def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stage:
     """Rewards that scorers who never gave one assign to every policy of the loop, by split; and the models' claim.
 
-    Referees are trained on texts of `policy` (zero-shot) and templates. Per arm, split and kind: a mean by user, averaged
-    over backbones and seeds. 'train_later' are train users' later lists, which neither referees, reward models nor pairs
-    have read.
+    Referees are trained on texts of `policy` (zero-shot) and templates. Values by user, averaged over backbones and seeds:
+    arm, split, kind, user, value. 'train_later' are train users' later lists, which neither referees, reward models nor
+    pairs have read. Kind 'claimed' is what a round's reward model gives to its texts less the texts before it.
     """
     config, data = models.config, models.knowledge.data
     trained_on, parts = models.mixture([policy]), _parts(models)
@@ -57,14 +58,14 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
     def build(folder):
         finish = functools.partial(_keep_rewards, parts=parts, texts=judged.texts)
         done = train_all(tasks, folder / "models", config.evaluation.workers, "referees", dict.fromkeys(tasks, finish))
-        out = {}
+        frames = [_claims(models, judged)]
         for name, (split, lists), kind in itertools.product(judged.texts, parts.items(), REFEREE_KINDS):
             if judged_split(name, split):
                 mean = np.mean([arrays[f"{name}/{split}/{kind}"] for arrays in done.values()], axis=0)
                 users = data.cohort.of(split) if split in SPLITS else np.unique(lists.user)
-                out[f"{name}/{split}/{kind}"] = user_rewards(mean[:, None], lists, users)[:, 0].round(6).tolist()
-        names = {"policies": judged.policies, "loop": judged.loop, "others": judged.others}
-        return names | {"values": out, "claims": _claims(models, judged)}
+                frames.append(_frame(name, split, kind, users, user_rewards(mean[:, None], lists, users)[:, 0]))
+        write_values(pd.concat(frames, ignore_index=True), folder)
+        return {"policies": judged.policies, "loop": judged.loop, "others": judged.others}
 
     depends = {
         "trainings": {name: task.key for name, task in tasks.items()},
@@ -99,18 +100,22 @@ def _keep_rewards(task, trained, parts: dict, texts: dict) -> dict:
     return out
 
 
-def _claims(models: RewardModels, judged: Judged) -> dict[str, list[float]]:
-    """'policy/split' -> each user's claimed change by the policy's round; train users by models without their lists."""
-    found = {}
+def _frame(arm: str, split: str, kind: str, users: np.ndarray, value: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"arm": arm, "split": split, "kind": kind, "user": users.astype(np.int32), "value": value})
+
+
+def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
+    """Each user's claimed change by every round's policy; train users by models trained without their lists."""
+    found = []
     for before, after in itertools.pairwise(judged.loop):
         for split in ("train", "validation"):
             users, texts = models.cohort.of(split), (judged.texts[before], judged.texts[after])
-            found[f"{after}/{split}"] = claimed_change(judged.rounds[after], *texts, users)
-    return found
+            found.append(_frame(after, split, "claimed", users, claimed_change(judged.rounds[after], *texts, users)))
+    return pd.concat(found)
 
 
-def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> list[float]:
+def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> np.ndarray:
     """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts (U, S, T) each."""
     scored = model.rescore(np.concatenate([before, after], axis=1))["log_likelihood"]
     old, new = (np.nanmean(part, axis=1) for part in np.split(scored, [before.shape[1]], axis=1))
-    return user_rewards((new - old)[:, None], model.lists, users)[:, 0].round(6).tolist()
+    return user_rewards((new - old)[:, None], model.lists, users)[:, 0]

@@ -9,7 +9,7 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     """Reliability of a reward over the texts of a user, from two halves of the user's lists (even and odd).
 
     Returns `r`, the correlation of the halves' deviations from the user's mean over texts; `gain`, what the best text by
-    one half gains on the other half over the mean text, and `half`, half of its 95 % interval over users; `users`, those
+    one half gains on the other half over the mean text, and `ci_half`, half the width of its 95 % interval over users; `users`, those
     with two lists or more; `x` and `y`, the points.
     """
     first, second = [], []
@@ -19,7 +19,7 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
             first.append(mine[::2].mean(axis=0))
             second.append(mine[1::2].mean(axis=0))
     if not first:
-        return {"r": float("nan"), "gain": float("nan"), "half": float("nan"), "users": 0, "x": [], "y": []}
+        return {"r": float("nan"), "gain": float("nan"), "ci_half": float("nan"), "users": 0, "x": [], "y": []}
     a, b = (np.array(half) - np.array(half).mean(axis=1, keepdims=True) for half in (first, second))
     rows = np.arange(len(a))
     gain = (b[rows, a.argmax(axis=1)] + a[rows, b.argmax(axis=1)]) / 2
@@ -27,7 +27,7 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     spread = a.std() * b.std()
     r = float((a * b).mean() / spread) if spread > 0 else float("nan")
     points = {"x": a.ravel().tolist(), "y": b.ravel().tolist()}
-    return {"r": r, "gain": float(gain.mean()), "half": float(interval), "users": len(a)} | points
+    return {"r": r, "gain": float(gain.mean()), "ci_half": float(interval), "users": len(a)} | points
 
 
 def density(x, y, bins: int = 41) -> dict:

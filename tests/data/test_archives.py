@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dpo4rec_utils.config import DataConfig
-from dpo4rec_utils.datasets import movielens
-from dpo4rec_utils.lists import build_cohort, build_lists
+from dpo4rec_utils.data import movielens
+from dpo4rec_utils.data.cohort import build_cohort
+from dpo4rec_utils.data.lists import Draw, build_lists
 
 FOLDER = Path(os.environ.get("DPO4REC_ASSETS", "."))
 pytestmark = pytest.mark.data
@@ -25,4 +26,4 @@ def test_ml_1m_in_the_official_layout():
     assert len(data.users) == 6040 and len(data.items) == 3883 and len(data.interactions) > 999_000
     config = DataConfig(name="ml-1m", max_users=200)
     cohort = build_cohort(data, config, 1)
-    assert len(build_lists(data, cohort, "popularity", config, 1)) > 1000
+    assert len(build_lists(data, cohort, config, Draw("popularity", 1))) > 1000

@@ -1,15 +1,14 @@
 """Prefix sharing against stock trl: the same loss and LoRA gradients, on a tiny model and on one SmolLM2 batch."""
 
-from dataclasses import replace
-
 import pandas as pd
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dpo4rec_utils import alignment, packing
+from dpo4rec_utils.alignment import packing, trainers
+from dpo4rec_utils.alignment.trainers import Run
 from dpo4rec_utils.config import LOSSES, AlignmentConfig
-from dpo4rec_utils.policies import Policy, load_tokenizer
+from dpo4rec_utils.knowledge.policies import Policy, load_tokenizer
 
 PROMPTS = ["Movies liked: Heat.\nThis viewer enjoys", "Movies liked: Alien; Aliens; The Thing.\nThis viewer enjoys"]
 PAIRS = pd.DataFrame(
@@ -20,7 +19,7 @@ PAIRS = pd.DataFrame(
     ],
     columns=["prompt", "chosen", "rejected"],
 )
-CONFIG = replace(AlignmentConfig(), lora_rank=4, batch_size=4)
+CONFIG = AlignmentConfig().changed(lora_rank=4, batch_size=4)
 NOISY = ("sigmoid", "robust", "exo_pair")  # losses with a label_smoothing to set
 EMBEDDED = Policy("zero_shot", "embedded")
 
@@ -41,8 +40,8 @@ def test_packing_by_hand():
 
 def test_a_forward_pass_holds_two_prompts_or_so():
     whole, single = pd.Series(list("aaaabbbb")), pd.Series(list("abcdefgh"))
-    assert alignment.micro_batch(whole, 16) == 4 and alignment.micro_batch(single, 16) == 2
-    assert alignment.micro_batch(single, 1) == alignment.micro_batch(whole, 3) == 1, "the batch size must be kept"
+    assert trainers.micro_batch(whole, 16) == 4 and trainers.micro_batch(single, 16) == 2
+    assert trainers.micro_batch(single, 1) == trainers.micro_batch(whole, 3) == 1, "the batch size must be kept"
 
 
 def tiny_model(*_):
@@ -60,11 +59,11 @@ def tiny_model(*_):
 
 def loss_and_gradients(folder, implementation, loss="sigmoid", smoothing=0.0, model=None):
     """Loss and LoRA gradients of one batch, LoRA's B set away from zero so that every gradient counts."""
-    config = replace(CONFIG, implementation=implementation, loss=loss, label_smoothing=smoothing)
+    config = CONFIG.changed(implementation=implementation, loss=loss, label_smoothing=smoothing)
     with pytest.MonkeyPatch.context() as patch:
         if model:
-            patch.setattr(alignment, "load_model", model)
-        trainer = alignment.dpo_trainer(EMBEDDED, PAIRS, folder, config, 3, "fp32")
+            patch.setattr(trainers, "load_model", model)
+        trainer = trainers.dpo_trainer(EMBEDDED, PAIRS, Run(folder, config, 3, "fp32"))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
@@ -125,12 +124,13 @@ def test_supervised_loss_and_gradients_equal_stock(tmp_path):
     table = PAIRS.rename(columns={"chosen": "completion"})
     found = {}
     for kind in ("prefix_shared", "stock"):
-        trainers = []
+        found_trainers = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(alignment, "load_model", tiny_model)
-            patch.setattr(alignment, "_run", lambda trainer, folder, title, keep=trainers: keep.append(trainer))
-            alignment.warm_start(EMBEDDED, table, tmp_path / kind, replace(CONFIG, implementation=kind), 3, "fp32")
-        trainer = trainers[0]
+            patch.setattr(trainers, "load_model", tiny_model)
+            patch.setattr(trainers, "_train", lambda trainer, run, keep=found_trainers: keep.append(trainer))
+            run = Run(tmp_path / kind, CONFIG.changed(implementation=kind), 3, "fp32")
+            trainers.warm_start(EMBEDDED, table, run)
+        trainer = found_trainers[0]
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(table))])
         value = trainer.compute_loss(trainer.model, batch)
         value.backward()
@@ -143,12 +143,12 @@ def test_supervised_loss_and_gradients_equal_stock(tmp_path):
 def test_grpo_reads_the_stored_texts_and_rewards(tmp_path):
     texts, rewards = [" crime dramas.", " slow crime stories.", " cartoons.", " musicals."], [0.2, -0.4, None, 0.5]
     groups = pd.DataFrame([(PROMPTS[0], texts, rewards)], columns=["prompt", "texts", "rewards"])
-    trainers = []
+    kept = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignment, "load_model", tiny_model)
-        patch.setattr(alignment, "_run", lambda trainer, folder, title: trainers.append(trainer))
-        alignment.grpo(EMBEDDED, groups, tmp_path, CONFIG, 3, "fp32")
-    (trainer,) = trainers
+        patch.setattr(trainers, "load_model", tiny_model)
+        patch.setattr(trainers, "_train", lambda trainer, run: kept.append(trainer))
+        trainers.grpo(EMBEDDED, groups, Run(tmp_path, CONFIG, 3, "fp32"))
+    (trainer,) = kept
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -177,11 +177,11 @@ def test_grpo_reads_the_stored_texts_and_rewards(tmp_path):
 
 def test_truncation_is_refused(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignment, "load_model", tiny_model)
-        trainer = alignment.dpo_trainer(EMBEDDED, PAIRS, tmp_path, CONFIG, 3, "fp32")
+        patch.setattr(trainers, "load_model", tiny_model)
+        trainer = trainers.dpo_trainer(EMBEDDED, PAIRS, Run(tmp_path, CONFIG, 3, "fp32"))
     trainer.args.max_length = 8
     with pytest.raises(ValueError, match="max_length=None"):
-        alignment.PrefixSharedDPOTrainer(
+        trainers.PrefixSharedDPOTrainer(
             tiny_model(),
             args=trainer.args,
             train_dataset=trainer.train_dataset,
@@ -190,5 +190,5 @@ def test_truncation_is_refused(tmp_path):
 
 
 def test_no_pairs_is_one_sentence(tmp_path):
-    with pytest.raises(alignment.StudyError, match="No preference pairs"):
-        alignment.dpo_trainer(EMBEDDED, PAIRS[:0], tmp_path, CONFIG, 3, "fp32")
+    with pytest.raises(trainers.StudyError, match="No preference pairs"):
+        trainers.dpo_trainer(EMBEDDED, PAIRS[:0], Run(tmp_path, CONFIG, 3, "fp32"))

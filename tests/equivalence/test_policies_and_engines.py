@@ -6,12 +6,14 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from peft import LoraConfig, get_peft_model
 
-from dpo4rec_utils import alignment, assets, policies
-from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils import assets
+from dpo4rec_utils.alignment import log_probs
 from dpo4rec_utils.config import EncoderConfig, LLMConfig
-from dpo4rec_utils.encoding import TextEncoder
-from dpo4rec_utils.sampling.openvino import OpenVINOSampler
-from dpo4rec_utils.sampling.transformers import TransformersSampler
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge import gguf_export, policies
+from dpo4rec_utils.knowledge.encoder import TextEncoder
+from dpo4rec_utils.knowledge.engines.openvino import OpenVINOSampler
+from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
 
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\nThis viewer enjoys"
 PROMPTS = [CHAT.format(f"Movies liked: Alien; Heat {n}.") for n in range(3)]
@@ -30,7 +32,7 @@ def adapted(tmp_path_factory):
 
 @pytest.mark.parametrize(("matrices", "precision"), [("Q8_0", 1e-2), ("F16", 1e-3)])
 def test_gguf_holds_the_merged_weights(adapted, tmp_path, matrices, precision):
-    path = policies.export_gguf(adapted, tmp_path / "policy.gguf", matrices)
+    path = gguf_export.export_gguf(adapted, tmp_path / "policy.gguf", matrices)
     tensors = {t.name: t for t in GGUFReader(path).tensors}
     weights = policies.load_model(adapted).state_dict()
     down = tensors["blk.3.ffn_down.weight"]
@@ -75,7 +77,7 @@ def test_a_model_that_is_nowhere_is_one_sentence(monkeypatch, tmp_path):
     with pytest.raises(StudyError, match="could not be loaded"):
         policies.load_model(policies.Policy("x", str(tmp_path)))
     with pytest.raises(StudyError, match="set llm.engine: transformers|Set llm.engine: transformers"):
-        policies.export_gguf(policies.Policy("x", str(tmp_path)), tmp_path / "x.gguf")
+        gguf_export.export_gguf(policies.Policy("x", str(tmp_path)), tmp_path / "x.gguf")
 
 
 def test_encoder_memory_batches_and_pooling(tmp_path):
@@ -99,7 +101,7 @@ def test_encoder_memory_batches_and_pooling(tmp_path):
 
 def test_completion_log_probs_equal_a_plain_forward():
     base = policies.Policy("zero_shot", "embedded")
-    found = alignment.completion_log_probs(base, PROMPTS[:2], [" crime.", " slow films and more."])
+    found = log_probs.completion_log_probs(base, PROMPTS[:2], [" crime.", " slow films and more."])
     model, tokenizer = policies.load_model(base), policies.load_tokenizer("embedded")
     for value, prompt, text in zip(found, PROMPTS, [" crime.", " slow films and more."], strict=False):
         head, tail = tokenizer(prompt).input_ids, tokenizer(text).input_ids

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dpo4rec_utils import lists as candidate
-from dpo4rec_utils import training
 from dpo4rec_utils.config import BACKBONES, DataConfig, RerankerConfig
-from dpo4rec_utils.lists import genre_matrix
+from dpo4rec_utils.data import cohort as users
+from dpo4rec_utils.data import lists as candidate
+from dpo4rec_utils.data.dataset import genre_matrix
 from dpo4rec_utils.metrics import log_likelihood
-from dpo4rec_utils.rerankers import build_reranker
+from dpo4rec_utils.rerankers import build_reranker, training
 from tests.conftest import made_dataset
 
 CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, genre_dim=4, epochs=3, batch_size=16)
@@ -20,8 +20,8 @@ CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, genre_dim=4, epoch
 @pytest.fixture(scope="module")
 def task():
     dataset = made_dataset()
-    cohort = candidate.build_cohort(dataset, DataConfig(), 0)
-    made = candidate.build_lists(dataset, cohort, "popularity", DataConfig(), 0)
+    cohort = users.build_cohort(dataset, DataConfig(), 0)
+    made = candidate.build_lists(dataset, cohort, DataConfig(), candidate.Draw("popularity", 0))
     rng = np.random.default_rng(0)
     text = rng.normal(size=(len(cohort.users), 3, 12)).astype(np.float32)
     text[2, 1:] = np.nan
@@ -34,7 +34,7 @@ def task():
 @pytest.mark.parametrize("adapter", ["hea", "moe", "mlp"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_shuffling_knowledge_moves_scores(task, backbone, adapter):
-    config = replace(CONFIG, adapter=adapter)
+    config = CONFIG.changed(adapter=adapter)
     trained = training.train_reranker(replace(task, backbone=backbone, config=config))
     own = replace(task, backbone=backbone, config=config)
     model = training.load_reranker(own, trained)
@@ -55,7 +55,7 @@ def test_training_repeats_and_learns(task, backbone):
     assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
     other = training.train_reranker(replace(task, backbone=backbone, seed=6))
     assert other.validation != first.validation
-    long = training.train_reranker(replace(task, backbone=backbone, config=replace(CONFIG, epochs=12)))
+    long = training.train_reranker(replace(task, backbone=backbone, config=CONFIG.changed(epochs=12)))
     assert long.losses[-1] < long.losses[0] - 0.01
 
 
@@ -76,7 +76,7 @@ def test_the_temperature_is_the_best_and_keeps_the_order(task):
 @pytest.mark.parametrize("backbone", ["setrank", "dasalc"])
 def test_set_rankers_ignore_the_order_of_candidates(backbone):
     torch.manual_seed(0)
-    model = build_reranker(backbone, CONFIG, 40, torch.rand(40, 3), 12).eval()
+    model = build_reranker(backbone, CONFIG, torch.rand(40, 3), 12).eval()
     items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
     order = torch.randperm(10)
     assert torch.allclose(model(items[:, order], user, text), model(items, user, text)[:, order], atol=1e-5)
@@ -84,7 +84,7 @@ def test_set_rankers_ignore_the_order_of_candidates(backbone):
 
 def test_mir_reads_the_history_and_padding_is_ignored():
     torch.manual_seed(0)
-    model = build_reranker("mir", CONFIG, 40, torch.rand(40, 3), 12).eval()
+    model = build_reranker("mir", CONFIG, torch.rand(40, 3), 12).eval()
     items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
     short, other = torch.tensor([[20, 21, 22]]), torch.tensor([[20, 25, 22]])
     padded = torch.tensor([[-1, -1, 20, 21, 22]])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dpo4rec_utils.config import LLMConfig
-from dpo4rec_utils.policies import Policy, load_model
-from dpo4rec_utils.sampling.transformers import TransformersSampler
+from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
+from dpo4rec_utils.knowledge.policies import Policy, load_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

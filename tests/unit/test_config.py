@@ -1,11 +1,13 @@
 """A typo, a wrong type or a value out of range is an error that names the key, the value and what is allowed."""
 
-import dataclasses
-
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from dpo4rec_utils import cli
-from dpo4rec_utils.config import ABLATIONS, ConfigError, derive_seed, load_config, load_notebook_config
+from dpo4rec_utils.arms import VARIANTS
+from dpo4rec_utils.config import PROFILES, ConfigError, load_config, notebook_parameters, read_yaml
+from dpo4rec_utils.seeds import derive_seed
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ from dpo4rec_utils.config import ABLATIONS, ConfigError, derive_seed, load_confi
         ({"llm": {"engine": "vllm"}}, ("llm.engine", "'vllm'", "openvino, transformers")),
         ({"alignment": {"warm_start": 1}}, ("alignment.warm_start", "1", "bool")),
         ({"alignment": {"rounds": True}}, ("alignment.rounds", "True", "int")),
-        ({"evaluation": {"arms": ["item", "itme"]}}, ("evaluation.arms", "itme", "title_mean")),
+        ({"evaluation": {"arms": ["item", "itme"]}}, ("evaluation.arms", "itme", "history_mean")),
         ({"evaluation": {"backbones": "prm"}}, ("evaluation.backbones", "'prm'", "dlcm")),
         ({"sed": 1}, ("sed", "1", "seed")),
         ({"data": 5}, ("data", "5", "history_limit")),
@@ -28,6 +30,12 @@ from dpo4rec_utils.config import ABLATIONS, ConfigError, derive_seed, load_confi
         ({"evaluation": {"folds": 4}}, ("evaluation.folds", "4", "up to 3")),
         ({"evaluation": {"folds": 2}, "data": {"fold": 1}}, ("evaluation.folds", "2", "data.fold = 0")),
         ({"data": {"train_share": float("nan")}}, ("data.train_share", "nan", "0.1 to 0.9")),
+        ({"data": {"train_share": 0.9, "validation_share": 0.1}}, ("train_share", "test share")),
+        ({"evaluation": {"backbones": []}}, ("evaluation.backbones", "[]", "not empty", "dlcm")),
+        ({"evaluation": {"backbones": ["prm", "prm"]}}, ("evaluation.backbones", "prm", "each once")),
+        ({"reranker": {"hidden": 30, "heads": 4}}, ("reranker.hidden", "30", "reranker.heads", "4")),
+        ({"llm": None}, ("llm", "None", "a mapping", "temperature")),
+        ({"alignment": {"learning_rate": "1e-4"}}, ("alignment.learning_rate", "'1e-4'", "wrong type", "float")),
     ],
 )
 def test_errors_name_key_value_and_what_is_allowed(overrides, words):
@@ -41,31 +49,98 @@ def test_unknown_profile_lists_the_profiles():
         load_config("ml100k")
 
 
-def test_malformed_yaml_is_one_sentence(tmp_path):
-    (tmp_path / "mine.yaml").write_text("llm: [unclosed")
-    with pytest.raises(ConfigError, match="mine.yaml is not valid YAML") as error:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"llm: [unclosed", "not valid YAML"),
+        (b"seed: 1\nseed: 2", "the key seed is given twice"),
+        (b"data: {fold: 1, fold: 2}", "the key fold is given twice"),
+        (b"seed: !!python/object:os.system 1", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML"),
+        (b"- a list", "must be a mapping"),
+        (b"extends: nowhere", "PROFILE = 'nowhere' does not exist"),
+        (b"extends: 5", "extends = 5"),
+        (b"extends: ml-100k\nlllm: {}", "Unknown key lllm"),
+    ],
+)
+def test_a_malformed_profile_is_one_sentence(tmp_path, content, words):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as error:
         load_config(str(tmp_path / "mine.yaml"))
     assert "\n" not in str(error.value)
+
+
+def test_a_profile_extends_another_and_no_circle(tmp_path, monkeypatch):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: ml-100k\nalignment: {beta: 0.3}")
+    config, parent = load_config(str(mine)), load_config("ml-100k")
+    assert config.alignment == parent.alignment.changed(beta=0.3) and config.llm == parent.llm
+    assert config.profile == "mine"
+    (tmp_path / "a.yaml").write_text("extends: b")
+    (tmp_path / "b.yaml").write_text("extends: a")
+    monkeypatch.setattr("dpo4rec_utils.config.PROFILES", tmp_path)
+    with pytest.raises(ConfigError, match="in no circle"):
+        load_config("a")
+
+
+@pytest.mark.parametrize("name", ["...yaml", "-a.yaml", "A.yaml", "<img onerror>.yaml", "a b.yaml", "ml-100k.yaml"])
+def test_a_profile_cannot_be_named_like_a_path_a_tag_or_a_built_in_one(tmp_path, name):
+    (tmp_path / name).write_text("seed: 1")
+    with pytest.raises(ConfigError, match="PROFILE = "):
+        load_config(str(tmp_path / name))
+
+
+def test_no_profile_repeats_what_another_sets():
+    given = {path.stem: yaml.safe_load(path.read_text()) for path in PROFILES.glob("*.yaml")}
+    assert all(profile.get("extends") for name, profile in given.items() if name.startswith("ml-100k-"))
+    for profile in (p for p in given.values() if "extends" in p):
+        parent = load_config(profile["extends"]).model_dump(mode="json")
+        for part, values in profile.items():
+            if isinstance(values, dict):
+                assert all(parent[part][key] != value for key, value in values.items()), (part, values)
+
+
+def test_numbers_without_a_dot_are_numbers():
+    assert read_yaml("a: 1e-4\nb: -1E+2\nc: 5\nd: 1.5\ne: e5") == {"a": 1e-4, "b": -100.0, "c": 5, "d": 1.5, "e": "e5"}
 
 
 def test_overrides_keep_the_rest_of_the_profile_and_freeze():
     config = load_config("smoke", {"llm": {"temperature": 1}})
     assert config.llm.temperature == 1.0 and config.llm.train_samples == 4
-    assert load_config("smoke", {"alignment": {"learning_rate": "1e-4"}}).alignment.learning_rate == 1e-4
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         config.seed = 3
 
 
 def test_a_misspelt_papermill_parameter_stops_the_notebook():
-    with pytest.raises(ConfigError, match="PROFLIE = 'smoke'; allowed: PROFILE, OVERRIDES"):
-        load_notebook_config({"PROFILE": "ml-100k", "OVERRIDES": {}, "PROFLIE": "smoke", "In": [], "_i": ""})
+    with pytest.raises(ConfigError, match="PROFLIE = 'smoke'; allowed: PROFILE, OVERRIDES, MAKE"):
+        notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "PROFLIE": "smoke", "In": [], "_i": ""})
+    with pytest.raises(ConfigError, match="MAKE = 'yes' has the wrong type; allowed: True, False"):
+        notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "MAKE": "yes"})
+    assert notebook_parameters({"PROFILE": "smoke", "OVERRIDES": {}, "MAKE": True})[1] is True
 
 
-def test_command_line_parameters_are_checked_too(capsys):
-    assert cli.main(["study", "--profile", "smoke", "-p", "alignment.betta", "0.2"]) == 2
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        (("alignment.betta=0.2",), ("alignment.betta = 0.2", "beta")),
+        (("alignment.beta",), ("alignment.beta has no value", "section.key=value")),
+        (("alignment.beta=0.2", "alignment.beta=0.3"), ("given twice",)),
+        (("data.fold=[1",), ("'[1' is no YAML value",)),
+        (("data=5", "data.fold=1"), ("given twice",)),
+    ],
+)
+def test_command_line_parameters_are_checked_too(capsys, parameters, words):
+    given = [part for parameter in parameters for part in ("-p", parameter)]
+    assert cli.main(["study", "--profile", "smoke", *given]) == 2
     shown = capsys.readouterr().err
-    assert "alignment.betta = 0.2" in shown and "beta" in shown and "Traceback" not in shown
-    assert cli.overrides_of({"alignment.beta": "0.2", "seed": "3"}) == {"alignment": {"beta": 0.2}, "seed": 3}
+    assert all(word in shown for word in words) and "Traceback" not in shown and shown.count("\n") == 1, shown
+
+
+def test_every_command_explains_itself(capsys):
+    for command in ("study", "report", "assets", "doctor"):
+        assert cli.main([command, "--help"]) == 0
+        assert len(capsys.readouterr().out) > 200
+    assert cli.main(["stduy"]) == 2 and "stduy" in capsys.readouterr().err
 
 
 def test_seeds_differ_by_name_and_repeat():
@@ -73,11 +148,11 @@ def test_seeds_differ_by_name_and_repeat():
     assert len({derive_seed(1, "a", 2), derive_seed(1, "a", 3), derive_seed(2, "a", 2)}) == 3
 
 
-def test_every_ablation_is_a_valid_configuration():
-    for name, change in ABLATIONS.items():
-        change = dict(change)
-        reward, prompt = change.pop("reward", "ndcg"), change.pop("prompt", "titles")
-        assert all(change.pop(flag, True) is True for flag in ("llm_only", "grpo"))
-        assert change.pop("samples", 2) < load_config("ml-100k-thorough").llm.train_samples
-        config = load_config("smoke", {"alignment": change, "reward": {"kind": reward}, "llm": {"prompt": prompt}})
-        assert all(getattr(config.alignment, field) == value for field, value in change.items()), name
+def test_every_variant_is_a_valid_configuration_and_changes_something():
+    base = load_config("ml-100k-thorough")
+    for variant in VARIANTS.values():
+        changed = base.alignment.changed(**variant.alignment)
+        reward = base.reward.changed(kind=variant.reward or base.reward.kind)
+        prompt = base.llm.changed(prompt=variant.prompt or base.llm.prompt)
+        flags = variant.llm_only or variant.grpo or variant.samples in range(2, base.llm.train_samples)
+        assert (changed, reward, prompt) != (base.alignment, base.reward, base.llm) or flags, variant.name

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo4rec_utils import lists
-from dpo4rec_utils.artifacts import StudyError
-from dpo4rec_utils.config import DataConfig, generator
+from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.data import cohort as users
+from dpo4rec_utils.data import lists
+from dpo4rec_utils.data.lists import Draw
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.seeds import generator
 from tests.conftest import made_dataset
 
 CONFIG = DataConfig()
@@ -18,17 +21,17 @@ CONFIG = DataConfig()
 
 @given(st.integers(1, 500), st.integers(5, 50))
 def test_history_length(n, limit):
-    cut = lists.history_length(n, limit)
+    cut = users.history_length(n, limit)
     assert 1 <= cut <= limit and (cut == limit or cut == (n + 1) // 2)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from(["uniform", "popularity"]), st.integers(1, 6))
 def test_protocol_holds_for_any_seed(seed, protocol, size):
-    config = replace(CONFIG, positives_per_list=size, max_lists=3)
+    config = CONFIG.changed(positives_per_list=size, max_lists=3)
     dataset = made_dataset(seed=seed % 7)
-    cohort = lists.build_cohort(dataset, config, seed)
-    made = lists.build_lists(dataset, cohort, protocol, config, seed)
+    cohort = users.build_cohort(dataset, config, seed)
+    made = lists.build_lists(dataset, cohort, config, Draw(protocol, seed))
     rated = {u: set(rows.item_id) for u, rows in dataset.interactions.groupby("user_id")}
     ids = dataset.items.item_id.to_numpy()
     for user, items, labels, observed in zip(made.user, made.items, made.labels, made.observed, strict=True):
@@ -39,7 +42,7 @@ def test_protocol_holds_for_any_seed(seed, protocol, size):
         for item, label, seen in zip(items, labels, observed, strict=True):
             assert label == float(seen and ratings[item] >= config.like_threshold)
     assert np.bincount(made.user).max() <= 3
-    later = lists.build_lists(dataset, cohort, protocol, config, seed, later=True)
+    later = lists.build_lists(dataset, cohort, config, Draw(protocol, seed, later=True))
     for user in np.unique(later.user):
         first, second = (set(some.items[some.user == user][some.observed[some.user == user]]) for some in (made, later))
         in_time = cohort.future[user].item.tolist()
@@ -51,8 +54,8 @@ def test_protocol_holds_for_any_seed(seed, protocol, size):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_splits_are_disjoint_and_complete(seed):
-    cohort = lists.build_cohort(made_dataset(), CONFIG, seed)
-    parts = [set(cohort.of(split)) for split in lists.SPLITS]
+    cohort = users.build_cohort(made_dataset(), CONFIG, seed)
+    parts = [set(cohort.of(split)) for split in users.SPLITS]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(cohort.users)
     assert abs(len(parts[0]) - 0.6 * len(cohort.users)) <= 1 and len(parts[1]) >= 1
 
@@ -63,9 +66,9 @@ def test_no_user_is_test_in_two_folds_and_validation_stays(seed, count):
     others = count - max(1, round(count * CONFIG.validation_share))
     if 3 * (others - round(count * CONFIG.train_share)) > others:  # by rounding
         with pytest.raises(StudyError, match="data.fold = 2"):
-            lists._split(count, replace(CONFIG, fold=2), seed)
+            users._split(count, CONFIG.changed(fold=2), seed)
         return
-    splits = [lists._split(count, replace(CONFIG, fold=fold), seed) for fold in range(3)]
+    splits = [users._split(count, CONFIG.changed(fold=fold), seed) for fold in range(3)]
     times = sum((split == "test").astype(int) for split in splits)
     validation = splits[0] == "validation"
     assert all(((split == "validation") == validation).all() for split in splits)
@@ -79,8 +82,8 @@ def test_a_user_keeps_its_lists_when_others_leave(dataset):
     few = made_dataset()
     kept = few.interactions[few.interactions.user_id != "u3"].reset_index(drop=True)
     for whole, part in ((dataset, replace(few, interactions=kept)),):
-        a, b = (lists.build_cohort(d, CONFIG, 1) for d in (whole, part))
-        la, lb = (lists.build_lists(d, c, "uniform", CONFIG, 1) for d, c in ((whole, a), (part, b)))
+        a, b = (users.build_cohort(d, CONFIG, 1) for d in (whole, part))
+        la, lb = (lists.build_lists(d, c, CONFIG, Draw("uniform", 1)) for d, c in ((whole, a), (part, b)))
         ua, ub = np.flatnonzero(a.users == "u5")[0], np.flatnonzero(b.users == "u5")[0]
         assert la.items[la.user == ua].tolist() == lb.items[lb.user == ub].tolist()
 
@@ -89,7 +92,7 @@ def test_ties_in_time_keep_file_order():
     rows = [("u", f"i{i}", 4.0, 100) for i in range(12)]
     one = made_dataset()
     table = pd.concat([one.interactions, pd.DataFrame(rows, columns=one.interactions.columns)], ignore_index=True)
-    cohort = lists.build_cohort(replace(one, interactions=table), CONFIG, 0)
+    cohort = users.build_cohort(replace(one, interactions=table), CONFIG, 0)
     index = np.flatnonzero(cohort.users == "u")[0]
     assert cohort.history[index].item.tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -103,15 +106,15 @@ def test_ties_in_time_keep_file_order():
     ],
 )
 def test_a_broken_cohort_is_refused(dataset, spoil, words):
-    cohort = lists.build_cohort(dataset, CONFIG, 0)
+    cohort = users.build_cohort(dataset, CONFIG, 0)
     spoil(cohort)
     with pytest.raises(StudyError, match=words):
-        lists.check_cohort(cohort)
+        users.check_cohort(cohort)
 
 
 def test_broken_lists_are_refused(dataset):
-    cohort = lists.build_cohort(dataset, CONFIG, 0)
-    made = lists.build_lists(dataset, cohort, "uniform", CONFIG, 0)
+    cohort = users.build_cohort(dataset, CONFIG, 0)
+    made = lists.build_lists(dataset, cohort, CONFIG, Draw("uniform", 0))
     twice = made.items.copy()
     twice[0, 0] = twice[0, 1]
     with pytest.raises(StudyError, match="twice"):
@@ -126,4 +129,4 @@ def test_broken_lists_are_refused(dataset):
 
 def test_too_few_users_is_one_sentence():
     with pytest.raises(StudyError, match="only 3 users"):
-        lists.build_cohort(made_dataset(users=3), CONFIG, 0)
+        users.build_cohort(made_dataset(users=3), CONFIG, 0)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo4rec_utils import guards, preferences, prompts
-from dpo4rec_utils.artifacts import StudyError
+from dpo4rec_utils.alignment import pairs as preference
+from dpo4rec_utils.alignment.pairs import Candidates
 from dpo4rec_utils.config import AlignmentConfig, DataConfig, load_config
-from dpo4rec_utils.policies import Policy
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge import guards, prompts
+from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.study import Study
 
 ITEMS = pd.DataFrame(
@@ -83,9 +85,10 @@ def test_pairs_properties(data):
     values = st.floats(-5, 0, allow_nan=False, width=32)
     rewards = np.array([[data.draw(values) for _ in range(n)] for _ in range(users)])
     texts = [[f"text {u} {data.draw(st.integers(0, 3))}" for _ in range(n)] for u in range(users)]
-    config = replace(AlignmentConfig(), pairs_per_user=3, pairs=7, margin=0.1)
-    pairs = preferences.build_pairs(rewards, np.arange(users), ["p"] * users, texts, np.ones(users), config)
-    assert len(pairs) <= 7 and list(pairs.columns) == preferences.COLUMNS
+    config = AlignmentConfig().changed(pairs_per_user=3, pairs=7, margin=0.1)
+    choice = Candidates(np.arange(users), ["p"] * users, texts, rewards, np.ones(users))
+    pairs = preference.build_pairs(choice, config)
+    assert len(pairs) <= 7 and list(pairs.columns) == preference.COLUMNS
     for row in pairs.itertuples():
         assert rewards[row.user, row.chosen_sample] - rewards[row.user, row.rejected_sample] == row.gap > 0.1
         assert row.chosen != row.rejected
@@ -95,17 +98,21 @@ def test_pairs_properties(data):
 
 def test_best_against_worst_by_hand():
     texts = [["a", "b", "c", "d"]]
-    config = replace(AlignmentConfig(), pairs_per_user=2, pairs=10)
-    pairs = preferences.build_pairs(np.array([[0.1, 0.9, 0.5, 0.3]]), [4], ["p"], texts, np.array([1]), config)
+    config = AlignmentConfig().changed(pairs_per_user=2, pairs=10)
+    choice = Candidates(np.array([4]), ["p"], texts, np.array([[0.1, 0.9, 0.5, 0.3]]), np.array([1]))
+    pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
-    best = preferences.best_of_n(np.array([[0.1, 0.9, 0.5, 0.3]]), [4], ["p"], texts, np.array([1]), config)
+    best = preference.best_of_n(choice, config)
     assert best.completion.tolist() == ["b"]
+    assert preference.build_pairs(choice.first(3), config).rejected.tolist() == ["a"]
 
 
 def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
-    texts = {0: {i: f"t{i}" for i in range(6)}, 1: {0: "same", 2: "same", 5: "other"}}
-    pairs = pd.DataFrame([(u, "p", "x", "y", 0, 1, 1.0) for u in [0] * 300 + [1] * 20], columns=preferences.COLUMNS)
-    drawn = preferences.random_pairs(pairs, texts, np.random.default_rng(0))
+    texts = [[f"t{i}" for i in range(6)], ["same", "cut", "same", "cut", "cut", "other"]]
+    rewards = np.array([[0.0] * 6, [0.0, np.nan, 0.0, np.nan, np.nan, 0.0]])
+    choice = Candidates(np.array([0, 1]), ["p", "p"], texts, rewards, np.ones(2))
+    pairs = pd.DataFrame([(u, "p", "x", "y", 0, 1, 1.0) for u in [0] * 300 + [1] * 20], columns=preference.COLUMNS)
+    drawn = preference.random_pairs(pairs, choice, np.random.default_rng(0))
     assert len(drawn) == len(pairs) and (drawn.user == pairs.user).all() and (drawn.chosen != drawn.rejected).all()
     first = drawn[drawn.user == 0][["chosen_sample", "rejected_sample"]].to_numpy()
     assert all(len(set(three.ravel())) == 6 for three in np.split(first, 100)), "a text stands in two pairs"
@@ -119,25 +126,26 @@ def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
 
 def test_each_round_asks_other_train_users(tmp_path):
     study = Study(load_config("smoke", {"data": {"max_users": 30}, "alignment": {"pair_users": 6}}), tmp_path)
-    names = ("warm_start", "dpo_round_1", "dpo_round_2", "dpo_round_3")
-    asked = [study.pair_users(Policy(name, "embedded")).tolist() for name in names]
-    assert sorted(asked[0] + asked[1] + asked[2]) == study.cohort.of("train").tolist()
-    assert asked[3] == asked[0] == study.pair_users(study.zero_shot).tolist()
+    rounds = [study.knowledge.pair_users(Policy("p", "embedded", round=number)).tolist() for number in range(4)]
+    assert sorted(rounds[0] + rounds[1] + rounds[2]) == study.data.cohort.of("train").tolist()
+    assert rounds[3] == rounds[0] == study.knowledge.pair_users(study.zero_shot).tolist()
     every = Study(load_config("smoke", {"alignment": {"pair_users": None}}), tmp_path)
-    assert every.pair_users(every.zero_shot).tolist() == every.cohort.of("train").tolist()
+    assert every.knowledge.pair_users(every.zero_shot).tolist() == every.data.cohort.of("train").tolist()
 
 
 def test_texts_without_a_reward_make_no_pair():
-    texts, config = [["a", "b", "c", "d"]], replace(AlignmentConfig(), pairs_per_user=2, pairs=10)
+    texts, config = [["a", "b", "c", "d"]], AlignmentConfig().changed(pairs_per_user=2, pairs=10)
     rewards = np.array([[0.1, 0.9, np.nan, 0.3]])
-    pairs = preferences.build_pairs(rewards, [4], ["p"], texts, np.array([1]), config)
+    choice = Candidates(np.array([4]), ["p"], texts, rewards, np.array([1]))
+    pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a")]
-    best = preferences.best_of_n(
-        np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan] * 4]), [4, 5], ["p"] * 2, texts * 2, [1, 1], config
+    two = Candidates(
+        np.array([4, 5]), ["p"] * 2, texts * 2, np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan] * 4]), np.ones(2)
     )
+    best = preference.best_of_n(two, config)
     assert best.user.tolist() == [4] and best.completion.tolist() == ["d"]
     few = np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan, np.nan, np.nan, 1.0]])
-    group = preferences.groups(few, [4, 5], ["p"] * 2, texts * 2)
+    group = preference.groups(replace(two, rewards=few))
     assert group.user.tolist() == [4] and group.rewards[0] == [None, 0.1, 0.2, 0.3] and group.texts[0] == texts[0]
 
 

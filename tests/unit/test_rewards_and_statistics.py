@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo4rec_utils import rewards, statistics
-from dpo4rec_utils.lists import CandidateLists
+from dpo4rec_utils.data.lists import CandidateLists
+from dpo4rec_utils.evidence import statistics
+from dpo4rec_utils.rewards import model, reliability, values
 
 
 def made_lists(users):
@@ -18,16 +19,16 @@ def made_lists(users):
 def test_list_rewards_by_hand():
     scores = np.array([[[2.0, -2.0], [-2.0, 2.0], [np.nan, np.nan]]])
     labels = np.array([[1.0, 0.0]])
-    likely = rewards.list_rewards(scores, labels, "log_likelihood")[0]
+    likely = values.list_rewards(scores, labels, "log_likelihood")[0]
     assert likely[:2] == pytest.approx([-np.log1p(np.exp(-2)), -np.log1p(np.exp(2))]) and np.isnan(likely[2])
-    assert rewards.list_rewards(scores, labels, "ndcg")[0, :2] == pytest.approx([1, 1 / np.log2(3)])
-    assert rewards.list_rewards(scores, labels, "map")[0, :2] == pytest.approx([1, 0.5])
+    assert values.list_rewards(scores, labels, "ndcg")[0, :2] == pytest.approx([1, 1 / np.log2(3)])
+    assert values.list_rewards(scores, labels, "map")[0, :2] == pytest.approx([1, 0.5])
 
 
 @given(st.integers(2, 60), st.integers(2, 5), st.integers(0, 99))
 @settings(deadline=None)
 def test_folds_are_balanced(users, folds, seed):
-    fold = rewards.user_folds(np.arange(users), folds, seed)
+    fold = model.user_folds(np.arange(users), folds, seed)
     sizes = np.bincount(fold, minlength=folds)
     assert sizes.sum() == users and sizes.max() - sizes.min() <= 1
 
@@ -36,7 +37,7 @@ def test_merging_averages_the_models_that_scored_a_list():
     lists = made_lists([0, 0, 1])
     scored = {"a": lists.of_users([0]), "b": lists.of_users([0])}
     results = {"a": {"ndcg": np.array([[1.0], [0.0]])}, "b": {"ndcg": np.array([[0.0], [0.5]])}}
-    merged = rewards.merge_scored(results, scored, lists, "ndcg")
+    merged = model.merge_scored(results, scored, lists, "ndcg")
     assert merged[:2].tolist() == [[0.5], [0.25]] and np.isnan(merged[2, 0])
 
 
@@ -44,9 +45,9 @@ def test_split_half_of_a_perfect_and_of_a_noisy_reward():
     lists = made_lists(np.repeat(np.arange(200), 4))
     rng = np.random.default_rng(0)
     truth = np.repeat(rng.normal(size=(200, 6)), 4, axis=0)
-    perfect = rewards.split_half(truth, lists, np.arange(200))
+    perfect = reliability.split_half(truth, lists, np.arange(200))
     assert perfect["r"] == pytest.approx(1) and perfect["gain"] > 0.5 and perfect["users"] == 200
-    noise = rewards.split_half(rng.normal(size=truth.shape), lists, np.arange(200))
+    noise = reliability.split_half(rng.normal(size=truth.shape), lists, np.arange(200))
     assert abs(noise["r"]) < 0.12 and abs(noise["gain"]) < 0.12
 
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from dpo4rec_utils.evaluation import arm_names
+from dpo4rec_utils.understanding import breakdown
 
 from dpo4rec_utils import reports, tables
 from dpo4rec_utils import study as study_module
 from dpo4rec_utils.config import load_config
-from dpo4rec_utils.evaluation import arm_names
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
-from dpo4rec_utils.understanding import breakdown
 
 BACKBONES = ("prm", "mir")
 
