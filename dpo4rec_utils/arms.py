@@ -39,7 +39,7 @@ ARMS = {
         Arm("rft", "best-of-N fine-tuning", "is a contrast needed?", "texts", "rft"),
         Arm("random_pairs", "random pairs", "is the reward needed?", "texts", "random_pairs"),
         Arm("dpo_cold", "DPO, no warm start", "the paper's path", "texts", "dpo_cold", against=("zero_shot",)),
-        Arm("dpo_shuffled", "DPO, another user's text", "is it about this user?", "shuffled", "last", shared=False),
+        Arm("dpo_shuffled", "another user's text", "is it about this user?", "shuffled", "last", shared=False),
     )
 }
 # What the last round is compared with, in the order of the tables.

@@ -34,8 +34,8 @@ def sanity_rankers(records: Records):
     """NDCG@7 of three simple rankers on validation lists, a marker a kind of negatives."""
     table = loop_tables.sanity_rankers(records)
     shown = table[(table.metric == "ndcg") & (table.k == 7)]
-    figure, axis = plots.dots(shown, "ranker", "mean", "protocol")
-    axis.set(xlabel=f"NDCG@7, validation users' lists (n = {shown.lists.max()})")
+    figure, _ = plots.dots(shown, "ranker", "mean", "protocol")
+    plots.below(figure, f"NDCG@7, validation users' lists (n = {shown.lists.max()})")
     wide = shown.pivot(index="protocol", columns="ranker", values="mean")
     gain = wide["popularity"] - wide["random"]
     return figure, (
@@ -140,7 +140,8 @@ def texts(records: Records):
     table = guards[guards.arm.isin(shown)].melt("arm", list(facts), "says", "share")
     table = table.assign(arm=table.arm.map(label), says=table.says.map(facts))
     figure, axis = plots.dots(table, "arm", "share", "says")
-    axis.set(xlabel="share of texts (no interval shown)", xlim=(-0.03, 1.03))
+    plots.below(figure, "share of texts (no interval shown)")
+    axis.set_xlim(-0.03, 1.03)
     by_arm = guards.set_index("arm")
     last, template = by_arm.loc[records.last], by_arm.loc["template"]
     return figure, (
@@ -197,10 +198,11 @@ def headline(records: Records):
     table = tables.headline(records)
     table = table[table.protocol == "popularity"]
     shown = table.assign(baseline=table.baseline.map(label), scorer=table.scorer + " scorers")
-    figure, axis = plots.dots(shown, "baseline", "difference", "scorer", ("ci_low", "ci_high"))
-    axis.set(
-        xlabel=f"NDCG@7 of {label(records.last)} less that of ..., mean of {len(records.backbones)} backbones\n"
-        f"(bars: 95 % interval of users and seeds, n = {table.users.max()} test users)"
+    figure, _ = plots.dots(shown, "baseline", "difference", "scorer", ("ci_low", "ci_high"))
+    plots.below(
+        figure,
+        f"NDCG@7 of {label(records.last)} less that of ..., mean of {len(records.backbones)} backbones\n"
+        f"(bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
     )
     own = table[table.scorer == "own"]
     beaten, lost = own[own.ci_low > 0].baseline.map(label), own[own.ci_high < 0].baseline.map(label)
@@ -221,10 +223,11 @@ def forest(records: Records, scorer: str):
         backbone=table.backbone.map(BACKBONES),
         filled=table.p_holm < 0.05,
     )
-    figure, axis = plots.dots(shown, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
-    axis.set(
-        xlabel=f"NDCG@7 difference, {scorer} scorers (bars: 95 % interval of users and seeds,\nn = {table.users.max()} test users; "
-        "filled: p < 0.05 after Holm's correction)"
+    figure, _ = plots.dots(shown, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
+    plots.below(
+        figure,
+        f"NDCG@7 difference, {scorer} scorers (bars: 95 % interval of users and seeds, n = {table.users.max()} test users; "
+        "filled: p < 0.05 after Holm's correction)",
     )
     last = table[table.arm == records.last]
     return figure, f"With {scorer} scorers, {label(records.last)} is " + "; ".join(
@@ -253,8 +256,8 @@ def folds(records: Records):
     """The last round against each baseline, user fold by user fold, mean of the backbones."""
     table = tables.folds(records)
     shown = table.assign(against=table.scorer + ": less " + table.baseline.map(label))
-    figure, axis = plots.dots(shown, "against", "difference", "fold", ("ci_low", "ci_high"))
-    axis.set(xlabel=f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
+    figure, _ = plots.dots(shown, "against", "difference", "fold", ("ci_low", "ci_high"))
+    plots.below(figure, f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
     by_scorer = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
     return figure, (
         f"{label(records.last)} less zero-shot text, NDCG@7, in {records.folds} user folds: "
@@ -271,9 +274,10 @@ def arms(records: Records):
     table = table[(table.metric == "ndcg") & (table.k == 7) & (table.averaging == "list")]
     table = table[(table.protocol == "popularity") & (table.scorer == "own")]
     mean = table.groupby("arm", sort=False)[["mean", "std"]].mean().reset_index()
-    figure, axis = plots.dots(mean.assign(arm=mean.arm.map(label)), "arm", "mean", error="std")
-    axis.set(
-        xlabel=f"NDCG@7, test lists, mean of {table.backbone.nunique()} backbones (bars: deviation over {table.seeds.max()} seeds)"
+    figure, _ = plots.dots(mean.assign(arm=mean.arm.map(label)), "arm", "mean", error="std")
+    plots.below(
+        figure,
+        f"NDCG@7, test lists, mean of {table.backbone.nunique()} backbones (bars: deviation over {table.seeds.max()} seeds)",
     )
     ranked = mean.sort_values("mean", ascending=False).reset_index(drop=True)
     place = ranked.index[ranked.arm == records.last][0] + 1
@@ -287,9 +291,9 @@ def breakdown(records: Records):
     """Difference of the last round to zero-shot text in thirds of the test users."""
     table = tables.breakdown(records)
     shown = table.assign(group=table.fact + ", " + table.third + ": " + table.range)
-    figure, axis = plots.dots(shown, "group", "difference", error=("ci_low", "ci_high"))
-    axis.set(
-        xlabel=f"NDCG@7, {label(records.last)} less zero-shot text, shared scorers\n(bars: 95 % interval of users)"
+    figure, _ = plots.dots(shown, "group", "difference", error=("ci_low", "ci_high"))
+    plots.below(
+        figure, f"NDCG@7, {label(records.last)} less zero-shot text, shared scorers (bars: 95 % interval of users)"
     )
     widest = table.groupby("fact").difference.agg(np.ptp).idxmax()
     low, high = (table[(table.fact == widest) & (table.third == third)].difference.item() for third in ("low", "high"))
@@ -306,8 +310,8 @@ def knowledge(records: Records):
     """NDCG@7 by kind of knowledge, a marker a backbone."""
     table = loop_tables.ablation_knowledge(records)
     shown = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(BACKBONES))
-    figure, axis = plots.dots(shown, "arm", "mean", "backbone", "std")
-    axis.set(xlabel=f"NDCG@7, test lists, own scorers (bars: deviation over {table.seeds.max()} seeds)")
+    figure, _ = plots.dots(shown, "arm", "mean", "backbone", "std")
+    plots.below(figure, f"NDCG@7, test lists, own scorers (bars: deviation over {table.seeds.max()} seeds)")
     mean = table.groupby("arm", sort=False)["mean"].mean()
     return figure, (
         f"Item text changes NDCG@7 by {mean['item'] - mean['none']:+.4f} over ids alone; on top of it the user's text changes it by "
@@ -320,11 +324,11 @@ def preference(records: Records):
     """Referees' view of round 1, its controls and variants: change to the policy that the round started from."""
     table, begin = loop_tables.ablation_preference(records), loop_tables.start(records)
     table = table[(table.reward == "log_likelihood") & table.split.isin(["validation", "test"])]
-    figure, axis = plots.dots(
+    figure, _ = plots.dots(
         _with_ends(table.assign(arm=table.arm.map(label))), "arm", "difference", "split", ("low", "high")
     )
-    axis.set(
-        xlabel=f"referees' log-likelihood, change to {label(begin)} (nats a candidate)\nbars: 95 % interval of users"
+    plots.below(
+        figure, f"referees' log-likelihood, change to {label(begin)} (nats a candidate; bars: 95 % interval of users)"
     )
     named = table.set_index(["split", "arm"])
     change = named.loc[("test", "dpo_round_1")]
@@ -351,8 +355,8 @@ def adapter(records: Records):
     names["hea-no-interaction"] = "hybrid experts, no interaction"
     table = loop_tables.ablation_adapter(records)
     shown = table.assign(adapter=table.adapter.map(names), arm=table.arm.map(label))
-    figure, axis = plots.dots(shown, "adapter", "mean", "arm", "std")
-    axis.set(xlabel=f"NDCG@7 of PRM, test lists (bars: deviation over {table.seeds.max()} seeds)")
+    figure, _ = plots.dots(shown, "adapter", "mean", "arm", "std")
+    plots.below(figure, f"NDCG@7 of PRM, test lists (bars: deviation over {table.seeds.max()} seeds)")
     wide = table.pivot(index="adapter", columns="arm", values="mean")
     effect = wide[records.last] - wide["item"]
     return figure, (

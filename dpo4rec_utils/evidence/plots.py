@@ -3,6 +3,8 @@
 Series differ by marker and filling, never by colour alone. A difference axis has a line at zero.
 """
 
+import textwrap
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 
 matplotlib.rcParams.update({"svg.hashsalt": "dpo4rec", "svg.fonttype": "none"})
-sns.set_theme(context="paper", style="whitegrid", font_scale=1.15)
+sns.set_theme(context="paper", style="whitegrid", font_scale=1.15, rc={"axes.labelsize": 9, "xtick.labelsize": 9})
 # Marker, filling and line of a series: told apart without colour.
 STYLES = [
     ("o", "black", "-"),
@@ -28,6 +30,11 @@ GREYS = ["0.25", "0.6", "0.85", "0.95"]
 def blank(width: float = 6.4, height: float = 4.0, columns: int = 1, **options):
     """A figure and its axes (one, or an array of `columns`)."""
     return plt.subplots(1, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def below(figure, text: str) -> None:
+    """What the horizontal axis shows, and what the bars are, centred below the whole figure so that nothing is cut."""
+    figure.supxlabel(textwrap.fill(text, 84), fontsize=9)
 
 
 def legend_above(axis, columns: int) -> None:
@@ -58,9 +65,10 @@ def dots(table: pd.DataFrame, rows: str, x: str, series: str | None = None, erro
         axis.scatter(part[x], height, marker=marker, c=filled, edgecolors="black", s=26, zorder=3)
         axis.scatter([], [], marker=marker, c="white" if "filled" in table else fill, edgecolors="black", label=group)
     axis.set_yticks(np.arange(len(names)), names)
+    axis.set_ylim(-0.6, len(names) - 0.4)
     axis.locator_params(axis="x", nbins=6)
     if series:
-        legend_above(axis, min(4, len(groups)))
+        legend_above(axis, min(5, len(groups)))
     return figure, axis
 
 

@@ -1,0 +1,93 @@
+"""A fresh clone is read without runs/, LLM, encoder or data: reports and notebooks 05 to 07 from the committed records."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROFILES = sorted(p.parent.name for p in (ROOT / "results").glob("*/manifest.json") if p.parent.name != "smoke")
+MAKERS = ("torch", "transformers", "trl", "peft", "openvino_genai", "gguf", "datasets", "accelerate")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A checkout with records and no tables, figures or reports, on a machine where nothing that makes can be imported."""
+    root = tmp_path_factory.mktemp("clone")
+    for name in ("notebooks", "dpo4rec_utils"):
+        (root / name).symlink_to(ROOT / name)
+    for name in ("docs", "README.md"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, root / name)
+    for profile in PROFILES:
+        shutil.copytree(ROOT / "results" / profile / "records", root / "results" / profile / "records")
+        shutil.copyfile(ROOT / "results" / profile / "manifest.json", root / "results" / profile / "manifest.json")
+        for name in ("notebooks.csv", "setup.csv"):  # what a run leaves besides records
+            if (ROOT / "results" / profile / "tables" / name).exists():
+                (root / "results" / profile / "tables").mkdir(exist_ok=True)
+                shutil.copyfile(
+                    ROOT / "results" / profile / "tables" / name, root / "results" / profile / "tables" / name
+                )
+    (root / "blocked").mkdir()
+    for name in MAKERS:
+        (root / "blocked" / f"{name}.py").write_text("raise ImportError('reading makes nothing')\n")
+    return root
+
+
+def run(root: Path, *command: str) -> str:
+    environment = os.environ | {
+        "PYTHONPATH": f"{root / 'blocked'}{os.pathsep}{ROOT}",
+        "XDG_CACHE_HOME": str(root / "no-cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reported(clone):
+    return run(clone, "-m", "dpo4rec_utils", "report")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_tables_findings_and_report_are_byte_for_byte_those_committed(clone, reported, profile):
+    folders = [root / "results" / profile for root in (ROOT, clone)]
+    for part, pattern in (("tables", "*.csv"), ("figures", "*.txt"), (".", "report.html")):
+        committed, drawn = ({p.name: p.read_bytes() for p in (f / part).glob(pattern)} for f in folders)
+        assert committed and committed == drawn, part
+    assert {p.name for p in (folders[0] / "figures").iterdir()} == {p.name for p in (folders[1] / "figures").iterdir()}
+
+
+def test_reading_prints_commit_date_machine_and_versions(reported):
+    for words in ("commit ", "date 2026-", "machine ", "versions ", "torch "):
+        assert words in reported
+
+
+def test_pages_are_written_from_the_records(clone, reported):
+    for page in ("README.md", "docs/results.md"):
+        assert (clone / page).read_text() == (ROOT / page).read_text(), f"{page}: run make report"
+    assert (clone / "docs/loop.svg").read_bytes() == (ROOT / "docs/loop.svg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["05_main_results", "06_ablations", "07_iteration_and_sample_analysis"])
+def test_notebooks_are_read_without_making(clone, name):
+    out = clone / f"{name}.ipynb"
+    run(clone, "-m", "papermill", f"notebooks/{name}.ipynb", str(out), "-k", "dpo4rec", "--cwd", str(clone))
+    book = nbformat.read(out, as_version=4)
+    text = "".join(o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs)
+    assert "records | commit" in text and "versions" in text
+    assert not (clone / "runs").exists() and not (clone / "no-cache").exists()
+    for table in (clone / "results/ml-100k/tables").glob("*.csv"):
+        assert table.read_bytes() == (ROOT / "results/ml-100k/tables" / table.name).read_bytes(), table.name
+
+
+def test_a_notebook_that_has_to_make_says_so_in_one_sentence(clone):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "papermill", "notebooks/01_data_preparation.ipynb", "-", "-k", "dpo4rec"]
+    done = subprocess.run([*command, "--cwd", str(clone)], cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode and "data cohort is not made for this configuration; set MAKE = True" in done.stderr

@@ -1,0 +1,203 @@
+"""Tables of made records by hand-computed numbers, user folds pooled and apart, and records that are not as they should be."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo4rec_utils import comparison
+from dpo4rec_utils import study as study_module
+from dpo4rec_utils.arms import ARMS, Variant, arm, comparisons, label, table_arms
+from dpo4rec_utils.config import as_dict, load_config
+from dpo4rec_utils.evidence import answer, figures, pages, tables
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import MissingRecordError, StudyError
+from dpo4rec_utils.metrics import CUTOFFS, METRICS
+from dpo4rec_utils.store import Stage, Store, write_values
+
+BACKBONES = ("prm", "mir")
+USERS = (4, 5, 6)  # test users of the three folds
+CHANGE = {"evaluation": {"folds": 3, "backbones": list(BACKBONES), "seeds": 2, "shared_seeds": 2, "uniform_arms": []}}
+
+
+def scored_stage(kind: str, name: str, arms: dict[str, float], users: np.ndarray) -> Stage:
+    """A record of own or shared scorers in which an arm has the same value for every user, backbone, metric and seed."""
+
+    def build(folder):
+        rows = []
+        for one, value in arms.items():
+            for backbone in BACKBONES:
+                rows += [(one, backbone, f"{m}@7", "test", -1, user, value) for m in ("ndcg", "map") for user in users]
+                rows += [(one, backbone, "ndcg@7", "validation", seed, 0, value + 0.01 * seed) for seed in range(2)]
+                rows += [(one, backbone, "ndcg@7", "validation", seed, 1, value) for seed in range(2)]
+        columns = ["arm", "backbone", "metric", "split", "seed", "user", "value"]
+        write_values(pd.DataFrame(rows, columns=columns), folder)
+        cells = [f"{b}/{m}@{k}" for b in BACKBONES for m in METRICS for k in CUTOFFS]
+        means = {one: {cell: {"list": [v] * 2, "user": [v] * 2} for cell in cells} for one, v in arms.items()}
+        return {"arms": {one: {"means": means[one], "lists": len(users)} for one in arms}}
+
+    return Stage(kind, name, {"users": users.tolist()}, build)
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Three folds; the last round gains 0.1, 0.2, 0.3 over every other arm, and the history mean 0.05 more."""
+    config = as_dict(load_config("smoke", CHANGE))
+    names, first = table_arms(config["evaluation"], config["alignment"]), 0
+    for fold, count in enumerate(USERS):
+        store, users = Store(tmp_path, config, f"-fold{fold}" * bool(fold)), np.arange(first, first + count)
+        first += count
+        values = dict.fromkeys(names, 0.3) | {"dpo_round_2": 0.4 + 0.1 * fold, "history_mean": 0.45 + 0.1 * fold}
+        for name in names:
+            store.make(scored_stage("own", f"popularity-{name}", {name: values[name]}, users))
+        del values["none"]
+        store.make(scored_stage("shared", "popularity", values, users))
+        split = {"train": 14, "validation": 2, "test": count}
+        facts = {"user": users.tolist(), "interactions": list(range(count))}
+        store.make(Stage("data", "cohort", {"fold": fold}, lambda _, split=split: {"users": split}))
+        store.make(Stage("data", "test_users", {"fold": fold}, lambda _, facts=facts: facts))
+    return Records(tmp_path / "results" / "smoke")
+
+
+def test_pooled_folds_are_one_group_of_users():
+    def part(users, values, lists, means):
+        by_user = {"prm/ndcg@7": np.array(values)}
+        validation = {"prm": np.array([[0.1], [0.2]])}
+        summary = {"means": {"prm/ndcg@7": means}, "by_user": by_user, "users": users, "lists": lists}
+        return {"protocol": "popularity", "scorer": "own", "arms": {"item": summary | {"validation": validation}}}
+
+    first = part([3, 5], [0.2, 0.6], 10, {"list": [0.3, 0.4], "user": [0.4, 0.5]})
+    second = part([4], [1.0], 30, {"list": [0.7, 0.8], "user": [1.0, 0.8]})
+    (pooled,) = tables._pooled((first, second))["arms"].values()
+    assert (pooled["users"], pooled["lists"]) == ([3, 5, 4], 40)
+    assert pooled["by_user"]["prm/ndcg@7"].tolist() == [0.2, 0.6, 1.0]
+    means = pooled["means"]["prm/ndcg@7"]
+    assert means["list"] == pytest.approx([(10 * 0.3 + 30 * 0.7) / 40, (10 * 0.4 + 30 * 0.8) / 40])
+    assert means["user"] == pytest.approx([(2 * 0.4 + 1.0) / 3, (2 * 0.5 + 0.8) / 3])
+    assert pooled["validation"]["prm"].tolist() == [[0.1, 0.1], [0.2, 0.2]]
+
+
+def test_tables_of_folds_show_each_fold_and_all_users(records):
+    assert records.folds == 3 and tables.count_test_users(records) == sum(USERS)
+    by_fold = tables.folds(records)
+    chosen = by_fold[(by_fold.scorer == "own") & (by_fold.baseline == "zero_shot")]
+    assert chosen.difference.tolist() == pytest.approx([0.1, 0.2, 0.3], abs=1e-6) and tuple(chosen.users) == USERS
+    paired, power = tables.paired_differences_table(records), tables.power(records)
+    assert set(paired.users) == {sum(USERS)} and set(power.validation_users) == {2}
+    line = tables.headline(records).set_index(["scorer", "baseline"]).loc[("own", "zero_shot")]
+    assert line.difference == pytest.approx((4 * 0.1 + 5 * 0.2 + 6 * 0.3) / 15, abs=1e-6)
+    assert (line.better, line.worse, line.backbones) == (2, 0, 2)
+    thirds = tables.breakdown(records)
+    assert thirds.groupby("fact").users.sum().tolist() == [sum(USERS)]
+
+
+def test_losses_are_counted_like_wins(records):
+    line = tables.headline(records).set_index(["scorer", "baseline"]).loc[("own", "history_mean")]
+    assert line.difference == pytest.approx(-0.05, abs=1e-6) and (line.better, line.worse) == (0, 2)
+    table = pd.DataFrame({"difference": [0.1, -0.2, -0.3, 0.1], "p_holm": [0.01, 0.01, 0.04, 0.5]})
+    assert tables.counts_of(table) == {"better": 1, "worse": 2, "backbones": 4}
+    assert figures.better_worse(tables.counts_of(table)) == "better in 1, worse in 2 of 4"
+    lines = answer.answer(records)
+    assert "zero-shot LLM +0.2133" in lines["Beats"] and "history mean -0.0500" in lines["Loses to"]
+    assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Beats"]
+    shown = pages.effect_table(records)
+    assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 2 / 2" in shown
+
+
+def test_a_round_that_got_too_few_pairs_is_told(records, tmp_path):
+    store = Store(tmp_path, records.config, "-fold1")
+    asked = records.config["alignment"]["pairs"]
+    store.make(Stage("policy", "dpo_round_1", {}, lambda _: {"examples": asked}))
+    store.make(Stage("policy", "dpo_round_2", {}, lambda _: {"examples": asked // 2}))
+    found = answer.shortfalls(records)
+    assert found == [f"DPO round 2 in user fold 1 was trained on {asked // 2} pairs of {asked}"]
+
+
+def test_reading_says_where_the_records_come_from(records):
+    text = records.provenance()
+    for words in ("commit ", "date 20", "machine ", "versions ", "torch ", "numpy "):
+        assert words in text
+
+
+def spoil_manifest(folder, change):
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(change(content)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "manifest.json").unlink(), "holds no records; make them with `make study PROFILE=smoke`"),
+        (lambda f: (f / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "is no manifest"),
+        (lambda f: spoil_manifest(f, lambda c: c | {"profile": "other"}), "is of profile 'other'"),
+        (lambda f: (f / "records/own-popularity-item.json").unlink(), "own-popularity-item.json is listed .* and gone"),
+        (lambda f: (f / "records/own-popularity-item.json").write_text("{}"), "own-popularity-item.json differs from"),
+        (lambda f: (f / "records/own-popularity-item.parquet").write_text(""), "own-popularity-item.parquet differs"),
+        (
+            lambda f: (f / "records/shared-popularity.parquet").unlink(),
+            "shared-popularity.parquet is listed .* and gone",
+        ),
+    ],
+)
+def test_a_missing_altered_or_foreign_record_is_one_sentence(records, spoil, words):
+    spoil(records.folder)
+    with pytest.raises(StudyError, match=words) as error:
+        tables.headline(Records(records.folder))
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_of_another_profile_is_refused(records, tmp_path):
+    store = Store(tmp_path, records.config)
+    store.config = records.config | {"profile": "other"}
+    store.publish(json.loads((records.folder / "records/data-cohort.json").read_text()), tmp_path / "none")
+    spoil_manifest(records.folder, lambda content: content | {"profile": "smoke"})
+    if (tmp_path / "results/other").exists():
+        pytest.fail("it was published elsewhere")
+    with pytest.raises(StudyError, match="data-cohort.json in results/smoke is of profile 'other'"):
+        Records(records.folder).get("data", "cohort")
+
+
+def test_records_of_other_settings_are_not_read_as_if_they_were_asked_for(records):
+    records.require(load_config("smoke", CHANGE))
+    asked = CHANGE | {"alignment": {"beta": 0.2}}
+    with pytest.raises(StudyError, match=r"made with alignment.beta = 0.1, not 0.2; set MAKE = True"):
+        records.require(load_config("smoke", asked))
+
+
+def test_a_table_without_records_is_a_missing_record(records):
+    with pytest.raises(MissingRecordError, match="no record referees-rounds in smoke"):
+        figures.rounds(records)
+
+
+# Arms in one place
+
+
+def test_every_arm_is_made_and_compared_by_its_entry():
+    for one in ARMS.values():
+        assert one.user in comparison.MAKERS and one.label and one.question
+        assert set(one.against) <= set(ARMS) and (one.policy is None) == (
+            one.user not in ("texts", "shuffled", "noise")
+        )
+    assert arm("dpo_round_3").policy == "dpo_round_3" and label("dpo_round_3") == "DPO round 3"
+    assert label("beta_0.3") == "beta 0.3" and isinstance(Variant("x", "y").alignment, dict)
+    asked = comparisons(["none", "item", "zero_shot", "dpo_round_2"], "dpo_round_2")
+    assert asked == [
+        ("dpo_round_2", "zero_shot"),
+        ("dpo_round_2", "item"),
+        ("zero_shot", "item"),
+        ("item", "none"),
+    ]
+
+
+def test_folds_share_no_test_user(tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(study_module.Data, "dataset", dataset)
+    monkeypatch.setattr(comparison.Knowledge, "encoder", None)
+    change = CHANGE | {"data": {"max_users": None}}
+    folds = comparison.user_folds(study_module.Study(load_config("smoke", change), tmp_path))
+    tested = [set(fold.data.cohort.users[fold.data.cohort.of("test")]) for fold in folds]
+    assert len(set.union(*tested)) == sum(map(len, tested)) > 0
+    assert [fold.config.data.fold for fold in folds] == [0, 1, 2]
+    listed = Records(tmp_path / "results" / "smoke")
+    assert [listed.get("data", "cohort", fold)["label"] for fold in range(3)] == ["", "-fold1", "-fold2"]
