@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from dpo4rec_utils.artifacts import environment, project_root, write_json
-from dpo4rec_utils.sampling import open_sampler
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from dpo4rec_utils import alignment, training
+from dpo4rec_utils.alignment import trainers
 from dpo4rec_utils.config import load_config
-from dpo4rec_utils.rerankers import build_reranker
+from dpo4rec_utils.files import project_root, write_json
+from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.rerankers import build_reranker, training
+from dpo4rec_utils.store import environment
 from dpo4rec_utils.study import Study
 
 
@@ -40,10 +39,10 @@ def sampling(study, folder) -> dict:
     """Tokens a second of both engines; every call has prompts of its own, so no prefix is in a cache that users share."""
     speed = {}
     for engine, count, calls in (("openvino", 48, 3), ("transformers", 4, 3)):
-        sampler = open_sampler(study.zero_shot, replace(study.config.llm, engine=engine), folder)
+        sampler = open_sampler(study.zero_shot, study.config.llm.changed(engine=engine), folder)
         rates = []
         for call in range(calls + 1):
-            prompts = study.prompts[call * count : (call + 1) * count]
+            prompts = study.knowledge.prompts()[call * count : (call + 1) * count]
             start = time.perf_counter()
             answers = sampler.sample(prompts, [8] * count, list(range(count)))
             rates.append(sum(c.tokens for row in answers for c in row) / (time.perf_counter() - start))
@@ -57,14 +56,17 @@ def sampling(study, folder) -> dict:
 
 def preference_step(study, folder) -> dict:
     """Seconds of loss and gradients over eight pairs of the default prompt length, as a round trains them."""
-    users = study.cohort.of("train")[:3]
-    drawn = study.template_texts(6, full=False)
-    rows = [(study.prompts[u], drawn[u][i], drawn[u][5 - i]) for u in users for i in range(3)][:8]
+    users = study.data.cohort.of("train")[:3]
+    drawn = study.knowledge.template_texts(6, full=False)
+    prompts = study.knowledge.prompts()
+    rows = [(prompts[u], drawn[u][i], drawn[u][5 - i]) for u in users for i in range(3)][:8]
     pairs = pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
     found = {}
-    for implementation, precision in (("prefix_shared", study.precision), ("stock", "fp32")):
-        config = replace(study.config.alignment, implementation=implementation)
-        trainer = alignment.dpo_trainer(study.zero_shot, pairs, folder / implementation, config, 1, precision)
+    for implementation, precision in (("prefix_shared", study.aligner.precision), ("stock", "fp32")):
+        config = study.config.alignment.changed(implementation=implementation)
+        trainer = trainers.dpo_trainer(
+            study.zero_shot, pairs, trainers.Run(folder / implementation, config, 1, precision)
+        )
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
         if implementation == "prefix_shared":
             chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
@@ -110,9 +112,9 @@ def per_sample_scores(model, items, user_text, item_text):
 
 def reranker_epoch(study) -> dict:
     """Seconds of one PRM epoch; both ways train the same model with one thread, and score alike."""
-    task = study.task("prm", "popularity", study.template_knowledge(1, full=True), 1)
+    task = study.scorers.task("prm", "popularity", study.knowledge.template_vectors(1, full=True), 1)
     few = task.validation.of_users(task.validation.user[:1])
-    task = replace(task, config=replace(task.config, epochs=1), validation=few)
+    task = replace(task, config=task.config.changed(epochs=1), validation=few)
     torch.set_num_threads(1)
     batches = DataLoader(SampleDataset(task), task.config.batch_size, shuffle=True)
     model = training.load_reranker(task, training.train_reranker(task))
@@ -121,7 +123,7 @@ def reranker_epoch(study) -> dict:
     assert torch.allclose(table, per_sample_scores(model, items, user, item_text), atol=1e-4)
 
     def per_sample():
-        model = build_reranker("prm", task.config, len(task.genres), torch.tensor(task.genres), task.item_text.shape[1])
+        model = build_reranker("prm", task.config, torch.tensor(task.genres), task.item_text.shape[1])
         optimiser = torch.optim.AdamW(model.parameters())
         for items, user, item_text, labels in batches:
             scores = per_sample_scores(model, items, user, item_text)
