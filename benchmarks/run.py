@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from dpo4rec_utils.alignment import trainers
 from dpo4rec_utils.config import load_config
