@@ -1,0 +1,99 @@
+"""A change of policy, prompt, decoding, data, text, list or setting is another key of the stages that read it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dpo4rec_utils.config import LLMConfig, load_config
+from dpo4rec_utils.data.data import Data, cohort_stage, sanity_stage, user_facts_stage
+from dpo4rec_utils.knowledge.engines import Request, texts_stage
+from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.rerankers.scorers import ArmKnowledge, Scorers
+
+CONFIG = load_config("smoke", {"data": {"max_users": None}, "evaluation": {"backbones": ["prm"]}})
+REQUESTS = [Request("0", "prompt", 2, 7), Request("1", "other", 1, 8)]
+
+
+def policy(folder, weights: bytes) -> Policy:
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return Policy("dpo_round_1", "embedded", (folder,))
+
+
+def test_texts_by_policy_prompt_sample_seed_and_decoding(tmp_path):
+    one = policy(tmp_path / "a", b"one")
+    key = texts_stage("t", one, REQUESTS, LLMConfig()).key
+    assert key == texts_stage("t", policy(tmp_path / "b", b"one"), REQUESTS, LLMConfig()).key, (
+        "by content, not by place"
+    )
+    others = [
+        texts_stage("t", policy(tmp_path / "c", b"two"), REQUESTS, LLMConfig()),
+        texts_stage("t", Policy("dpo_round_1", "embedded"), REQUESTS, LLMConfig()),
+        *(texts_stage("t", one, [REQUESTS[0]._replace(**change), REQUESTS[1]], LLMConfig()) for change in CHANGES),
+        texts_stage("t", one, REQUESTS[::-1], LLMConfig()),
+        *(texts_stage("t", one, REQUESTS, LLMConfig(**change)) for change in DECODINGS),
+    ]
+    assert len({key, *(stage.key for stage in others)}) == 1 + len(others)
+
+
+CHANGES = ({"id": "9"}, {"prompt": "prompt "}, {"samples": 3}, {"seed": 9})
+DECODINGS = (
+    {"temperature": 0.8},
+    {"top_p": 0.9},
+    {"max_new_tokens": 41},
+    {"engine": "transformers"},
+    {"shard_users": 9},
+)
+
+
+@pytest.fixture
+def data(dataset):
+    made = Data(CONFIG)
+    made.dataset = dataset
+    return made
+
+
+def changed_tables(dataset):
+    """One rating, one title and one genre other than they were."""
+    rows, items = dataset.interactions.copy(), dataset.items.copy()
+    rows.loc[3, "rating"] = 6 - rows.loc[3, "rating"] if rows.loc[3, "rating"] != 3 else 4.0
+    yield replace(dataset, interactions=rows)
+    for column, value in (("title", "Another film"), ("genres", ("War",))):
+        other = items.copy()
+        other.at[2, column] = value
+        yield replace(dataset, items=other)
+
+
+@pytest.mark.parametrize("stage", [cohort_stage, sanity_stage, user_facts_stage])
+def test_data_stages_by_content_settings_and_seed(data, dataset, stage):
+    others = []
+    for tables in changed_tables(dataset):
+        others.append(Data(CONFIG))
+        others[-1].dataset = tables
+    for config in (CONFIG.changed(seed=7), CONFIG.changed(data=CONFIG.data.changed(history_limit=9))):
+        others.append(Data(config))
+        others[-1].dataset = dataset
+    assert len({stage(one).key for one in (data, *others)}) == 1 + len(others)
+
+
+def test_scorers_by_text_item_text_lists_and_settings(data):
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(len(data.cohort.users), 2, 8)).astype(np.float32)
+    items = rng.normal(size=(len(data.dataset.items), 8)).astype(np.float32)
+    other = text.copy()
+    other[data.cohort.of("test")[0], 0, 0] += 1e-6
+    scorers, knowledge = Scorers(data, items, CONFIG), ArmKnowledge("template", text, items)
+    key = scorers.own_stage("popularity", knowledge).key
+    keys = [
+        scorers.own_stage("popularity", replace(knowledge, user=other)).key,
+        scorers.own_stage("popularity", replace(knowledge, item=items * 2)).key,
+        scorers.own_stage("uniform", knowledge).key,
+        scorers.own_stage("popularity", knowledge, "mlp", adapter="mlp").key,
+        scorers.own_stage("popularity", knowledge, "mir", backbones=("mir",)).key,
+        Scorers(data, items, CONFIG.changed(seed=3)).own_stage("popularity", knowledge).key,
+        scorers.shared_stage("popularity", [knowledge], ["template"]).key,
+        scorers.shared_stage("popularity", [replace(knowledge, user=other)], ["template"]).key,
+    ]
+    assert len({key, *keys}) == 1 + len(keys)
+    assert key == Scorers(data, items.copy(), CONFIG).own_stage("popularity", replace(knowledge, user=text.copy())).key
