@@ -8,6 +8,7 @@ import numpy as np
 from dpo4rec_utils.arms import Arm, arm, round_name, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import user_facts_stage
+from dpo4rec_utils.data.feedback import disliked, liked
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
@@ -65,11 +66,12 @@ def _template(study: Study, _: Arm) -> np.ndarray:
 
 
 def _history_mean(study: Study, _: Arm) -> np.ndarray:
-    """(U, 1, T) rating-weighted mean of the history's item vectors, weight rating - 3 with 3 counted as 0.1."""
+    """(U, 1, T) mean of the history's item vectors, +1 liked, -1 disliked, 0 between; unweighted where all are between."""
     out = []
     for past in study.data.cohort.history:
-        weight = past.rating.to_numpy(np.float32) - 3
-        weight[weight == 0] = 0.1
+        weight = liked(past.rating, study.config.data).astype(np.float32)
+        weight -= disliked(past.rating, study.config.data)
+        weight = weight if weight.any() else np.ones_like(weight)
         out.append(weight @ study.knowledge.item_vectors[past.item] / np.abs(weight).sum())
     return np.array(out, dtype=np.float32)[:, None]
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from dpo4rec_utils.arms import ARMS, VARIANTS
 
 PROFILES = Path(__file__).parent / "profiles"
-PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 PROTOCOLS = ("popularity", "uniform")
 
 Backbone = Literal["dlcm", "prm", "setrank", "mir", "dasalc"]
@@ -56,14 +56,50 @@ class Section(BaseModel):
         return type(self)(**(dict(self) | values))
 
 
-class DataConfig(Section):
-    """Histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
+class ColumnsConfig(Section):
+    """Which columns of own tables hold what; null: there is none."""
 
-    name: Literal["ml-100k", "ml-1m"] = Field("ml-100k", description="data set")
-    max_users: int | None = Field(None, ge=20, le=10**7, description="keep only this many users (by name hash)")
+    user: str = "user_id"
+    item: str = "item_id"
+    rating: str | None = None
+    timestamp: str | None = None
+    position: str | None = Field(None, description="a number that orders a user's interactions, instead of a timestamp")
+    title: str = "title"
+    year: str | None = None
+    attributes: Annotated[tuple[str, ...], *Names] = Field(
+        (), description="item columns such as genres, authors, brand"
+    )
+
+
+class DataConfig(Section):
+    """The data set, histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
+
+    name: str = Field("ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for own tables")
+    archive: str | None = Field(None, description="a zip archive that holds the own tables")
+    archive_url: str | None = Field(None, description="where the archive is fetched from if it is nowhere here")
+    interactions: str | None = Field(None, description="own table: a file, a folder, or a member of the archive")
+    items: str | None = Field(None, description="own table of the items")
+    columns: ColumnsConfig = ColumnsConfig()
+    encoding: str | None = Field(None, description="of own tables that are text; null: UTF-8")
+    separator: str | None = Field(None, description="of own tables that are text; null: by the file's ending")
+    escape: str | None = Field(None, description="the character that escapes a quote in own tables")
+    notes: Annotated[tuple[str, ...], *Names] = Field(
+        (), description="sentences that stand wherever a number of this data set is shown"
+    )
+    implicit_rating: float | None = Field(None, description="a rating that says the user met the item: counts as liked")
+    feedback: Literal["explicit", "implicit"] = Field("explicit", description="implicit: every interaction is liked")
+    order: Literal["given", "seeded"] = Field(
+        "given", description="seeded: an arbitrary order, where the data have none"
+    )
+    duplicates: Literal["first", "last", "error"] = Field("error", description="which of a user's repeats is kept")
+    domain: str = Field("movies", description="a file of knowledge/domains, or the path of your own YAML")
+    max_users: int | None = Field(None, ge=20, le=10**7, description="keep only this many users (in hash order)")
+    skip_users: int = Field(0, ge=0, le=10**7, description="leave out the first users in hash order")
     history_limit: int = Field(30, ge=5, le=200, description="interactions the LLM reads at most")
-    like_threshold: int = Field(4, ge=1, le=5, description="rating from which an item counts as liked (label 1)")
-    dislike_threshold: int = Field(2, ge=1, le=5, description="rating up to which an item counts as disliked")
+    like_threshold: float = Field(
+        4.0, ge=-100, le=100, description="rating from which an item counts as liked (label 1)"
+    )
+    dislike_threshold: float = Field(2.0, ge=-100, le=100, description="rating up to which an item counts as disliked")
     positives_per_list: int = Field(4, ge=1, le=20, description="later interactions that share one candidate list")
     negatives_per_list: int = Field(6, ge=1, le=100, description="items never interacted with, added to each list")
     max_lists: int = Field(10, ge=1, le=1000, description="lists a user, the nearest after the history")
@@ -76,6 +112,14 @@ class DataConfig(Section):
         """How many folds of test users there are with these shares."""
         others = 1 - self.validation_share
         return int(round(others / (others - self.train_share), 6))
+
+    @model_validator(mode="after")
+    def _disjoint_feedback(self):
+        if self.feedback == "explicit" and self.dislike_threshold >= self.like_threshold:
+            raise ValueError(
+                f"data.dislike_threshold = {self.dislike_threshold} must be below data.like_threshold = {self.like_threshold}."
+            )
+        return self
 
     @model_validator(mode="after")
     def _test_users(self):
@@ -95,7 +139,8 @@ class LLMConfig(Section):
 
     model: str = Field("embedded", description="'embedded' (SmolLM2-135M-Instruct), a local folder or a Hub id")
     engine: Literal["openvino", "transformers"] = "openvino"
-    prompt: Literal["counts", "titles"] = Field("counts", description="user prompt template")
+    prompt: str = Field("counts", description="a user template of the domain: counts or titles, or one of your own")
+    title_tokens: int = Field(24, ge=3, le=256, description="tokens of a title in a prompt; whole words are left out")
     train_samples: int = Field(8, ge=2, le=64, description="texts of a user whose texts become pairs (N of the paper)")
     evaluation_samples: int = Field(4, ge=1, le=64, description="texts of every other user")
     max_new_tokens: int = Field(40, ge=4, le=512)
@@ -125,7 +170,7 @@ class RerankerConfig(Section):
     """Capacity and optimisation of a re-ranker; the same for every arm, so no arm gets a larger budget."""
 
     id_dim: int = Field(32, ge=2, le=512)
-    genre_dim: int = Field(16, ge=2, le=512)
+    tag_dim: int = Field(16, ge=2, le=512)
     knowledge_dim: int = Field(32, ge=2, le=512, description="width of the adapted user and item knowledge")
     hidden: int = Field(64, ge=8, le=1024)
     heads: int = Field(2, ge=1, le=16)
@@ -323,12 +368,12 @@ def _sentence(error: dict, given: dict) -> str:
     """pydantic's first error as one sentence with key, value and what is allowed."""
     if error["type"] == "value_error" and "names something twice" not in error["msg"]:
         return error["msg"].removeprefix("Value error, ")
-    path = [str(part) for part in error["loc"] if isinstance(part, str)][:2]
+    path = [str(part) for part in error["loc"] if isinstance(part, str)]
     key, model, value = ".".join(path), Config, given
     for part in path:
         value = value.get(part) if isinstance(value, dict) else value
-    if len(path) == 2:
-        model = Config.model_fields[path[0]].annotation
+    for part in path[:-1]:
+        model = model.model_fields[part].annotation
     known = model.model_fields
     if error["type"] == "extra_forbidden":
         return f"Unknown key {key} = {value!r}; allowed here: {', '.join(known)}."
@@ -347,7 +392,8 @@ def allowed(field) -> str:
     if typing.get_origin(kind) is tuple:
         empty = not any(getattr(part, "min_length", 0) for part in field.metadata)
         some = "a list, each once," if empty else "a list, not empty, each once,"
-        return f"{some} of {', '.join(typing.get_args(typing.get_args(kind)[0]))}"
+        names = typing.get_args(typing.get_args(kind)[0])
+        return f"{some} of {', '.join(names) or 'names'}"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     limits = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}

@@ -57,7 +57,7 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
     table = table.sort_values("timestamp", kind="stable")
     users, history, future = [], [], []
     groups = dict(list(table.groupby("user_id", sort=False)))
-    for user in _hash_order(groups):
+    for user in _hash_order(groups)[config.skip_users :]:
         rows = groups[user][["item", "rating", "timestamp"]].reset_index(drop=True)
         cut = history_length(len(rows), config.history_limit)
         if len(rows) - cut < config.positives_per_list:

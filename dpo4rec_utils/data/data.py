@@ -8,9 +8,11 @@ import pandas as pd
 
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.cohort import SPLITS, Cohort, build_cohort
-from dpo4rec_utils.data.dataset import Dataset, genre_matrix
+from dpo4rec_utils.data.dataset import Dataset, tag_matrix
+from dpo4rec_utils.data.domain import Domain, load_domain
 from dpo4rec_utils.data.lists import CandidateLists, Draw, build_lists
 from dpo4rec_utils.data.movielens import load_ml_1m, load_ml_100k
+from dpo4rec_utils.data.own import load_own
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.metrics import METRICS, ranked_labels
 from dpo4rec_utils.seeds import generator
@@ -28,12 +30,13 @@ class Data:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set's tables, fetched if need be; `StudyError` in one sentence for what is wrong with them."""
-        return LOADERS[self.config.name]()
+        load = LOADERS.get(self.config.name)
+        return load() if load else load_own(self.config, self.seed)
 
     @cached_property
     def fingerprint(self) -> str:
         """The tables by content."""
-        return fingerprint(self.dataset.interactions, self.dataset.items, self.dataset.users)
+        return fingerprint(self.dataset.interactions, self.dataset.items)
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -50,9 +53,14 @@ class Data:
         return self.lists(protocol).of_users(self.cohort.of(*splits))
 
     @cached_property
-    def genres(self) -> tuple[np.ndarray, list[str]]:
-        """(I, G) float32 membership and the genre names."""
-        return genre_matrix(self.dataset)
+    def domain(self) -> Domain:
+        """The words of this catalogue: prompts, templates, item text."""
+        return load_domain(self.config.domain)
+
+    @cached_property
+    def tags(self) -> tuple[np.ndarray, list[str]]:
+        """(I, G) float32 membership in the values of the domain's attribute, and their names."""
+        return tag_matrix(self.dataset, self.domain.attribute)
 
     def shuffled_users(self) -> np.ndarray:
         """(U,) another user of the same split for each user, nobody their own."""
@@ -80,6 +88,9 @@ def cohort_stage(data: Data) -> Stage:
             "users": {split: int((cohort.split == split).sum()) for split in SPLITS},
             "interactions": len(tables.interactions),
             "items": len(tables.items),
+            "order": tables.order,
+            "dropped": dict(tables.dropped),
+            "notes": list(tables.notes),
             "history_mean": float(np.mean(lengths)),
             "history_lengths": np.bincount(lengths).tolist(),
             "popularity": {"rank": ranks.tolist(), "interactions": popularity[ranks - 1].tolist()},

@@ -1,50 +1,90 @@
 """The shape every data set has, and the checks each loader ends with."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.files import StudyError
 
+ORDERS = ("time", "position", "arbitrary")
+MOST_BAD_ROWS = 0.01  # a larger share is an error: the file is of another format than it is said to be
+MOST_TAGS = 200  # values of an attribute that re-rankers read as a feature, the most frequent
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three tables, each with a fresh RangeIndex.
+    """Two tables with a fresh RangeIndex, and what is to be said about them.
 
-    interactions: user_id, item_id (str), rating (float), timestamp (int, seconds), in file order.
-    items: item_id (str), title, year (Int64, may be missing), genres (tuple of str).
-    users: user_id (str), age, gender, occupation (str).
+    interactions: user_id, item_id (str), rating (float; 1 for implicit feedback), timestamp (a number to sort by). items:
+    item_id (str), title, year (Int64, may be missing), and one column of tuples of str for each of `attributes`. order: what
+    `timestamp` is: 'time', 'position', or 'arbitrary' (seeded, because the data have neither). dropped: reason -> rows left
+    out. notes: sentences that stand wherever a number of this data set is shown.
     """
 
     name: str
     interactions: pd.DataFrame
     items: pd.DataFrame
-    users: pd.DataFrame
+    attributes: tuple[str, ...] = ()
+    order: str = "time"
+    dropped: Counter = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+
+    def values(self, attribute: str | None) -> list[tuple[str, ...]]:
+        """What an attribute says of each item; nothing of any for None or for an attribute that the catalogue lacks."""
+        return list(self.items[attribute]) if attribute in self.attributes else [()] * len(self.items)
 
 
 def validated(dataset: Dataset) -> Dataset:
-    """Return the data set, or raise `StudyError` naming the first thing that is wrong with it."""
-    inter, items = dataset.interactions, dataset.items
-    for table, name in ((inter, "interactions"), (items, "items"), (dataset.users, "users")):
+    """Return the data set without the rows that cannot be used, or raise `StudyError` naming what is wrong with it.
+
+    Rows without user, item or a number where one is needed are dropped and counted, and so are interactions with items that
+    are not listed; more than 1 % of the former is an error. A repeated item or a repeated interaction is an error.
+    """
+    inter, items, dropped = dataset.interactions, dataset.items, Counter(dataset.dropped)
+    for table, name in ((inter, "interactions"), (items, "items")):
         if table.empty:
             raise StudyError(f"{dataset.name}: the {name} table is empty; the file is cut or of another format.")
-    bad = inter[inter.isna().any(axis=1)]
-    if len(bad):
-        raise StudyError(f"{dataset.name}: interaction row {bad.index[0] + 1} is malformed: {bad.iloc[0].to_dict()}.")
+    bad = inter.isna().any(axis=1) | ~np.isfinite(inter[["rating", "timestamp"]].astype(float)).all(axis=1)
+    if bad.mean() > MOST_BAD_ROWS:
+        row = inter[bad].iloc[0]
+        raise StudyError(
+            f"{dataset.name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
+            f"{ {name: value for name, value in row.items()} }."
+        )
+    if items.item_id.isna().any() or items.title.isna().any():
+        row = items[items.item_id.isna() | items.title.isna()].index[0] + 1
+        raise StudyError(f"{dataset.name}: item row {row} lacks an id or a title; give each item both.")
     if items.item_id.duplicated().any():
         raise StudyError(f"{dataset.name}: item {items.item_id[items.item_id.duplicated()].iloc[0]} is listed twice.")
+    inter = inter[~bad]
+    listed = inter.item_id.isin(set(items.item_id))
+    if not listed.any():
+        raise StudyError(
+            f"{dataset.name}: none of the {len(inter)} interactions is with a listed item; check the item ids."
+        )
+    dropped.update({"malformed": int(bad.sum()), "of unlisted items": int((~listed).sum())})
+    inter = inter[listed].reset_index(drop=True)
     if inter.duplicated(["user_id", "item_id"]).any():
         row = inter[inter.duplicated(["user_id", "item_id"])].iloc[0]
-        raise StudyError(f"{dataset.name}: user {row.user_id} rated item {row.item_id} twice; remove one row.")
-    unknown = set(inter.item_id) - set(items.item_id)
-    if unknown:
-        raise StudyError(f"{dataset.name}: {len(unknown)} rated items are not in the item table, first {min(unknown)}.")
-    return dataset
+        raise StudyError(
+            f"{dataset.name}: user {row.user_id} has item {row.item_id} twice; set data.duplicates to first or last."
+        )
+    kept = Counter({reason: count for reason, count in dropped.items() if count})
+    return Dataset(dataset.name, inter, items, dataset.attributes, dataset.order, kept, dataset.notes)
 
 
-def genre_matrix(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """(items, genres) float32 membership and the genre names, sorted."""
-    names = sorted({g for row in dataset.items.genres for g in row})
-    matrix = np.array([[g in row for g in names] for row in dataset.items.genres], dtype=np.float32)
+def tag_matrix(dataset: Dataset, attribute: str | None) -> tuple[np.ndarray, list[str]]:
+    """(items, G) float32 membership in the values of an attribute, the 200 most frequent, and their names, sorted.
+
+    One column of zeros where the catalogue has no such attribute: re-rankers always have the input.
+    """
+    rows = dataset.values(attribute)
+    frequent = Counter(value for row in rows for value in set(row)).most_common(MOST_TAGS)
+    names = sorted(value for value, _ in frequent)
+    place = {name: i for i, name in enumerate(names)}
+    matrix = np.zeros((len(rows), max(1, len(names))), np.float32)
+    for i, row in enumerate(rows):
+        matrix[i, [place[value] for value in row if value in place]] = 1
     return matrix, names

@@ -11,6 +11,7 @@ import numpy as np
 from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data.cohort import Cohort
 from dpo4rec_utils.data.dataset import Dataset
+from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
@@ -56,20 +57,20 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
     """
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
     size, skip = config.positives_per_list, config.max_lists if draw.later else 0
-    rows = []
+    sampler, rows = NegativeSampler(counts if draw.protocol == "popularity" else counts > 0), []
     for index, (user, past, future) in enumerate(zip(cohort.users, cohort.history, cohort.future, strict=True)):
         rng = generator(draw.seed, "later negatives" if draw.later else "negatives", draw.protocol, user)
-        weight = (counts > 0).astype(float) if draw.protocol == "uniform" else counts.copy()
-        weight[np.concatenate([past.item, future.item])] = 0
-        if np.count_nonzero(weight) < config.negatives_per_list:
-            raise StudyError(
-                f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
-            )
+        own = set(past.item) | set(future.item)
+        likes = liked(future.rating, config)
         for number in range(len(future) // size)[skip : skip + config.max_lists]:
-            later = future.iloc[number * size : (number + 1) * size]
-            negatives = rng.choice(len(weight), config.negatives_per_list, replace=False, p=weight / weight.sum())
-            items = np.concatenate([later.item.to_numpy(), negatives])
-            label = np.concatenate([later.rating.to_numpy() >= config.like_threshold, np.zeros(len(negatives), bool)])
+            place = slice(number * size, (number + 1) * size)
+            drawn = sampler.draw(config.negatives_per_list, own, rng)
+            if drawn is None:
+                raise StudyError(
+                    f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
+                )
+            items = np.concatenate([future.item.to_numpy()[place], drawn])
+            label = np.concatenate([likes[place], np.zeros(len(drawn), bool)])
             order = rng.permutation(len(items))
             rows.append((index, items[order], label[order], (np.arange(len(items)) < size)[order]))
     if not rows and not draw.later:
@@ -84,6 +85,30 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
     return lists
 
 
+class NegativeSampler:
+    """Draws items in proportion to a weight, without replacement and none of a user's own, by rejection.
+
+    The cost of a draw does not depend on the number of items. Drawing one after the other and throwing away what is not
+    allowed has the distribution of drawing from the allowed items alone, one after the other without replacement.
+    """
+
+    def __init__(self, weight: np.ndarray):
+        self.ends = np.cumsum(weight, dtype=float)
+        self.possible = np.flatnonzero(weight)
+
+    def draw(self, count: int, own: set, rng: np.random.Generator) -> np.ndarray | None:
+        """(count,) distinct item positions outside `own`, or None where there are too few."""
+        if len(self.possible) - len(own) < count and len(set(self.possible.tolist()) - own) < count:
+            return None
+        drawn: dict[int, None] = {}
+        while len(drawn) < count:
+            found = np.searchsorted(self.ends, rng.random(2 * count) * self.ends[-1], side="right")
+            for item in found.tolist():
+                if item not in own and len(drawn) < count:
+                    drawn.setdefault(item)
+        return np.array(list(drawn))
+
+
 def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
     """Assert the protocol: unique candidates, none from the history, negatives never interacted with, labels observed."""
     ordered = np.sort(lists.items, axis=1)
@@ -91,10 +116,10 @@ def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
         raise StudyError("A candidate list holds an item twice.")
     if (lists.labels.astype(bool) & ~lists.observed).any():
         raise StudyError("A negative has label 1.")
-    for index in np.unique(lists.user):
-        mine = lists.user == index
-        past, later = set(cohort.history[index].item), set(cohort.future[index].item)
-        if set(lists.items[mine].ravel()) & past:
+    starts = np.searchsorted(lists.user, np.arange(len(cohort.users) + 1))  # lists are in the order of users
+    for index, (begin, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        items, observed = lists.items[begin:end], lists.observed[begin:end]
+        if set(items.ravel()) & set(cohort.history[index].item):
             raise StudyError(f"User {cohort.users[index]} has a history item among the candidates.")
-        if set(lists.items[mine][~lists.observed[mine]]) & later:
+        if set(items[~observed]) & set(cohort.future[index].item):
             raise StudyError(f"User {cohort.users[index]} has an own item among the negatives.")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.data.dataset import Dataset, validated
-from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.files import StudyError, file_sha256
 
 GENRES_100K = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"]
 GENRES_100K += [
@@ -28,6 +28,10 @@ GENRES_100K += [
     "War",
     "Western",
 ]
+RECONSTRUCTION = "84143a839c9a7644a5703984cc0175858039ec00b142cbd0ab48a19f83416a4d"
+RECONSTRUCTED = (
+    "The data are a reconstructed ML-1M: ratings are exact, 26 % of the timestamps are estimates, 249 rows are missing."
+)
 ML_1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 
 
@@ -35,7 +39,7 @@ def load_ml_100k(folder: Path | None = None) -> Dataset:
     """MovieLens-100K: 100,000 ratings, 943 users, 1,682 items."""
     folder = folder or assets.fetch("ml-100k")
     tables = _read_atomic(folder) if (folder / "ml-100k.inter").exists() else _read_official_100k(folder)
-    return validated(Dataset("ml-100k", *tables))
+    return validated(Dataset("ml-100k", *tables, attributes=("genres",)))
 
 
 def _table(source, columns, **options) -> pd.DataFrame:
@@ -74,23 +78,21 @@ def _read_atomic(folder: Path):
     read = {"sep": "\t", "skiprows": 1, "encoding": "utf-8"}
     inter = _table(folder / "ml-100k.inter", ["user_id", "item_id", "rating", "timestamp"], **read)
     items = _table(folder / "ml-100k.item", ["item_id", "title", "year", "genres"], **read)
-    users = _table(folder / "ml-100k.user", ["user_id", "age", "gender", "occupation", "zip"], **read)
     genres = [tuple(g for g in row.split() if g.lower() != "unknown") for row in items.genres]
     items = _item_table(items.item_id, items.title, items.year, genres)
-    return _numbers(inter), items, users.drop(columns="zip")
+    return _numbers(inter), items
 
 
 def _read_official_100k(folder: Path):
     with zipfile.ZipFile(folder / "ml-100k.zip") as archive:
-        part = {n: io.BytesIO(archive.read(f"ml-100k/u.{n}")) for n in ("data", "item", "user")}
+        part = {n: io.BytesIO(archive.read(f"ml-100k/u.{n}")) for n in ("data", "item")}
     inter = _table(part["data"], ["user_id", "item_id", "rating", "timestamp"], sep="\t")
     columns = ["item_id", "title", "released", "video", "url", *GENRES_100K]
     items = _table(part["item"], columns, sep="|", encoding="latin-1")
-    users = _table(part["user"], ["user_id", "age", "gender", "occupation", "zip"], sep="|")
     flags = items[GENRES_100K[1:]].eq("1").to_numpy()
     genres = [tuple(g for g, on in zip(GENRES_100K[1:], row, strict=True) if on) for row in flags]
     items = _item_table(items.item_id, items.title, items.released.str[-4:], genres)
-    return _numbers(inter), items, users.drop(columns="zip")
+    return _numbers(inter), items
 
 
 def load_ml_1m(path: Path | None = None) -> Dataset:
@@ -98,13 +100,13 @@ def load_ml_1m(path: Path | None = None) -> Dataset:
     path = path or assets.archive("ml-1m.zip", ML_1M_URL)
     try:
         with zipfile.ZipFile(path) as archive:
-            part = {n: archive.read(f"ml-1m/{n}.dat").decode("latin-1") for n in ("ratings", "movies", "users")}
+            part = {n: archive.read(f"ml-1m/{n}.dat").decode("latin-1") for n in ("ratings", "movies")}
     except (zipfile.BadZipFile, KeyError) as error:
         raise StudyError(f"{Path(path).name} is not the official archive ({error}); delete it and run again.") from None
     # "::" is no separator of the fast parser, and neither a tab nor this control character stands in the files.
     part = {n: io.StringIO(re.sub("::", "\x1f", text)) for n, text in part.items()}
     inter = _table(part["ratings"], ["user_id", "item_id", "rating", "timestamp"], sep="\x1f")
     items = _table(part["movies"], ["item_id", "title", "genres"], sep="\x1f")
-    users = _table(part["users"], ["user_id", "gender", "age", "occupation", "zip"], sep="\x1f")
     items = _item_table(items.item_id, items.title, "", [tuple(g.split("|")) for g in items.genres])
-    return validated(Dataset("ml-1m", _numbers(inter), items, users[["user_id", "age", "gender", "occupation"]]))
+    notes = (RECONSTRUCTED,) if file_sha256(path) == RECONSTRUCTION else ()
+    return validated(Dataset("ml-1m", _numbers(inter), items, ("genres",), notes=notes))

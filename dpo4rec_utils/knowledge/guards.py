@@ -2,16 +2,20 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import numpy as np
 import pandas as pd
 
+from dpo4rec_utils.data.domain import render_words
+from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
-from dpo4rec_utils.knowledge.prompts import Facts, templates
+from dpo4rec_utils.knowledge.prompts import Facts
 from dpo4rec_utils.store import Stage
 
+_OPEN = "\x00"
 _NOT = re.compile(r"\b(?:but not|not|avoids?|avoiding|dislikes?|except|without|less)\b.*")
 
 
@@ -20,54 +24,60 @@ def _words(text: str) -> list[str]:
 
 
 @functools.cache
-def _phrasings() -> tuple[re.Pattern, ...]:
-    """The templated profiles' sentences as patterns, their facts left open."""
-    parts = templates()["profile"]
-
-    def optional(name):
-        return "(?:" + re.escape(parts[name]).replace(re.escape("{" + name + "}"), ".+") + ")?"
-
-    patterns = []
-    for phrasing in parts["phrasings"]:
-        pattern = re.escape(phrasing).replace(re.escape("{genres}"), ".+")
-        for name in ("decades", "titles", "avoided"):
-            pattern = pattern.replace(re.escape("{" + name + "}"), optional(name))
-        patterns.append(re.compile(pattern))
-    return tuple(patterns)
+def _phrasings(profile: tuple[str, ...]) -> tuple[re.Pattern, ...]:
+    """The templated profiles' sentences as patterns, their facts left open: every phrasing with and without each fact."""
+    patterns, parts = set(), ("values", "decades", "titles", "avoided")
+    for template, kept in itertools.product(profile, itertools.product((True, False), repeat=len(parts))):
+        facts = {part: [_OPEN] if there else [] for part, there in zip(parts, kept, strict=True)}
+        patterns.add(re.escape(render_words(template, facts)).replace(re.escape(_OPEN), ".+"))
+    return tuple(re.compile(pattern) for pattern in sorted(patterns))
 
 
-def describe_text(text: str, facts: Facts, genres: list[str]) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What a text may name: the values of the catalogue's attribute, lower case, and the domain's profile phrasings."""
+
+    values: tuple[str, ...]
+    profile: tuple[str, ...]
+
+    @functools.cached_property
+    def any_value(self) -> re.Pattern:
+        """Any of the values as whole words; never, where there are none."""
+        return re.compile("|".join(rf"\b{re.escape(value)}\b" for value in self.values) or r"(?!)")
+
+
+def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     """Facts of one text about one user, each 0 or 1 except `words` and `copied`.
 
-    genre: names any genre; decade: names one of the history's decades; title: names a listed title; avoided: names a
-    genre the user dislikes more than likes after a negation; liked_wrong: names such a genre without one (the claim is
-    the opposite of the history; NaN where the user avoids nothing); hedging: names neither genre nor title; mimic: is a
+    value: names any value of the attribute (a genre, an author); decade: names one of the history's decades; title: names a listed title; avoided: names a
+    value the user dislikes more than likes after a negation; liked_wrong: names such a value without one (the claim is
+    the opposite of the history; NaN where the user avoids nothing); hedging: names neither value nor title; mimic: is a
     sentence of the templated profiles with other facts; copied: share of the words that stand among the prompt's facts.
     """
     lower = text.lower()
     negated = " ".join(_NOT.findall(lower))
     plain = _NOT.sub("", lower)
-    genre = any(re.search(rf"\b{re.escape(g)}\b", lower) for g in genres)
+    value = bool(vocabulary.any_value.search(lower))
     title = any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower) for name in facts.titles)
     avoided = facts.avoided
     stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
     known = {word for fact in stated for word in _words(fact)}
     return {
         "words": len(_words(text)),
-        "genre": float(genre),
+        "value": float(value),
         "decade": float(any(d in lower for d, _ in facts.decades)),
         "title": float(title),
         "avoided": float(any(g in negated for g in avoided)) if avoided else np.nan,
         "liked_wrong": float(any(re.search(rf"\b{re.escape(g)}\b", plain) for g in avoided)) if avoided else np.nan,
-        "hedging": float(not genre and not title),
-        "mimic": float(any(pattern.fullmatch(text) for pattern in _phrasings())),
+        "hedging": float(not value and not title),
+        "mimic": float(any(pattern.fullmatch(text) for pattern in _phrasings(vocabulary.profile))),
         "copied": float(np.mean([word in known for word in _words(text)] or [0])),
     }
 
 
-def describe_texts(table: pd.DataFrame, facts: list[Facts], genres: list[str]) -> pd.Series:
+def describe_texts(table: pd.DataFrame, facts: list[Facts], vocabulary: Vocabulary) -> pd.Series:
     """Means of `describe_text` over texts (user, text), and `distinct_texts` and `distinct_bigrams` in [0, 1]."""
-    rows = [describe_text(text, facts[user], genres) for user, text in zip(table.user, table.text, strict=True)]
+    rows = [describe_text(text, facts[user], vocabulary) for user, text in zip(table.user, table.text, strict=True)]
     bigrams = [pair for text in table.text for words in [_words(text)] for pair in zip(words, words[1:], strict=False)]
     means = pd.DataFrame(rows).mean()
     means["distinct_texts"] = table.text.nunique() / max(1, len(table))
@@ -90,13 +100,15 @@ def changed_words(before: pd.Series, after: pd.Series, top: int = 12) -> pd.Data
 def guards_stage(knowledge: Knowledge, name: str, table: pd.DataFrame) -> Stage:
     """`describe_texts` of the texts (user, text) of an arm, as a record's metrics."""
 
+    vocabulary = Vocabulary(tuple(v.lower() for v in knowledge.data.tags[1]), tuple(knowledge.domain.profile))
+
     def build(_):
-        genres = [genre.lower() for genre in knowledge.data.genres[1]]
-        means = describe_texts(table, knowledge.facts, genres)
+        means = describe_texts(table, knowledge.facts, vocabulary)
         return {"arm": name, "texts": len(table)} | {key: round(float(value), 4) for key, value in means.items()}
 
     facts = content_key([dataclasses.astuple(knowledge.facts[user]) for user in table.user])
-    depends = {"texts": fingerprint(table[["user", "text"]]), "facts": facts, "templates": content_key(templates())}
+    depends = {"texts": fingerprint(table[["user", "text"]]), "facts": facts}
+    depends["vocabulary"] = content_key([vocabulary.values, vocabulary.profile])
     return Stage("guards", name, depends, build)
 
 
@@ -112,10 +124,10 @@ def words_stage(before: tuple[str, pd.Series], after: tuple[str, pd.Series]) -> 
 
 def mean_likes(knowledge: Knowledge) -> np.ndarray:
     """(U, T) unit vectors: the mean item vector of what each user's history likes, of all of it where it likes nothing."""
-    threshold, means = knowledge.config.data.like_threshold, []
+    means = []
     for past in knowledge.data.cohort.history:
-        liked = past.item[past.rating >= threshold]
-        means.append(knowledge.item_vectors[liked if len(liked) else past.item].mean(axis=0))
+        mine = past.item[liked(past.rating, knowledge.config.data)]
+        means.append(knowledge.item_vectors[mine if len(mine) else past.item].mean(axis=0))
     return np.array(means) / np.linalg.norm(means, axis=1, keepdims=True)
 
 

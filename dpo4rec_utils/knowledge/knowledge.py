@@ -13,6 +13,7 @@ from dpo4rec_utils.arms import VARIANTS
 from dpo4rec_utils.assets import weights_identity
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
+from dpo4rec_utils.data.domain import render_words
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge import prompts
 from dpo4rec_utils.knowledge.encoder import TextEncoder
@@ -29,24 +30,28 @@ class Knowledge:
         self.data, self.config, self.store = data, config, store
         self.seed = config.seed
         self.users = data.cohort.users
-        self.prefix = prompts.user_prefix(config.llm.prompt)
+        self.domain = data.domain
+        self.prefix = prompts.user_words(self.domain, config.llm.prompt).prefix
 
     @cached_property
     def facts(self) -> list[prompts.Facts]:
         """Facts of every user's history."""
-        items, config = self.data.dataset.items, self.config.data
-        return [prompts.history_facts(past, items, config) for past in self.data.cohort.history]
+        tokenizer, limit = load_tokenizer(self.config.llm.model), self.config.llm.title_tokens
+        shorten = functools.partial(prompts.shortened, tokenizer=tokenizer, limit=limit)
+        reader = prompts.FactReader(self.data.dataset, self.domain.attribute, self.config.data, shorten)
+        return [reader.facts(past) for past in self.data.cohort.history]
 
     @functools.cache
     def prompts(self, name: str | None = None) -> list[str]:
         """The full prompt of every user by a user template, the configuration's where `name` is None."""
         name = name or self.config.llm.prompt
-        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.user_prefix(name)
-        return [prompts.render(tokenizer, prompts.user_question(f, name), prefix) for f in self.facts]
+        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.user_words(self.domain, name).prefix
+        questions = (prompts.user_question(facts, self.domain, name) for facts in self.facts)
+        return [prompts.render(tokenizer, self.domain.system, question, prefix) for question in questions]
 
     def question(self, user: int) -> str:
         """What a user's prompt asks, without chat template and prefix."""
-        return prompts.user_question(self.facts[user], self.config.llm.prompt)
+        return prompts.user_question(self.facts[user], self.domain, self.config.llm.prompt)
 
     # Texts
 
@@ -87,21 +92,21 @@ class Knowledge:
 
     def item_texts(self, items) -> pd.DataFrame:
         """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
-        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.templates()["item"]["prefix"]
-        requests = []
+        tokenizer, words, requests = load_tokenizer(self.config.llm.model), self.domain.item, []
         for item in items:
             row = self.data.dataset.items.iloc[item]
-            prompt = prompts.render(tokenizer, prompts.item_question(row), prefix)
+            question = render_words(words.question, prompts.item_words(row, self.data.dataset))
+            prompt = prompts.render(tokenizer, self.domain.system, question, words.prefix)
             requests.append(Request(str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
         table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config.llm))
-        return table.assign(item=table.id.astype(int), text=prefix + table.text)[["item", "text"]]
+        return table.assign(item=table.id.astype(int), text=words.prefix + table.text)[["item", "text"]]
 
     def template_texts(self, count: int, full: bool) -> list[list[str]]:
         """`count` templated profiles a user (without prefix); `full` ones state every fact, others a random part."""
         texts = []
         for user, facts in zip(self.users, self.facts, strict=True):
             rng = generator(self.seed, "template", full, user)
-            texts.append([prompts.templated_profile(facts, rng, full) for _ in range(count)])
+            texts.append([prompts.templated_profile(facts, self.domain, rng, full) for _ in range(count)])
         return texts
 
     # Vectors
@@ -116,9 +121,13 @@ class Knowledge:
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
-        """(I, T) vectors of the items' facts (title, year, genres)."""
-        items = self.data.dataset.items
-        return self.encoder.encode([prompts.item_facts(item) for _, item in items.iterrows()], "encode items")
+        """(I, T) vectors of the items' texts without an LLM."""
+        return self.encoder.encode([self.item_text(i) for i in range(len(self.data.dataset.items))], "encode items")
+
+    def item_text(self, item: int) -> str:
+        """The text of an item (position) without an LLM: what the catalogue says of it."""
+        row = self.data.dataset.items.iloc[item]
+        return render_words(self.domain.item.facts, prompts.item_words(row, self.data.dataset))
 
     def vectors(self, policy: Policy, samples: int | None = None) -> np.ndarray:
         """(U, S, T) vectors of a policy's texts with their prefix, the first `samples` of a user; NaN where absent."""

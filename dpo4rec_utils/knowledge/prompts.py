@@ -1,34 +1,27 @@
 """Facts of a history, the prompts that state them, and templated profiles (no LLM) that repeat them.
 
-The templates are data: `domains/movies.yaml`. Knowledge prompts follow KAR (arXiv 2306.10933, section 3.2); stating
-counts is our measurement: titles alone leave a small model with less of a user signal.
+The words are data: `domains/*.yaml`, read by data/domain.py. Knowledge prompts follow KAR (arXiv 2306.10933, section 3.2);
+stating counts is our measurement: titles alone leave a small model with less of a user signal.
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.data.dataset import Dataset
+from dpo4rec_utils.data.domain import Domain, render_words
+from dpo4rec_utils.data.feedback import disliked, liked
 from dpo4rec_utils.files import StudyError
 
-TEMPLATES = Path(__file__).parent / "domains" / "movies.yaml"
 LIMITS = {"titles": 5, "liked": 5, "disliked": 3, "decades": 2}
-
-
-@cache
-def templates() -> dict:
-    """The prompt templates, as read from YAML."""
-    return yaml.safe_load(TEMPLATES.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a history says, most frequent first: titles without year; (name, count) for genres and decades.
+    """What a history says, most frequent first: titles without year; (name, count) for values of the attribute and decades.
 
     No more than a full templated profile states: the prompt is most of what a text costs, and a tokenizer that splits
     numbers into digits spends seven tokens on " (1995)".
@@ -41,7 +34,7 @@ class Facts:
 
     @property
     def avoided(self) -> tuple[str, ...]:
-        """The disliked genres: disliked more often than liked, so none of them is among `liked`."""
+        """The disliked values: disliked more often than liked, so none of them is among `liked`."""
         return tuple(name for name, _ in self.disliked)
 
 
@@ -50,105 +43,100 @@ def _most(counts: Counter, limit: int) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit])
 
 
-def _genres(items: pd.DataFrame) -> Counter:
-    return Counter(genre.lower() for row in items.genres for genre in row)
+class FactReader:
+    """Reads the facts of histories (item, rating, timestamp) over one catalogue. `shorten` brings a title to its length."""
+
+    def __init__(self, dataset: Dataset, attribute: str | None, config: DataConfig, shorten=lambda title: title):
+        self.config = config
+        self.values = [tuple(value.lower() for value in row) for row in dataset.values(attribute)]
+        self.titles = [shorten(plain_title(title)) for title in dataset.items.title]
+        self.years = dataset.items.year.to_list()
+
+    def facts(self, history: pd.DataFrame) -> Facts:
+        """Facts of one user's history; raises `StudyError` if it is empty.
+
+        Titles are the best rated, latest first. A value is disliked where it was disliked more often than liked, counted
+        over the whole history, and liked elsewhere. A user who liked nothing has the best rated third taken as liked: the
+        prompt must say something.
+        """
+        if history.empty:
+            raise StudyError("An empty history has no facts; leave the user out or give one interaction.")
+        mine = history[liked(history.rating, self.config)]
+        if mine.empty:
+            mine = history.nlargest(max(1, len(history) // 3), "rating", keep="first")
+        best = mine.iloc[::-1].sort_values("rating", ascending=False, kind="stable")
+        likes = self._count(mine.item)
+        dislikes = self._count(history.item[disliked(history.rating, self.config)])
+        avoided = {value for value, count in dislikes.items() if count > likes[value]}
+        years = [self.years[i] for i in mine.item]
+        return Facts(
+            titles=tuple(self.titles[i] for i in best.item[: LIMITS["titles"]]),
+            liked=_most(Counter({v: n for v, n in likes.items() if v not in avoided}), LIMITS["liked"]),
+            disliked=_most(Counter({v: n for v, n in dislikes.items() if v in avoided}), LIMITS["disliked"]),
+            decades=_most(Counter(f"{y // 10 * 10}s" for y in years if not pd.isna(y)), LIMITS["decades"]),
+        )
+
+    def _count(self, items) -> Counter:
+        return Counter(value for item in items for value in self.values[item])
 
 
-def history_facts(history: pd.DataFrame, items: pd.DataFrame, config: DataConfig) -> Facts:
-    """Facts of one user's history (item, rating, timestamp); raises `StudyError` if it is empty.
-
-    Liked is rating >= like_threshold, disliked rating <= dislike_threshold; titles are the best rated, latest first. A genre
-    is disliked where it was disliked more often than liked, counted over the whole history, and liked elsewhere. A user who
-    liked nothing has the best rated third taken as liked: the prompt must say something.
-    """
-    if history.empty:
-        raise StudyError("An empty history has no facts; leave the user out or give one interaction.")
-    liked = history[history.rating >= config.like_threshold]
-    if liked.empty:
-        liked = history.nlargest(max(1, len(history) // 3), "rating", keep="first")
-    best = liked.iloc[::-1].sort_values("rating", ascending=False, kind="stable")
-    table = items.iloc[liked.item]
-    likes, dislikes = _genres(table), _genres(items.iloc[history[history.rating <= config.dislike_threshold].item])
-    avoided = {genre for genre, count in dislikes.items() if count > likes[genre]}
-    return Facts(
-        titles=tuple(plain_title(items.iloc[i]) for i in best.item[: LIMITS["titles"]]),
-        liked=_most(Counter({genre: n for genre, n in likes.items() if genre not in avoided}), LIMITS["liked"]),
-        disliked=_most(Counter({genre: n for genre, n in dislikes.items() if genre in avoided}), LIMITS["disliked"]),
-        decades=_most(Counter(f"{year // 10 * 10}s" for year in table.year.dropna()), LIMITS["decades"]),
-    )
-
-
-def plain_title(item: pd.Series) -> str:
+def plain_title(title: str) -> str:
     """The title, a trailing article put first: 'Net, The' becomes 'The Net'."""
-    title = item.title
     for article in (", The", ", A", ", An"):
         if title.endswith(article):
             title = f"{article[2:]} {title[: -len(article)]}"
     return title
 
 
+def shortened(title: str, tokenizer, limit: int) -> str:
+    """The words of a title that fit into `limit` tokens, all of it if it fits, its first word at least; no word is cut."""
+    words = title.split()
+    while len(words) > 1 and len(tokenizer(" ".join(words), add_special_tokens=False).input_ids) > limit:
+        words.pop()
+    return " ".join(words).rstrip(",:;-–(") if len(words) < len(title.split()) else title
+
+
 def titled(item: pd.Series) -> str:
     """'Title (year)', or the title alone where the year is unknown."""
-    return plain_title(item) if pd.isna(item.year) else f"{plain_title(item)} ({item.year})"
+    title = plain_title(item.title)
+    return title if pd.isna(item.year) else f"{title} ({item.year})"
 
 
-def user_question(facts: Facts, name: str) -> str:
-    """The user message of prompt template `name`: one line a fact, then the question."""
-    template = templates()["user"][name]
-    shown = {
-        "titles": "; ".join(facts.titles),
-        "liked": ", ".join(f"{g} {n}" for g, n in facts.liked),
-        "disliked": ", ".join(f"{g} {n}" for g, n in facts.disliked),
-        "decades": ", ".join(f"{d} {n}" for d, n in facts.decades),
-    }
-    lines = [line.format(**shown) for fact, line in template["lines"].items() if shown[fact]]
-    return "\n".join([*lines, template["question"]])
+def user_question(facts: Facts, domain: Domain, name: str) -> str:
+    """The user message by user template `name`; `StudyError` for a template that the domain lacks."""
+    return render_words(user_words(domain, name).question, asdict(facts))
 
 
-def user_prefix(name: str) -> str:
-    """How the assistant's answer starts."""
-    return templates()["user"][name]["prefix"]
+def user_words(domain: Domain, name: str):
+    """Question and prefix of a domain by name; `StudyError` for one that it lacks."""
+    if name not in domain.user:
+        raise StudyError(f"llm.prompt = {name!r} is no user template of the domain; allowed: {', '.join(domain.user)}.")
+    return domain.user[name]
 
 
-def item_question(item: pd.Series) -> str:
-    """The user message that asks for factual knowledge of an item."""
-    return templates()["item"]["question"].format(**_item_fields(item))
+def item_words(item: pd.Series, dataset: Dataset) -> dict:
+    """What item templates know: title, year (None where unknown) and every attribute as a list."""
+    year = None if pd.isna(item.year) else int(item.year)
+    return {"title": plain_title(item.title), "year": year} | {name: list(item[name]) for name in dataset.attributes}
 
 
-def item_facts(item: pd.Series) -> str:
-    """The item's text without an LLM: title, year, genres."""
-    return templates()["item"]["facts"].format(**_item_fields(item))
-
-
-def _item_fields(item: pd.Series) -> dict:
-    genres = ", ".join(g.lower() for g in item.genres) or "unclassified"
-    return {"title": plain_title(item), "year": "year unknown" if pd.isna(item.year) else item.year, "genres": genres}
-
-
-def render(tokenizer, question: str, prefix: str) -> str:
+def render(tokenizer, system: str | None, question: str, prefix: str) -> str:
     """The full prompt text: chat template, assistant turn opened, prefix begun.
 
-    The `system` template, where it is not null, replaces what the chat template says by itself about the assistant.
+    `system`, where it is not None, replaces what the chat template says by itself about the assistant.
     """
-    system = templates()["system"]
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns.append({"role": "user", "content": question})
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + prefix
 
 
-def _listed(names) -> str:
-    names = list(names)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def templated_profile(facts: Facts, rng: np.random.Generator, full: bool = False) -> str:
+def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, full: bool = False) -> str:
     """A profile written from facts that stand in the prompt, continuing the prefix; no LLM, nothing of the future.
 
-    Randomised (default): 2-4 of the top genres; sometimes a decade, one or two titles, one or two avoided genres; one of
-    five phrasings. Short enough for the sampling limit, so that a policy trained on it learns to end its sentence.
-    `full` states the five top genres, two decades, three titles and all avoided genres; only the phrasing is drawn.
+    Randomised (default): 2-4 of the top values; sometimes a decade, one or two titles, one or two avoided values; one of the
+    domain's phrasings. Short enough for the sampling limit, so that a policy trained on it learns to end its sentence.
+    `full` states the five top values, two decades, three titles and all avoided values; only the phrasing is drawn.
     """
-    parts = templates()["profile"]
 
     def some(names, low, high, most, chance):
         """All of the first `most` names if `full`, else `low` to `high` of the first `high` + 1, with this chance."""
@@ -160,14 +148,10 @@ def templated_profile(facts: Facts, rng: np.random.Generator, full: bool = False
         count = min(len(pool), int(rng.integers(low, high + 1)))
         return [pool[i] for i in sorted(rng.choice(len(pool), count, replace=False))] if pool else []
 
-    genres = some([g for g, _ in facts.liked], 2, 4, 5, 1.0) or ["many kinds of"]
-    decades = some([d for d, _ in facts.decades], 1, 1, 2, 0.5)
-    titles = some(facts.titles, 1, 2, 3, 0.7)
-    avoided = some(facts.avoided, 1, 2, 4, 0.7)
-    phrasing = parts["phrasings"][int(rng.integers(len(parts["phrasings"])))]
-    return phrasing.format(
-        genres=_listed(genres),
-        decades=parts["decades"].format(decades=_listed(decades)) if decades else "",
-        titles=parts["titles"].format(titles=_listed(titles)) if titles else "",
-        avoided=parts["avoided"].format(avoided=_listed(avoided)) if avoided else "",
-    )
+    words = {
+        "values": some([name for name, _ in facts.liked], 2, 4, 5, 1.0),
+        "decades": some([name for name, _ in facts.decades], 1, 1, 2, 0.5),
+        "titles": some(facts.titles, 1, 2, 3, 0.7 if facts.liked else 1.0),
+        "avoided": some(facts.avoided, 1, 2, 4, 0.7),
+    }
+    return render_words(domain.profile[int(rng.integers(len(domain.profile)))], words)

@@ -1,7 +1,7 @@
 """ID-based re-rankers with one knowledge adapter: DLCM, PRM, SetRank, MIR (the paper's) and DASALC.
 
 Each backbone maps features of a candidate list (B, C, H) to scores (B, C); `KnowledgeReranker` builds the features from
-ids, genres and adapted text knowledge and adds the explicit user-knowledge x item-knowledge interaction.
+ids, tags and adapted text knowledge and adds the explicit user-knowledge x item-knowledge interaction.
 """
 
 import functools
@@ -22,11 +22,11 @@ ADAPTER_CLASSES = {
 }
 
 
-def build_reranker(backbone: str, config, genres, text_dim: int) -> KnowledgeReranker:
-    """A re-ranker by name. `genres`: (I, G) float32 membership; `text_dim`: width of the text vectors."""
+def build_reranker(backbone: str, config, tags, text_dim: int) -> KnowledgeReranker:
+    """A re-ranker by name. `tags`: (I, G) float32 membership; `text_dim`: width of the text vectors."""
     adapter = ADAPTER_CLASSES[config.adapter](text_dim, config.knowledge_dim, config.dropout)
     core = BACKBONE_CLASSES[backbone](config.hidden, config.heads, config.dropout)
-    return KnowledgeReranker(core, adapter, config, genres, text_dim)
+    return KnowledgeReranker(core, adapter, config, tags, text_dim)
 
 
 __all__ = ["KnowledgeReranker", "build_reranker", "BACKBONE_CLASSES", "ADAPTER_CLASSES"]

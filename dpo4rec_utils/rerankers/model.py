@@ -5,9 +5,9 @@ from torch import nn
 
 
 class KnowledgeReranker(nn.Module):
-    """Score candidate lists from ids, genres and text knowledge.
+    """Score candidate lists from ids, tags and text knowledge.
 
-    A candidate's features are [id embedding, genres, item knowledge, user knowledge, their product]; the score adds a
+    A candidate's features are [id embedding, tags, item knowledge, user knowledge, their product]; the score adds a
     learnt multiple of the inner product user knowledge . item knowledge. Both are ours, for every backbone (notebook 06 has the
     ablation). Knowledge that an arm lacks is a zero vector.
 
@@ -15,14 +15,14 @@ class KnowledgeReranker(nn.Module):
     history items are padded on the left with -1. Each distinct item of a batch is projected once.
     """
 
-    def __init__(self, core: nn.Module, adapter: nn.Module, config, genres: torch.Tensor, text_dim: int):
+    def __init__(self, core: nn.Module, adapter: nn.Module, config, tags: torch.Tensor, text_dim: int):
         super().__init__()
         self.core, self.adapter, self.interaction = core, adapter, config.interaction
-        self.item_id = nn.Embedding(len(genres), config.id_dim)
+        self.item_id = nn.Embedding(len(tags), config.id_dim)
         nn.init.normal_(self.item_id.weight, std=0.05)
-        self.register_buffer("genres", genres, persistent=False)
-        self.genre = nn.Linear(genres.shape[1], config.genre_dim)
-        self.item_width = config.id_dim + config.genre_dim + config.knowledge_dim
+        self.register_buffer("tags", tags, persistent=False)
+        self.tag = nn.Linear(tags.shape[1], config.tag_dim)
+        self.item_width = config.id_dim + config.tag_dim + config.knowledge_dim
         width = self.item_width + config.knowledge_dim * (2 if config.interaction else 1)
         self.features = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Dropout(config.dropout))
         self.past = nn.Linear(self.item_width, config.hidden) if core.uses_history else None
@@ -34,7 +34,7 @@ class KnowledgeReranker(nn.Module):
             self.register_buffer(f"{side}_std", torch.ones(text_dim))
 
     def standardise(self, side: str, text: torch.Tensor) -> None:
-        """Take mean and deviation of `text` (n, T) for this side's input: sentence vectors of one genre of text lie in a
+        """Take mean and deviation of `text` (n, T) for this side's input: sentence vectors of one kind of text lie in a
         narrow cone, and what tells them apart is small beside what they share."""
         getattr(self, f"{side}_mean").copy_(text.mean(dim=0))
         getattr(self, f"{side}_std").copy_(text.std(dim=0).clamp(min=1e-3))
@@ -47,7 +47,7 @@ class KnowledgeReranker(nn.Module):
     def forward(self, items, user_text, item_text, history=None):
         distinct, place = torch.unique(items if history is None else self._with(items, history), return_inverse=True)
         known = self._known("item", item_text[distinct])
-        table = torch.cat([self.item_id(distinct), self.genre(self.genres[distinct]), known], dim=-1)
+        table = torch.cat([self.item_id(distinct), self.tag(self.tags[distinct]), known], dim=-1)
         user = self._known("user", user_text).unsqueeze(1)
         count = items.numel()
         item = table[place.flatten()[:count]].view(*items.shape, -1)

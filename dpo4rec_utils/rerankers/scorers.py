@@ -38,14 +38,14 @@ class Scorers:
     def __init__(self, data: Data, item_vectors: np.ndarray, config: Config):
         self.data, self.item_vectors, self.config = data, item_vectors, config
         self.seed = config.seed
-        self.history = history_table(data.cohort, like_threshold=config.data.like_threshold)
+        self.history = history_table(data.cohort, config.data)
 
     def task(self, backbone: str, protocol: str, text: np.ndarray, seed: int, item_text=None) -> Task:
         """A training on the train users' lists with `text` (U, S, T) as user knowledge; validation calibrates."""
         train, validation = (self.data.lists_of(protocol, split) for split in ("train", "validation"))
         items = self.item_vectors if item_text is None else item_text
         return Task(
-            *(backbone, self.config.reranker, text, items, self.data.genres[0], self.history, train, validation, seed)
+            *(backbone, self.config.reranker, text, items, self.data.tags[0], self.history, train, validation, seed)
         )
 
     def own_stage(self, protocol: str, arm: ArmKnowledge, ablation: str = "", backbones=None, **change) -> Stage:

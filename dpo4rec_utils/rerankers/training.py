@@ -19,7 +19,9 @@ from scipy.optimize import minimize_scalar
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from dpo4rec_utils.config import RerankerConfig, as_dict
+from dpo4rec_utils.config import DataConfig, RerankerConfig, as_dict
+from dpo4rec_utils.data.cohort import Cohort
+from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.files import atomic_path
 from dpo4rec_utils.keys import content_key, fingerprint
@@ -32,7 +34,7 @@ class Task:
     """One training.
 
     text: (U, S, T) S knowledge vectors a user, one of them drawn at random for each list and epoch; a NaN vector is
-    absent and never drawn. item_text: (I, T). genres: (I, G). history: (U, H) item positions, -1 padded on the left.
+    absent and never drawn. item_text: (I, T). tags: (I, G). history: (U, H) item positions, -1 padded on the left.
     train, validation: lists, the latter for the temperature alone. seed: of initialisation, batches and draws.
     """
 
@@ -40,7 +42,7 @@ class Task:
     config: RerankerConfig
     text: np.ndarray
     item_text: np.ndarray
-    genres: np.ndarray
+    tags: np.ndarray
     history: np.ndarray
     train: CandidateLists
     validation: CandidateLists
@@ -49,7 +51,7 @@ class Task:
     @property
     def key(self) -> str:
         """16 hex digits of everything above, arrays by content."""
-        arrays = (self.text, self.item_text, self.genres, self.history)
+        arrays = (self.text, self.item_text, self.tags, self.history)
         lists = [array for part in (self.train, self.validation) for array in (part.user, part.items, part.labels)]
         return content_key([self.backbone, as_dict(self.config), fingerprint(*arrays, *lists), self.seed])
 
@@ -63,20 +65,20 @@ class Trained:
     validation: float
 
 
-def history_table(cohort, limit: int = 15, like_threshold: float = 4) -> np.ndarray:
+def history_table(cohort: Cohort, config: DataConfig, limit: int = 15) -> np.ndarray:
     """(U, limit) positions of the latest liked history items, -1 padded on the left; MIR reads it."""
     table = np.full((len(cohort.users), limit), -1)
     for row, past in enumerate(cohort.history):
-        liked = past.item[past.rating >= like_threshold].to_numpy()[-limit:]
-        if len(liked) == 0:
-            liked = past.item.to_numpy()[-limit:]
-        table[row, limit - len(liked) :] = liked
+        mine = past.item[liked(past.rating, config)].to_numpy()[-limit:]
+        if len(mine) == 0:
+            mine = past.item.to_numpy()[-limit:]
+        table[row, limit - len(mine) :] = mine
     return table
 
 
 def _model(task: Task):
-    genres = torch.from_numpy(np.array(task.genres))
-    return build_reranker(task.backbone, task.config, genres, task.item_text.shape[1])
+    tags = torch.from_numpy(np.array(task.tags))
+    return build_reranker(task.backbone, task.config, tags, task.item_text.shape[1])
 
 
 def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:
