@@ -90,13 +90,19 @@ def changed_words(before: pd.Series, after: pd.Series, top: int = 12) -> pd.Data
 def guards_stage(knowledge: Knowledge, name: str, table: pd.DataFrame) -> Stage:
     """`describe_texts` of the texts (user, text) of an arm, as a record's metrics."""
 
+    genres = [genre.lower() for genre in knowledge.data.genres[1]]
+
     def build(_):
-        genres = [genre.lower() for genre in knowledge.data.genres[1]]
         means = describe_texts(table, knowledge.facts, genres)
         return {"arm": name, "texts": len(table)} | {key: round(float(value), 4) for key, value in means.items()}
 
     facts = content_key([dataclasses.astuple(knowledge.facts[user]) for user in table.user])
-    depends = {"texts": fingerprint(table[["user", "text"]]), "facts": facts, "templates": content_key(templates())}
+    depends = {
+        "texts": fingerprint(table[["user", "text"]]),
+        "facts": facts,
+        "templates": content_key(templates()),
+        "genres": genres,
+    }
     return Stage("guards", name, depends, build)
 
 
