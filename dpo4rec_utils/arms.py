@@ -1,7 +1,8 @@
 """Every arm, control and variant: one entry each, plain data that both the making and the reading side import.
 
-An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here; if its knowledge is made
-in a new way, add the maker to `study.MAKERS` under the name that `user` gives. Nothing else lists arms.
+An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here and name it in a profile's
+`evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS`; if its policy is trained in a
+new way, add it to `study.POLICIES`.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from dataclasses import dataclass, field
 class Arm:
     """One arm of the tables.
 
-    label: its words in figures. question: what it answers. user: the maker of the user's text vectors (`study.MAKERS`).
+    label: its words in figures. question: what it answers. user: the maker of the user's text vectors (`comparison.MAKERS`).
     policy: whose texts, for makers that read texts; 'last' is the policy after the last round. item: whether re-rankers
-    get item text. against: the arms it is compared with, where both are there. shared: whether its texts are in the
-    shared scorers' training.
+    get item text. against: the arms it is compared with, where both are there. baseline: its place among the arms that the
+    last round is compared with; None: it is not. shared: whether its texts are in the shared scorers' training (a new arm
+    with it changes every shared number). control: its policy is trained in round 1 beside DPO. judged: referees read it.
     """
 
     name: str
@@ -24,26 +26,66 @@ class Arm:
     policy: str | None = None
     item: bool = True
     against: tuple[str, ...] = ()
+    baseline: int | None = None
     shared: bool = True
+    control: bool = False
+    judged: bool = False
 
 
 ARMS = {
     arm.name: arm
     for arm in (
         Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item=False, shared=False),
-        Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",)),
-        Arm("template", "template", "does the LLM add anything to stating facts?", "template", against=("item",)),
-        Arm("history_mean", "history mean", "how much signal the history holds", "history_mean", against=("item",)),
-        Arm("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "texts", "zero_shot", against=("item",)),
-        Arm("warm_start", "warm start", "what imitation gives", "texts", "warm_start", against=("zero_shot",)),
-        Arm("rft", "best-of-N fine-tuning", "is a contrast needed?", "texts", "rft"),
-        Arm("random_pairs", "random pairs", "is the reward needed?", "texts", "random_pairs"),
-        Arm("dpo_cold", "DPO, no warm start", "the paper's path", "texts", "dpo_cold", against=("zero_shot",)),
-        Arm("dpo_shuffled", "another user's text", "is it about this user?", "shuffled", "last", shared=False),
+        Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=8),
+        Arm(
+            *("template", "template", "does the LLM add anything to stating facts?", "template"),
+            against=("item",),
+            baseline=6,
+            judged=True,
+        ),
+        Arm(
+            *("history_mean", "history mean", "how much signal the history holds", "history_mean"),
+            against=("item",),
+            baseline=7,
+        ),
+        Arm(
+            *("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "texts", "zero_shot"),
+            against=("item",),
+            baseline=1,
+        ),
+        Arm(
+            *("warm_start", "warm start", "what imitating templates gives", "texts", "warm_start"),
+            against=("zero_shot",),
+            baseline=5,
+        ),
+        Arm(
+            *("rft", "best of N, one round", "is a contrast needed?", "texts", "rft"),
+            baseline=4,
+            control=True,
+            judged=True,
+        ),
+        Arm(
+            *("random_pairs", "random pairs, one round", "is the reward needed?", "texts", "random_pairs"),
+            baseline=3,
+            control=True,
+            judged=True,
+        ),
+        Arm(
+            *("dpo_cold", "DPO, no warm start", "the paper's path, one round", "texts", "dpo_cold"),
+            against=("zero_shot",),
+            control=True,
+            judged=True,
+        ),
+        Arm(
+            *("dpo_shuffled", "another user's text", "is it about this user?", "shuffled", "last"),
+            baseline=2,
+            shared=False,
+            judged=True,
+        ),
     )
 }
 # What the last round is compared with, in the order of the tables.
-BASELINES = ("zero_shot", "dpo_shuffled", "random_pairs", "rft", "warm_start", "template", "history_mean", "item")
+BASELINES = tuple(sorted((a.name for a in ARMS.values() if a.baseline), key=lambda name: ARMS[name].baseline))
 # Arms of notebook 06 alone.
 ABLATION_ARMS = {
     arm.name: arm
@@ -135,6 +177,5 @@ def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") 
 def comparisons(names: list[str], last: str) -> list[tuple[str, str]]:
     """(arm, baseline) pairs that the study asks about, where both are among `names`; `last`: the last round's name."""
     asked = [(last, baseline) for baseline in BASELINES]
-    for name in ("dpo_cold", "warm_start", "zero_shot", "template", "history_mean", "item"):
-        asked += [(name, baseline) for baseline in ARMS[name].against]
+    asked += [(name, baseline) for name in reversed(ARMS) for baseline in ARMS[name].against]
     return [(a, b) for a, b in asked if a in names and b in names]

@@ -81,7 +81,7 @@ def overrides_of(parameters: list[str]) -> dict:
         *sections, last = key.split(".")
         inside = nested
         for section in sections:
-            inside = inside.setdefault(section, {})
+            inside = inside.setdefault(section, {}) if isinstance(inside, dict) else inside
         if not equals or not isinstance(inside, dict) or last in inside:
             reason = "is given twice" if equals else "has no value"
             raise ConfigError(f"-p {text}: {key} {reason}; allowed: section.key=value, each key once.")

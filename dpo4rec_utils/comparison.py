@@ -7,7 +7,7 @@ import numpy as np
 
 from dpo4rec_utils.arms import Arm, arm, round_name, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
-from dpo4rec_utils.data.data import user_facts_stage
+from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.data.feedback import disliked, liked
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
@@ -27,7 +27,6 @@ ADAPTERS = {
     "mlp": {"adapter": "mlp"},
     "hea-no-interaction": {"interaction": False},
 }
-CONTROLS = ("template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled")
 
 
 def user_folds(study: Study) -> list[Study]:
@@ -111,6 +110,7 @@ MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
 def compare(study: Study) -> None:
     """Own and shared scorers of every arm and protocol, in every user fold."""
     for fold in user_folds(study):
+        fold.store.make(cohort_stage(fold.data))
         fold.store.make(user_facts_stage(fold.data))
         config = as_dict(fold.config)
         for protocol in PROTOCOLS:
@@ -135,6 +135,8 @@ def _shared(study: Study, protocol: str, names: list[str]) -> None:
 
 def ablate(study: Study) -> None:
     """The knowledge arms and adapters of notebook 06, and what referees think of round 1, its controls and variants."""
+    for name in ("none", "item", "dpo_shuffled", study.policy("last").name):
+        study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, name)))
     for name in ("user", "noise"):
         knowledge = arm_knowledge(study, name)
         study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=KNOWLEDGE_BACKBONES))
@@ -150,13 +152,14 @@ def ablate(study: Study) -> None:
 
 def judge(study: Study) -> None:
     """Referees of every policy of the loop, its controls and the variants that `evaluation.ablations` names."""
+    study.store.make(cohort_stage(study.data))
     config = study.config
     turns = [study.round(number) for number in range(1, config.alignment.rounds + 1)]
-    loop = [study.start.name, *(turn.policy.name for turn in turns)]
+    loop = [study.start.name, *(turn.after.name for turn in turns)]
     policies = loop if study.start == study.zero_shot else ["zero_shot", *loop]
-    others = [*(name for name in CONTROLS if name in config.evaluation.arms), *config.evaluation.ablations]
+    others = [*(name for name in config.evaluation.arms if arm(name).judged), *config.evaluation.ablations]
     texts = {name: judged_text(study, name) for name in [*policies, *others]}
-    rounds = {turn.policy.name: turn.model for turn in turns}
+    rounds = {turn.after.name: turn.model for turn in turns}
     study.store.make(
         referees_stage(study.reward_models, study.zero_shot, Judged(texts, policies, loop, others, rounds))
     )
@@ -174,28 +177,32 @@ def count_samples(study: Study) -> None:
 
     By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or
     up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, ci_half (half the width of its 95 % interval),
-    users, minutes (of N texts for these users, from the measured seconds a text).
+    users.
     """
     turn, llm, knowledge = study.round(1), study.config.llm, study.knowledge
-    most, sampled, rewards = llm.train_samples, turn.start, turn.model.rewards
+    most, sampled, rewards = llm.train_samples, turn.before, turn.model.rewards
     if (study.config.evaluation.most_samples or 0) > most:
         # Knowledge of its own for the texts alone: the pairs and the reward model keep those they were made of.
         most = study.config.evaluation.most_samples
         wide = Knowledge(study.data, study.config.changed(llm=llm.changed(train_samples=most)), study.store)
         wide.encoder = knowledge.encoder
-        sampled = replace(turn.start, name=f"{turn.start.name}_{most}")
+        sampled = replace(turn.before, name=f"{turn.before.name}_{most}")
         rewards = turn.model.rescore(wide.vectors(sampled))
-    users = knowledge.pair_users(turn.start)
+    users = knowledge.pair_users(turn.before)
 
     def build(_):
-        record = study.store.record("texts", sampled.name)
-        minutes, rows = record["seconds"] / record["metrics"]["texts"] * len(users) / 60, []
+        rows = []
         for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= most):
             for kind in KINDS:
                 found = split_half(rewards[kind][:, :n], turn.model.lists, users)
                 row = {"samples": n, "reward": kind} | {k: found[k] for k in ("r", "gain", "ci_half", "users")}
-                rows.append(row | {"minutes": n * minutes})
-        return {"rows": rows}
+                rows.append(row)
+        return {"texts": sampled.name, "users": len(users), "rows": rows}
 
-    depends = {"rewards": {kind: fingerprint(rewards[kind]) for kind in KINDS}, "users": fingerprint(users)}
+    lists = fingerprint(turn.model.lists.user)
+    depends = {
+        "rewards": {kind: fingerprint(rewards[kind]) for kind in KINDS},
+        "users": fingerprint(users),
+        "lists": lists,
+    }
     study.store.make(Stage("samples", "gain", depends, build))

@@ -4,6 +4,8 @@ A profile may extend another (`extends: name`). An unknown key, a wrong type or 
 which names the key, the value and what is allowed. `None` always means "not given".
 """
 
+import hashlib
+import json
 import re
 import types
 import typing
@@ -18,6 +20,8 @@ from dpo4rec_utils.arms import ARMS, VARIANTS
 PROFILES = Path(__file__).parent / "profiles"
 PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 PROTOCOLS = ("popularity", "uniform")
+SPLITS = ("train", "validation", "test")
+REFEREE_KINDS = ("log_likelihood", "ndcg")
 
 Backbone = Literal["dlcm", "prm", "setrank", "mir", "dasalc"]
 ArmName = Literal[tuple(ARMS)]
@@ -288,18 +292,29 @@ class Config(Section):
 def load_config(profile: str, overrides: dict | None = None) -> Config:
     """Read a profile by name, or by the path of a YAML file, and lay `overrides` (nested dict) over it.
 
+    With overrides the profile has a name of its own, `<name>-<hash of the overrides>`, and so a results folder of its own:
+    nothing that a profile has published is replaced by a trial.
+
     Raises `ConfigError` for an unknown profile, a malformed file, an unknown key, a wrong type or a value out of range.
     """
-    given = _merge(_read_profile(str(profile), ()), _mapping(overrides or {}, "OVERRIDES"))
+    given = _merge(_read_profile(str(profile), ()), _mapping({} if overrides is None else overrides, "OVERRIDES"))
     try:
-        return Config(**(given | {"profile": _path(str(profile)).stem}))
+        return Config.model_validate(given | {"profile": _path(str(profile)).stem + _suffix(overrides)})
     except ValidationError as error:
         raise ConfigError(_sentence(error.errors()[0], given)) from None
 
 
+def _suffix(overrides: dict | None) -> str:
+    text = json.dumps(overrides or {}, sort_keys=True, default=str)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if overrides else ""
+
+
 def read_yaml(text: str) -> Any:
     """YAML with two mends: a key given twice is an error, and `1e-4` is a number. Raises `yaml.YAMLError`."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value cannot be read ({' '.join(str(error).split())[:80]})") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -318,12 +333,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+def profile_names() -> list[str]:
+    """The built-in profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
 def _path(profile: str) -> Path:
     """The file of a profile, checked by name."""
     given = Path(profile)
     own = given.suffix in (".yaml", ".yml")
     path = given if own else PROFILES / f"{profile}.yaml"
-    names = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+    names = profile_names()
     if not path.is_file() or not own and profile not in names:
         raise ConfigError(f"PROFILE = {profile!r} does not exist; allowed: {', '.join(names)}, or a YAML file's path.")
     if not PROFILE_NAME.fullmatch(path.stem):
@@ -349,12 +369,17 @@ def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
         return given
     if not isinstance(parent, str) or parent in (profile, *children):
         raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
+    if parent.endswith((".yaml", ".yml")):
+        parent = str(path.parent / parent)
     return _merge(_read_profile(parent, (profile, *children)), given)
 
 
 def _mapping(given, name: str) -> dict:
-    if not isinstance(given, dict):
-        raise ConfigError(f"{name} must be a mapping; keys: {', '.join(Config.model_fields)}.")
+    known = ", ".join(key for key in Config.model_fields if key != "profile")
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise ConfigError(f"{name} must be a mapping of names; keys: {known}.")
+    if "profile" in given:
+        raise ConfigError(f"Unknown key profile in {name}: a profile is called as its file; allowed here: {known}.")
     return given
 
 
@@ -376,7 +401,7 @@ def _sentence(error: dict, given: dict) -> str:
         model = model.model_fields[part].annotation
     known = model.model_fields
     if error["type"] == "extra_forbidden":
-        return f"Unknown key {key} = {value!r}; allowed here: {', '.join(known)}."
+        return f"Unknown key {key} = {value!r}; allowed here: {', '.join(name for name in known if name != 'profile')}."
     field = known[path[-1]]
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
         return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(field.annotation.model_fields)}."
@@ -407,7 +432,7 @@ def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
     papermill parameter: an error, never a silent default.
     """
-    plain, known = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
+    plain, known = (str, int, float, bool, list, tuple, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
     ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
     for name, value in ours.items():
         if isinstance(value, plain) and name not in known:
@@ -415,6 +440,10 @@ def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     making = namespace.get("MAKE", False)
     if not isinstance(making, bool):
         raise ConfigError(f"MAKE = {making!r} has the wrong type; allowed: True, False.")
+    if "PROFILE" not in namespace:
+        raise ConfigError(
+            f"The parameters cell sets no PROFILE; allowed: {', '.join(profile_names())}, or a YAML file's path."
+        )
     return load_config(namespace["PROFILE"], namespace.get("OVERRIDES")), making
 
 

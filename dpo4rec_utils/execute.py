@@ -25,19 +25,20 @@ def notebook_paths(only: str = "") -> list[Path]:
 def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -> None:
     """Execute notebooks, each written only when it succeeded, then draw the report.
 
-    A run of all of them lists its records anew, so that none of an earlier configuration stays, and writes
-    `tables/notebooks.csv` (notebook, seconds, peak_rss_mib).
+    A run of all of them lists its records anew once the first notebook has succeeded, so that none of an earlier
+    configuration stays, and writes `tables/notebooks.csv` (notebook, seconds, peak_rss_mib).
     """
     config = load_config(profile, overrides)
     install_kernel()
     os.environ.setdefault("PYTHONHASHSEED", "0")
     results, began, rows = project_root() / "results" / config.profile, time.time(), []
-    if not only:
-        write_json(results / "manifest.json", {"profile": config.profile, "records": {}})
+    print(f"== results go to results/{config.profile}", flush=True)
     for path in notebook_paths(only):
         print(f"== {path.stem}", flush=True)
         with measure() as cost:
             _execute(path, results / "notebooks" / path.name, {"PROFILE": profile, "OVERRIDES": overrides or {}})
+        if not only and not rows:  # the walkthrough has used data, LLM and encoder and published nothing
+            write_json(results / "manifest.json", {"profile": config.profile, "records": {}})
         rows.append(f"{path.stem},{cost.seconds:.1f},{cost.peak_rss_mib:.0f}\n")
         print(f"== {path.stem}: {cost.seconds:.0f} s, peak {cost.peak_rss_mib:.0f} MiB", flush=True)
     if not only:
@@ -89,7 +90,7 @@ def remove_older(results: Path, began: float) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Take machine paths, progress bars and host details out of an executed notebook, so copies can be shared."""
+    """Take what papermill and progress bars left, and machine paths in printed text, out of an executed notebook."""
     import nbformat
 
     book = nbformat.read(path, as_version=4)

@@ -57,7 +57,7 @@ def write_json(path: Path, content) -> None:
     """Write JSON atomically, keys in the order given; NumPy numbers and arrays become plain ones."""
     text = json.dumps(content, indent=1, default=lambda x: x.tolist(), ensure_ascii=False)
     # A list of numbers is one line, not a line a number: records stay readable and small.
-    text = re.sub(r"\[\s+([-\d.eE+,\sNa]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    text = re.sub(r"\[\n\s*([-\d.eE+,\sNa]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     write_text(path, text + "\n")
 
 

@@ -1,7 +1,8 @@
 """What tells one result from another: its inputs by content, the code that makes it, the libraries that compute.
 
-A key that needs no list kept by hand cannot lie: arrays and tables enter by their bytes, code by the module that builds a
-stage with everything it imports of this package, libraries by what those modules import.
+Arrays and tables enter a key by their bytes, code by the module that builds a stage with everything it imports of this
+package, libraries by what those modules import. Kept by hand are two lists alone: the modules that move results without
+making them, and the libraries that compute.
 """
 
 import ast
@@ -10,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,10 @@ LIBRARIES = {
     "scipy": ("scipy",),
     "pandas": ("pandas",),
 }
+
+
+# Read now, so that a file that is edited while a kernel runs does not name what the kernel computed with the older code.
+_SOURCES = {str(path): path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("*.py")}
 
 
 def content_key(content) -> str:
@@ -80,8 +86,8 @@ def library_versions(module: str) -> dict[str, str]:
 
 
 def _tree(module: str) -> ast.Module:
-    with open(importlib.util.find_spec(module).origin, encoding="utf-8") as file:
-        return ast.parse(file.read())
+    origin = importlib.util.find_spec(module).origin
+    return ast.parse(_SOURCES.get(origin) or Path(origin).read_text(encoding="utf-8"))
 
 
 @functools.cache

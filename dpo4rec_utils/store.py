@@ -176,7 +176,7 @@ class Store:
         return folder
 
     def make(self, stage: Stage):
-        """The value of a stage, built unless it is finished. Either way its record is published.
+        """The value of a stage, built unless it is finished; its record is published, unless `making` is off.
 
         The record holds metrics, resolved configuration, seed, date, versions, commit, device, wall time and peak memory.
         Raises `StudyError` for an unfinished stage with `making` off.

@@ -1,7 +1,7 @@
 """The study of one configuration: the paper's loop (Algorithm 1), its controls and variants, as policies by name."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from dpo4rec_utils.alignment.pairs import (
 from dpo4rec_utils.alignment.story import Round
 from dpo4rec_utils.arms import VARIANTS, round_name
 from dpo4rec_utils.config import Config, as_dict, load_config, notebook_parameters
-from dpo4rec_utils.data.data import Data, cohort_stage
+from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.files import project_root
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy, base_policy
@@ -53,10 +53,8 @@ class Study:
 
     @cached_property
     def data(self) -> Data:
-        """Tables, users and lists; the split sizes become a record."""
-        data = Data(self.config)
-        self.store.make(cohort_stage(data))
-        return data
+        """Tables, users and lists."""
+        return Data(self.config)
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -82,20 +80,28 @@ class Study:
 
     def loop(self) -> Iterator[Round]:
         """Algorithm 1 of the paper: sample, reward, pair, align; the aligned policy samples in the next round."""
-        policy, sources = self.start, self.before_round_1
-        for number in range(1, self.config.alignment.rounds + 1):
-            self.knowledge.texts(policy)  # N a user, for some train users; fewer for everyone else
-            model = self.reward_models.of(policy, sources)
-            pairs = build_pairs(self.candidates(policy, model), self.config.alignment)
-            last = number == self.config.alignment.rounds
-            aligned = self.aligner.train(policy, pairs, Recipe(round_name(number), rewarded=not last, round=number))
-            yield Round(number, policy, model, pairs, aligned)
-            policy, sources = aligned, [*sources, aligned]
+        before, sources, rounds = self.start, self.before_round_1, self.config.alignment.rounds
+        for number in range(1, rounds + 1):
+            # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next two steps.
+            self.knowledge.texts(before)
+            # 2. Reward: how well a user's held-out lists are ranked with each text.
+            model = self.reward_models.of(before, sources)
+            # 3. Pair: the best text against the worst.
+            pairs = build_pairs(self.candidates(before, model), self.config.alignment)
+            # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
+            recipe = Recipe(round_name(number), rewarded=number < rounds, round=number)
+            after = self.aligner.train(before, pairs, recipe)
+            yield Round(number, before, model, pairs, after)
+            before, sources = after, [*sources, after]
 
     def round(self, number: int) -> Round:
         """Round `number` (1, 2, ...) of the loop, with all before it."""
-        while len(self._rounds) < number:
-            self._rounds.append(next(self._loop))
+        try:
+            while len(self._rounds) < number:
+                self._rounds.append(next(self._loop))
+        except BaseException:  # an interrupted generator cannot go on; a new one finds what is finished in seconds
+            self._loop, self._rounds = self.loop(), []
+            raise
         return self._rounds[number - 1]
 
     @cached_property
@@ -133,19 +139,12 @@ class Study:
     def policy(self, name: str) -> Policy:
         """A policy by its arm's name; 'last' is the one after the last round."""
         if name == "last":
-            return self.round(self.config.alignment.rounds).policy
+            return self.round(self.config.alignment.rounds).after
         if name.startswith("dpo_round_"):
-            return self.round(int(name.rsplit("_", 1)[1])).policy
+            return self.round(int(name.rsplit("_", 1)[1])).after
         if name in VARIANTS:
             return self._variant(name)
-        named = {
-            "zero_shot": lambda: self.zero_shot,
-            "warm_start": lambda: self.start,
-            "dpo_cold": self._cold,
-            "random_pairs": self._random_pairs,
-            "rft": self._best_of_n,
-        }
-        return named[name]()
+        return POLICIES[name](self)
 
     def _cold(self) -> Policy:
         """The paper's path: one round straight from the zero-shot LLM."""
@@ -181,3 +180,13 @@ class Study:
         if variant.grpo:
             return self.aligner.train(self.start, groups(candidates), Recipe(name, "grpo"), config)
         return self.aligner.train(self.start, build_pairs(candidates, config), Recipe(name), config)
+
+
+# The policies that are neither a round nor a variant, by their arm's name.
+POLICIES: dict[str, Callable[[Study], Policy]] = {
+    "zero_shot": lambda study: study.zero_shot,
+    "warm_start": lambda study: study.start,
+    "dpo_cold": Study._cold,
+    "random_pairs": Study._random_pairs,
+    "rft": Study._best_of_n,
+}

@@ -38,7 +38,7 @@ def check_changes(study: Study) -> None:
     study.store.make(words_stage(*named))
     users, prompts = list(study.data.cohort.of("validation"))[:MOST_USERS], study.knowledge.prompts()
     for number in range(1, study.config.alignment.rounds + 1):
-        policy = study.round(number).policy
+        policy = study.round(number).after
         table = study.knowledge.texts(policy)
         table = table[(table["sample"] == 0) & table.user.isin(users)]
         study.store.make(log_ratio_stage(policy, start, [prompts[u] for u in table.user], list(table.text)))

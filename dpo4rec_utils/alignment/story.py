@@ -18,10 +18,10 @@ class Round:
     """One turn of the loop: the policy that sampled, the model that rewarded, the pairs, and the aligned policy."""
 
     number: int
-    start: Policy
+    before: Policy
     model: RewardModel
     pairs: pd.DataFrame
-    policy: Policy
+    after: Policy
 
 
 def claimed_changes(knowledge: Knowledge, turn: Round) -> pd.Series:
@@ -31,7 +31,7 @@ def claimed_changes(knowledge: Knowledge, turn: Round) -> pd.Series:
     of the old ones, in nats; index: user (position), sorted from worst to best.
     """
     samples, users = knowledge.config.llm.evaluation_samples, knowledge.data.cohort.of("train")
-    texts = [knowledge.vectors(policy, samples) for policy in (turn.start, turn.policy)]
+    texts = [knowledge.vectors(policy, samples) for policy in (turn.before, turn.after)]
     claimed = pd.Series(claimed_change(turn.model, *texts, users), index=users)
     return claimed[turn.pairs.user.unique()].sort_values(kind="stable")
 
@@ -42,7 +42,7 @@ def story(knowledge: Knowledge, turn: Round, user: int) -> dict:
     Returns `question`, the user turn of the prompt; `samples` (text, reward, role); `before` and `after`, a text each;
     `ranking`, the user's first list (item, liked, rank_before, rank_after) by a model trained without this user's lists.
     """
-    policies = {"before": turn.start, "after": turn.policy}
+    policies = {"before": turn.before, "after": turn.after}
     tables = {name: knowledge.texts(policy) for name, policy in policies.items()}
     own, mine = tables["before"][tables["before"].user == user], turn.pairs[turn.pairs.user == user]
     reward = user_rewards(turn.model.rewards[knowledge.config.reward.kind], turn.model.lists, [user])[0]

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.config import SPLITS, DataConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

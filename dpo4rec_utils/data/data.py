@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
-from dpo4rec_utils.data.cohort import SPLITS, Cohort, build_cohort
+from dpo4rec_utils.config import PROTOCOLS, SPLITS, Config, as_dict
+from dpo4rec_utils.data.cohort import Cohort, build_cohort
 from dpo4rec_utils.data.dataset import Dataset, tag_matrix
 from dpo4rec_utils.data.domain import Domain, load_domain
 from dpo4rec_utils.data.lists import CandidateLists, Draw, build_lists

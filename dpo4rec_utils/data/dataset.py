@@ -51,7 +51,7 @@ def validated(dataset: Dataset) -> Dataset:
         row = inter[bad].iloc[0]
         raise StudyError(
             f"{dataset.name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
-            f"{ {name: value for name, value in row.items()} }."
+            f"{row.to_dict()}."
         )
     if items.item_id.isna().any() or items.title.isna().any():
         row = items[items.item_id.isna() | items.title.isna()].index[0] + 1

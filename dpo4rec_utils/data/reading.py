@@ -68,14 +68,14 @@ def _read(name: str, file: BinaryIO, options: dict) -> pd.DataFrame:
     if kind is None:
         raise StudyError(f"{name} is of an unknown kind; allowed: {', '.join(KINDS)}, also with .gz.")
     try:
-        opened = gzip.open(file) if name.endswith(".gz") else file
+        content = io.BytesIO(gzip.decompress(file.read()) if name.endswith(".gz") else file.read())
         if kind == ".parquet":
-            table = pd.read_parquet(io.BytesIO(opened.read()))
+            table = pd.read_parquet(content)
             return table.astype(str).where(table.notna(), None)
         if kind in (".jsonl", ".json"):
-            return pd.read_json(io.BytesIO(opened.read()), lines=True, dtype=False, convert_dates=False)
+            return pd.read_json(content, lines=True, dtype=False, convert_dates=False)
         text = {"sep": SEPARATORS[kind], "dtype": str, "keep_default_na": False, "na_values": [""]} | options
-        table = pd.read_csv(opened, **text)
+        table = pd.read_csv(content, **text)
         # RecBole writes a column's type behind its name: user_id:token.
         return table.rename(columns=lambda column: str(column).split(":")[0] if kind[1] in "iu" else column)
     except UnicodeDecodeError as error:

@@ -12,7 +12,8 @@ MODELS = {"embedded": "SmolLM2-135M-Instruct"}
 def answer(records: Records, scorer: str = "own") -> dict[str, str]:
     """Beats, no difference seen, loses to, seen on: a line each, NDCG@7 under popularity negatives by one scorer.
 
-    A baseline is beaten where the interval of the mean over backbones lies above zero, and loses where it lies below.
+    A baseline is beaten where the interval of the mean over backbones lies above zero, and loses where it lies below; these
+    intervals are not corrected for the number of baselines, the counts of backbones are.
     """
     rows = tables.headline(records)
     rows = rows[(rows.protocol == "popularity") & (rows.scorer == scorer)]

@@ -11,7 +11,7 @@ from IPython.display import Image, display
 
 from dpo4rec_utils.evidence import figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.files import MissingRecordError, StudyError, atomic_path, write_text
+from dpo4rec_utils.files import MissingRecordError, atomic_path, write_text
 
 TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "sanity_rankers": loop_tables.sanity_rankers,
@@ -88,21 +88,20 @@ def _picture(records: Records, name: str) -> Path:
     return records.folder / "figures" / f"{name}.png"
 
 
-def write_all(records: Records) -> list[str]:
-    """Write every table and figure that the records hold; returns the names of those that no record was made for.
+def write_all(records: Records) -> tuple[list[str], list[str]]:
+    """Write every table and figure that the records hold; names of those written, and of those no record was made for.
 
     A record that is damaged, altered or of another profile is an error.
     """
-    absent = []
+    written, absent = [], []
     for names, write in ((TABLES, table), (FIGURES, draw)):
         for name in names:
             if name.endswith("folds") and records.folds == 1:
                 continue
             try:
                 write(records, name)
+                written.append(name)
             except MissingRecordError:
                 absent.append(name)
             plt.close("all")
-    if len(absent) == len(TABLES) + len(FIGURES):
-        raise StudyError(f"results/{records.profile} holds no record that a table is drawn from.")
-    return absent
+    return written, absent

@@ -12,6 +12,11 @@ KINDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
 BACKBONES = {"dlcm": "DLCM", "prm": "PRM", "setrank": "SetRank", "mir": "MIR", "dasalc": "DASALC"}
 
 
+def backbone_label(name: str) -> str:
+    """How a backbone is written in figures."""
+    return BACKBONES.get(name, name)
+
+
 # Notebook 01
 
 
@@ -171,7 +176,7 @@ def words(records: Records):
 
 
 def power(records: Records):
-    """Smallest difference that is found four times out of five, against the number of users; mean of the backbones."""
+    """Smallest difference that a test of one backbone finds four times out of five, averaged over backbones, by users."""
     table, users = tables.power(records), tables.count_test_users(records)
     table = table[(table.baseline == "zero_shot") & (table.backbone != "mean")]
     figure, axis = plots.blank(5.8, 3.6)
@@ -220,7 +225,7 @@ def forest(records: Records, scorer: str):
     ]
     shown = table.assign(
         comparison=table.arm.map(label) + " less " + table.baseline.map(label),
-        backbone=table.backbone.map(BACKBONES),
+        backbone=table.backbone.map(backbone_label),
         filled=table.p_holm < 0.05,
     )
     figure, _ = plots.dots(shown, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
@@ -233,7 +238,6 @@ def forest(records: Records, scorer: str):
     return figure, f"With {scorer} scorers, {label(records.last)} is " + "; ".join(
         f"{better_worse(tables.counts_of(part))} than {label(baseline)}"
         for baseline, part in last.groupby("baseline", sort=False)
-        if baseline in ("zero_shot", "dpo_shuffled", "template", "history_mean")
     ) + f" (backbones, p < 0.05 after Holm's correction, n = {table.users.max()} test users)."
 
 
@@ -309,7 +313,7 @@ def breakdown(records: Records):
 def knowledge(records: Records):
     """NDCG@7 by kind of knowledge, a marker a backbone."""
     table = loop_tables.ablation_knowledge(records)
-    shown = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(BACKBONES))
+    shown = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(backbone_label))
     figure, _ = plots.dots(shown, "arm", "mean", "backbone", "std")
     plots.below(figure, f"NDCG@7, test lists, own scorers (bars: deviation over {table.seeds.max()} seeds)")
     mean = table.groupby("arm", sort=False)["mean"].mean()

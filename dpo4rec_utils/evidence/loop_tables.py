@@ -5,14 +5,13 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import ARMS
+from dpo4rec_utils.arms import ABLATION_ARMS, ARMS
+from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import t_of_mean
-from dpo4rec_utils.evidence.tables import main_results
+from dpo4rec_utils.files import MissingRecordError
 
-SPLITS = ("train", "validation", "test", "train_later")
-REFEREE_KINDS = ("log_likelihood", "ndcg")
-CONTROLS = ("random_pairs", "rft", "dpo_cold")
+JUDGED = (*SPLITS, "train_later")
 
 
 def sanity_rankers(records: Records) -> pd.DataFrame:
@@ -32,6 +31,8 @@ def reward_reliability(records: Records) -> pd.DataFrame:
         for name, values in record["metrics"]["reliability"].items():
             split, kind = name.split("/")
             rows.append({"reward_model": record["name"], "split": split, "reward": kind} | values)
+    if not rows:
+        raise MissingRecordError(f"There is no reward record in {records.profile}; run notebook 03.")
     return pd.DataFrame(rows)
 
 
@@ -43,7 +44,7 @@ def start(records: Records) -> str:
 def rounds_and_controls(records: Records) -> list[str]:
     """Names of the policies after each round, then of the controls that this profile trains."""
     rounds = [f"dpo_round_{r}" for r in range(1, records.config["alignment"]["rounds"] + 1)]
-    return rounds + [name for name in CONTROLS if name in records.config["evaluation"]["arms"]]
+    return rounds + [name for name in records.config["evaluation"]["arms"] if ARMS[name].control]
 
 
 def training_summary(records: Records) -> pd.DataFrame:
@@ -57,30 +58,25 @@ def training_summary(records: Records) -> pd.DataFrame:
 
 
 def text_guards(records: Records) -> pd.DataFrame:
-    """What each policy's texts and templates say, and `kl_to_reference`: nats a text that a round's policy has moved."""
+    """What each policy's texts and templates say, and `kl_to_start`: nats a text that a round's policy has moved."""
     trained = rounds_and_controls(records)
     shown = list(dict.fromkeys(["zero_shot", start(records), *trained, "template"]))
     guards = pd.DataFrame([records.metrics("guards", name) for name in shown])
     moved = {name: records.metrics("kl", name)["nats"] for name in trained if name.startswith("dpo_round_")}
-    return guards.assign(kl_to_reference=guards.arm.map(moved).astype(float))
+    return guards.assign(kl_to_start=guards.arm.map(moved).astype(float))
 
 
 def ablation_knowledge(records: Records) -> pd.DataFrame:
     """NDCG@7 of the knowledge arms, popularity negatives, own scorers: arm, backbone, mean, std, seeds (list means)."""
-    results = main_results(records, fold=0)
-    cells = results[(results.metric == "ndcg") & (results.k == 7) & (results.averaging == "list")]
-    cells = cells[(cells.protocol == "popularity") & (cells.scorer == "own")]
+    rows, few = [], None
+    for arm in ("user", "noise", "none", "item", "dpo_shuffled", records.last):
+        record = ("ablation", f"knowledge-popularity-{arm}") if arm in ABLATION_ARMS else ("own", f"popularity-{arm}")
+        means = _ndcg_at_7(records.metrics(*record)["arms"][arm]["means"])
+        few = few or list(means)
+        rows += [{"arm": arm, "backbone": backbone} | _spread(means[backbone]) for backbone in few]
     order = ["none", "user", "item", "noise", "dpo_shuffled", records.last]
-    rows = []
-    for arm in ("user", "noise"):
-        means = records.metrics("ablation", f"knowledge-popularity-{arm}")["arms"][arm]["means"]
-        for backbone, values in _ndcg_at_7(means).items():
-            rows.append({"arm": arm, "backbone": backbone} | _spread(values))
-    few = list(dict.fromkeys(row["backbone"] for row in rows))
-    cells = cells[cells.backbone.isin(few) & cells.arm.isin(order)][["arm", "backbone", "mean", "std", "seeds"]]
-    rows = pd.concat([cells, pd.DataFrame(rows)])
-    rows = rows.assign(arm=pd.Categorical(rows.arm, order)).sort_values("arm", kind="stable")
-    return rows.astype({"arm": str}).reset_index(drop=True)
+    table = pd.DataFrame(rows).assign(arm=lambda frame: pd.Categorical(frame.arm, order))
+    return table.sort_values("arm", kind="stable", ignore_index=True).astype({"arm": str})
 
 
 def ablation_adapter(records: Records) -> pd.DataFrame:
@@ -117,7 +113,7 @@ def ablation_preference(records: Records) -> pd.DataFrame:
     metrics, rows = records.metrics("referees", "rounds"), []
     values, begin = referee_values(records), start(records)
     first = list(dict.fromkeys(name for name in ("dpo_round_1", "zero_shot") if name != begin))
-    for arm, split, kind in itertools.product([*first, *metrics["others"]], SPLITS, REFEREE_KINDS):
+    for arm, split, kind in itertools.product([*first, *metrics["others"]], JUDGED, REFEREE_KINDS):
         if f"{arm}/{split}/{kind}" in values:
             change = values[f"{arm}/{split}/{kind}"] - values[f"{begin}/{split}/{kind}"]
             half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
@@ -141,7 +137,7 @@ def rounds(records: Records) -> pd.DataFrame:
         number = loop.index(name) if name in loop else -1
         texts = records.metrics("texts", name)
         shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
-        for split in SPLITS:
+        for split in JUDGED:
             for kind in REFEREE_KINDS:
                 value = values[f"{name}/{split}/{kind}"]
                 change = value - values[f"{loop[0]}/{split}/{kind}"]
@@ -175,7 +171,11 @@ def cost(records: Records) -> pd.DataFrame:
 def samples(records: Records) -> pd.DataFrame:
     """What the best of N texts gains on the other half of a user's lists: samples, reward, r, gain, ci_half (of its
     95 % interval), users, minutes, gain_a_minute."""
-    table = pd.DataFrame(records.metrics("samples", "gain")["rows"])
+    found = records.metrics("samples", "gain")
+    texts = records.get("texts", found["texts"])
+    a_text = texts["seconds"] / texts["metrics"]["texts"] / 60
+    table = pd.DataFrame(found["rows"])
+    table["minutes"] = a_text * table.samples * found["users"]
     by_reward = table.groupby("reward")
     return table.assign(gain_a_minute=by_reward.gain.diff() / by_reward.minutes.diff())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpo4rec_utils.arms import label
+from dpo4rec_utils.config import profile_names
 from dpo4rec_utils.evidence import loop_tables, tables
 from dpo4rec_utils.evidence.answer import answer, shortfalls
 from dpo4rec_utils.evidence.diagram import draw_loop
@@ -39,7 +40,7 @@ def report_profiles(profile: str = "") -> Iterator[str]:
         records = Records(results / name)
         yield records.provenance()
         yield f"wrote {write_report(records).relative_to(project_root())}"
-    if not profile and {MAIN, ANSWER} <= set(names):
+    if not profile and {MAIN, ANSWER} <= set(committed(results)):
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"
 
@@ -70,6 +71,11 @@ def _markdown(table: pd.DataFrame) -> str:
     return table.to_markdown(index=False, disable_numparse=True)
 
 
+def committed(results: Path) -> list[str]:
+    """The built-in profiles that have records, smoke apart: what pages speak of."""
+    return [name for name in profile_names() if name != "smoke" and (results / name / "manifest.json").exists()]
+
+
 # README
 
 
@@ -90,10 +96,10 @@ def run_block(results: Path) -> str:
     rows = [
         (
             "read it",
-            "`make lab`, or open [`results/ml-100k/report.html`](results/ml-100k/report.html)",
-            "a minute",
+            "open [`report.html`](results/ml-100k/report.html), or `make lab`",
+            "1 (`make lab` first installs)",
             "1 GiB",
-            "as below",
+            "the answer above",
         ),
         ("smoke", "`make study PROFILE=smoke`", "5", "4 GiB", "loss 0.6931 at the first step"),
         (
@@ -162,9 +168,9 @@ def _head(path: Path) -> tuple[str, str]:
 def effects_block(results: Path) -> str:
     """The last round against every baseline, a table a profile that has a main table."""
     parts = []
-    for name in sorted(path.parent.name for path in results.glob("*/manifest.json")):
+    for name in committed(results):
         records = Records(results / name)
-        if name == "smoke" or not any(record.startswith("own-") for record in records.listed):
+        if not any(record.startswith("own-") for record in records.listed):
             continue
         short = "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
         parts.append(f"### `{name}`\n\n{answer(records)['Seen on']}.{short}\n\n{effect_table(records)}")
@@ -213,9 +219,8 @@ def cost_block(results: Path) -> str:
 
 def provenance_block(results: Path) -> str:
     """Commit, date, machine and faults of every profile's records."""
-    names = sorted(path.parent.name for path in results.glob("*/manifest.json") if path.parent.name != "smoke")
     lines = []
-    for name in names:
+    for name in committed(results):
         head, _, *notes = Records(results / name).provenance().splitlines()
         lines.append("- " + " ".join([head + ".", *notes]))
     return "\n".join(lines)

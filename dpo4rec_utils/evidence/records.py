@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +18,25 @@ def open_records(source: dict | str) -> "Records":
 
     Raises `StudyError` in one sentence where there are none, or where they are of other settings than a notebook asks for.
     """
-    config = load_config(source) if isinstance(source, str) else notebook_parameters(source)[0]
+    config, making = (load_config(source), False) if isinstance(source, str) else notebook_parameters(source)
     records = Records(project_root() / "results" / config.profile)
-    if not isinstance(source, str):
+    if not making or (records.folder / "manifest.json").exists():
         records.require(config)
     return records
+
+
+# Settings in which the records of one profile may differ: its user folds, and what changes no result.
+APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps")
+
+
+def _differences(made: dict, asked: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+    """(key, value as made, value as asked) of every setting of a record that is asked for otherwise."""
+    for key, value in made.items():
+        wanted = asked.get(key, value)
+        if isinstance(value, dict) and isinstance(wanted, dict):
+            yield from _differences(value, wanted, f"{prefix}{key}.")
+        elif wanted != value and f"{prefix}{key}" not in APART:
+            yield f"{prefix}{key}", value, wanted
 
 
 class Records:
@@ -30,7 +45,6 @@ class Records:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.profile = self.folder.name
-        _ = self.listed
 
     @property
     def listed(self) -> dict[str, dict]:
@@ -38,7 +52,7 @@ class Records:
         manifest = self.folder / "manifest.json"
         if not manifest.is_file():
             raise MissingRecordError(
-                f"results/{self.profile} holds no records; make them with `make study PROFILE={self.profile}`."
+                f"results/{self.profile} holds no records; set MAKE = True, or run `study` with the settings that you want."
             )
         content = read_json(manifest)
         if not isinstance(content, dict) or not isinstance(content.get("records"), dict):
@@ -47,6 +61,11 @@ class Records:
             raise StudyError(
                 f"{manifest} is of profile {content.get('profile')!r}; one folder holds one profile's records."
             )
+        for name, entry in content["records"].items():
+            if not isinstance(entry, dict) or not {"file", "key", "sha256"} <= set(entry):
+                raise StudyError(
+                    f"{manifest} lists {name} without file, key and sha256; restore it from the repository."
+                )
         return content["records"]
 
     def get(self, kind: str, name: str, fold: int = 0) -> dict:
@@ -78,9 +97,11 @@ class Records:
     def _checked(self, name: str, _: str | None) -> dict:
         """A record, read once as long as the manifest names the same hash."""
         record = published_record(self.folder, name)
-        missing = {"kind", "name", "metrics", "config", "commit", "device", "versions"} - set(record)
-        if missing:
-            raise StudyError(f"{name}.json of {self.profile} is no record: it lacks {', '.join(sorted(missing))}.")
+        wanted = {"kind", "name", "metrics", "config", "commit", "device", "versions"}
+        if not isinstance(record, dict) or not wanted <= set(record) or not isinstance(record["config"], dict):
+            raise StudyError(f"{name}.json of {self.profile} is no record: it needs {', '.join(sorted(wanted))}.")
+        if f"{record['kind']}-{record['name']}{record.get('label', '')}" != name:
+            raise StudyError(f"{name}.json of {self.profile} is the record of {record['kind']} {record['name']}.")
         if record["config"].get("profile") != self.profile:
             other = record["config"].get("profile")
             raise StudyError(f"{name}.json in results/{self.profile} is of profile {other!r}; make it again.")
@@ -91,21 +112,20 @@ class Records:
     @functools.cached_property
     def config(self) -> dict:
         """The resolved configuration that the records were made with."""
-        return self.all()[0]["config"] if self.listed else {}
+        first = next((record for record in self.all() if not record.get("label")), None)
+        if first is None:
+            raise MissingRecordError(f"results/{self.profile} lists no records; run the notebooks that make them.")
+        return first["config"]
 
     def require(self, config: Config) -> None:
-        """Raise `StudyError` where the records were made with other settings than `config`."""
+        """Raise `StudyError` where the records were made with other settings than `config`: the profile was changed since."""
         asked = as_dict(config)
-        for part, values in self.config.items():
-            for key, value in values.items() if isinstance(values, dict) else ():
-                wanted = asked.get(part, {}).get(key, value)
-                if part == "data" and key == "fold":
-                    continue
-                if list(wanted) != list(value) if isinstance(value, list) else wanted != value:
-                    raise StudyError(
-                        f"The records of {self.profile} were made with {part}.{key} = {value}, not {wanted}; set MAKE = True "
-                        "to make them with yours, or take the difference out of OVERRIDES."
-                    )
+        for record in self.all():
+            for key, value, wanted in _differences(record["config"], asked):
+                raise StudyError(
+                    f"{record['kind']} {record['name']} of {self.profile} was made with {key} = {value}, not {wanted}; make "
+                    "all of the profile anew with `study`, or give the changed profile another name."
+                )
 
     @property
     def seed(self) -> int:

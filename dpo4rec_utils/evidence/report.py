@@ -25,23 +25,21 @@ SHOWN_ROWS = 20
 
 def write_report(records: Records) -> Path:
     """Draw every table and figure again and write the page about them; returns its path."""
-    absent = write_all(records)
+    written, absent = write_all(records)
     environment = Environment(
         loader=PackageLoader("dpo4rec_utils.evidence", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    figures = {
-        name: _figure(records, name) for name in FIGURES if (_folder(records, "figures") / f"{name}.png").exists()
-    }
+    figures = {name: _figure(records, name) for name in FIGURES if name in written}
     page = environment.get_template("report.html.jinja").render(
         profile=records.profile,
         last=label(records.last),
         provenance=records.provenance().splitlines(),
-        answer={} if "headline" in absent else answer(records),
+        answer=answer(records) if "headline" in written else {},
         sections=[
             (number, title, [figure for name, figure in figures.items() if name.startswith(number)])
             for number, title in SECTIONS.items()
         ],
-        tables=[_table(records, name) for name in TABLES if (_folder(records, "tables") / f"{name}.csv").exists()],
+        tables=[_table(records, name) for name in TABLES if name in written],
         absent=absent,
         short=shortfalls(records),
     )

@@ -166,7 +166,8 @@ def power(records: Records) -> pd.DataFrame:
                 family = len(asked) * (1 if backbone == "mean" else len(records.backbones))
                 row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
                 row |= {"seeds": len(values), "validation_users": values.shape[1] // records.folds}
-                for size in (users, *((100, 2 * users, 4 * users) if baseline == "zero_shot" else ())):
+                others = (100, 2 * users, 4 * users) if baseline == "zero_shot" else ()
+                for size in dict.fromkeys((users, *others)):
                     rng = generator(records.seed, "power", part["scorer"], backbone, baseline, size)
                     alone, strict = detectable_difference(values, size, rng, (0.05, 0.05 / family))
                     rows.append(row | {"users": size, "alone": alone, "holm": strict})

@@ -33,9 +33,18 @@ class Policy:
 
     @property
     def key(self) -> str:
-        """Hash of the base model's identity and of every adapter's weights."""
+        """Hash of the base model's identity, and of every adapter's weights and settings (which scale them)."""
         base = assets.weights_identity(self.model, "smollm2")
-        return content_key([base, *(file_sha256(a / "adapter_model.safetensors") for a in self.adapters)])
+        return content_key(
+            [
+                base,
+                *(
+                    file_sha256(a / name)
+                    for a in self.adapters
+                    for name in ("adapter_model.safetensors", "adapter_config.json")
+                ),
+            ]
+        )
 
     def extended(self, name: str, adapter: Path, rewarded: bool = False, round: int = 0) -> "Policy":
         """This policy with one more adapter on top."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
@@ -121,7 +120,6 @@ class RewardModels:
         depends = {
             "trainings": {key: training.task.key for key, training in trainings.items()},
             "text": fingerprint(text),
-            "reward": as_dict(self.config.reward),
         }
         return self.store.make(Stage("reward", name, depends, build, read))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import VARIANTS
-from dpo4rec_utils.data.cohort import SPLITS
+from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.policies import Policy
@@ -20,8 +20,6 @@ from dpo4rec_utils.rewards.model import RewardModel, RewardModels
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
 from dpo4rec_utils.store import Stage, write_values
-
-REFEREE_KINDS = ("log_likelihood", "ndcg")
 
 
 @dataclass(frozen=True)

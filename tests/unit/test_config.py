@@ -61,6 +61,12 @@ def test_unknown_profile_lists_the_profiles():
         (b"extends: nowhere", "PROFILE = 'nowhere' does not exist"),
         (b"extends: 5", "extends = 5"),
         (b"extends: ml-100k\nlllm: {}", "Unknown key lllm"),
+        (b"1: 2", "a mapping of names"),
+        (b"on: 1", "a mapping of names"),
+        (b"profile: smoke", "Unknown key profile"),
+        (b"seed: 2020-13-45", "not valid YAML"),
+        (b"seed: " + b"[" * 3000, "not valid YAML"),
+        (b"data: {like_threshold: 1, dislike_threshold: 5}", "data.dislike_threshold = 5 must be below"),
     ],
 )
 def test_a_malformed_profile_is_one_sentence(tmp_path, content, words):
@@ -76,6 +82,8 @@ def test_a_profile_extends_another_and_no_circle(tmp_path, monkeypatch):
     config, parent = load_config(str(mine)), load_config("ml-100k")
     assert config.alignment == parent.alignment.changed(beta=0.3) and config.llm == parent.llm
     assert config.profile == "mine"
+    (tmp_path / "mine-too.yaml").write_text("extends: mine.yaml")
+    assert load_config(str(tmp_path / "mine-too.yaml")).alignment.beta == 0.3, "a path is seen from its own file"
     (tmp_path / "a.yaml").write_text("extends: b")
     (tmp_path / "b.yaml").write_text("extends: a")
     monkeypatch.setattr("dpo4rec_utils.config.PROFILES", tmp_path)
@@ -116,7 +124,16 @@ def test_a_misspelt_papermill_parameter_stops_the_notebook():
         notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "PROFLIE": "smoke", "In": [], "_i": ""})
     with pytest.raises(ConfigError, match="MAKE = 'yes' has the wrong type; allowed: True, False"):
         notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "MAKE": "yes"})
+    with pytest.raises(ConfigError, match="sets no PROFILE"):
+        notebook_parameters({"OVERRIDES": {}})
+    with pytest.raises(ConfigError, match="OVERRIDES must be a mapping"):
+        notebook_parameters({"PROFILE": "smoke", "OVERRIDES": []})
     assert notebook_parameters({"PROFILE": "smoke", "OVERRIDES": {}, "MAKE": True})[1] is True
+
+
+def test_a_trial_has_a_results_folder_of_its_own():
+    names = [load_config("smoke", change).profile for change in ({}, {"seed": 1}, {"seed": 2}, {"seed": 1})]
+    assert names[0] == "smoke" and names[1] == names[3] != names[2] and names[1].startswith("smoke-")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +144,8 @@ def test_a_misspelt_papermill_parameter_stops_the_notebook():
         (("alignment.beta=0.2", "alignment.beta=0.3"), ("given twice",)),
         (("data.fold=[1",), ("'[1' is no YAML value",)),
         (("data=5", "data.fold=1"), ("given twice",)),
+        (("data=5", "data.fold.x=2"), ("given twice",)),
+        (("profile=smoke",), ("Unknown key profile",)),
     ],
 )
 def test_command_line_parameters_are_checked_too(capsys, parameters, words):

@@ -1,6 +1,7 @@
 """Tables of made records by hand-computed numbers, user folds pooled and apart, and records that are not as they should be."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from dpo4rec_utils import comparison
 from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, Variant, arm, comparisons, label, table_arms
 from dpo4rec_utils.config import as_dict, load_config
-from dpo4rec_utils.evidence import answer, figures, pages, tables
+from dpo4rec_utils.data.data import cohort_stage
+from dpo4rec_utils.evidence import answer, figures, pages, report, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
@@ -19,6 +21,8 @@ from dpo4rec_utils.store import Stage, Store, write_values
 BACKBONES = ("prm", "mir")
 USERS = (4, 5, 6)  # test users of the three folds
 CHANGE = {"evaluation": {"folds": 3, "backbones": list(BACKBONES), "seeds": 2, "shared_seeds": 2, "uniform_arms": []}}
+
+CONFIG = load_config("smoke", CHANGE)
 
 
 def scored_stage(kind: str, name: str, arms: dict[str, float], users: np.ndarray) -> Stage:
@@ -40,13 +44,13 @@ def scored_stage(kind: str, name: str, arms: dict[str, float], users: np.ndarray
     return Stage(kind, name, {"users": users.tolist()}, build)
 
 
-@pytest.fixture
-def records(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Three folds; the last round gains 0.1, 0.2, 0.3 over every other arm, and the history mean 0.05 more."""
-    config = as_dict(load_config("smoke", CHANGE))
+    config, root = as_dict(CONFIG), tmp_path_factory.mktemp("made")
     names, first = table_arms(config["evaluation"], config["alignment"]), 0
     for fold, count in enumerate(USERS):
-        store, users = Store(tmp_path, config, f"-fold{fold}" * bool(fold)), np.arange(first, first + count)
+        store, users = Store(root, config, f"-fold{fold}" * bool(fold)), np.arange(first, first + count)
         first += count
         values = dict.fromkeys(names, 0.3) | {"dpo_round_2": 0.4 + 0.1 * fold, "history_mean": 0.45 + 0.1 * fold}
         for name in names:
@@ -55,9 +59,17 @@ def records(tmp_path):
         store.make(scored_stage("shared", "popularity", values, users))
         split = {"train": 14, "validation": 2, "test": count}
         facts = {"user": users.tolist(), "interactions": list(range(count))}
-        store.make(Stage("data", "cohort", {"fold": fold}, lambda _, split=split: {"users": split}))
+        cohort = {"users": split, "history_lengths": [0, 3, count], "top_tenth_share": 0.4}
+        cohort |= {"popularity": {"rank": [1, 2], "interactions": [9, 1]}}
+        store.make(Stage("data", "cohort", {"fold": fold}, lambda _, cohort=cohort: cohort))
         store.make(Stage("data", "test_users", {"fold": fold}, lambda _, facts=facts: facts))
-    return Records(tmp_path / "results" / "smoke")
+    return root / "results" / CONFIG.profile
+
+
+@pytest.fixture
+def records(made, tmp_path):
+    """A copy of the made records that a test may spoil."""
+    return Records(shutil.copytree(made, tmp_path / "results" / made.name))
 
 
 def test_pooled_folds_are_one_group_of_users():
@@ -105,8 +117,8 @@ def test_losses_are_counted_like_wins(records):
     assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 2 / 2" in shown
 
 
-def test_a_round_that_got_too_few_pairs_is_told(records, tmp_path):
-    store = Store(tmp_path, records.config, "-fold1")
+def test_a_round_that_got_too_few_pairs_is_told(records):
+    store = Store(records.folder.parents[1], records.config, "-fold1")
     asked = records.config["alignment"]["pairs"]
     store.make(Stage("policy", "dpo_round_1", {}, lambda _: {"examples": asked}))
     store.make(Stage("policy", "dpo_round_2", {}, lambda _: {"examples": asked // 2}))
@@ -125,13 +137,21 @@ def spoil_manifest(folder, change):
     (folder / "manifest.json").write_text(json.dumps(change(content)))
 
 
+def swapped(content):
+    listed = content["records"]
+    return content | {"records": listed | {"own-popularity-item": listed["own-popularity-none"]}}
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "manifest.json").unlink(), "holds no records; make them with `make study PROFILE=smoke`"),
+        (lambda f: (f / "manifest.json").unlink(), "holds no records; set MAKE = True"),
         (lambda f: (f / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
         (lambda f: (f / "manifest.json").write_text("[]"), "is no manifest"),
         (lambda f: spoil_manifest(f, lambda c: c | {"profile": "other"}), "is of profile 'other'"),
+        (lambda f: spoil_manifest(f, lambda c: c | {"records": {}}), "lists no records"),
+        (lambda f: spoil_manifest(f, lambda c: c | {"records": {"own-popularity-item": "x"}}), "without file, key and"),
+        (lambda f: spoil_manifest(f, swapped), "own-popularity-item.json of .* is the record of own popularity-none"),
         (lambda f: (f / "records/own-popularity-item.json").unlink(), "own-popularity-item.json is listed .* and gone"),
         (lambda f: (f / "records/own-popularity-item.json").write_text("{}"), "own-popularity-item.json differs from"),
         (lambda f: (f / "records/own-popularity-item.parquet").write_text(""), "own-popularity-item.parquet differs"),
@@ -148,26 +168,48 @@ def test_a_missing_altered_or_foreign_record_is_one_sentence(records, spoil, wor
     assert "\n" not in str(error.value)
 
 
-def test_a_record_of_another_profile_is_refused(records, tmp_path):
-    store = Store(tmp_path, records.config)
+def test_a_record_of_another_profile_is_refused(records):
+    store = Store(records.folder.parents[1], records.config)
+    record = json.loads((records.folder / "records/data-cohort.json").read_text())
     store.config = records.config | {"profile": "other"}
-    store.publish(json.loads((records.folder / "records/data-cohort.json").read_text()), tmp_path / "none")
-    spoil_manifest(records.folder, lambda content: content | {"profile": "smoke"})
-    if (tmp_path / "results/other").exists():
-        pytest.fail("it was published elsewhere")
-    with pytest.raises(StudyError, match="data-cohort.json in results/smoke is of profile 'other'"):
+    store.publish(record, records.folder / "none")
+    spoil_manifest(records.folder, lambda content: content | {"profile": records.profile})
+    with pytest.raises(StudyError, match=f"data-cohort.json in results/{CONFIG.profile} is of profile 'other'"):
         Records(records.folder).get("data", "cohort")
 
 
-def test_records_of_other_settings_are_not_read_as_if_they_were_asked_for(records):
-    records.require(load_config("smoke", CHANGE))
-    asked = CHANGE | {"alignment": {"beta": 0.2}}
-    with pytest.raises(StudyError, match=r"made with alignment.beta = 0.1, not 0.2; set MAKE = True"):
-        records.require(load_config("smoke", asked))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"alignment": CONFIG.alignment.changed(beta=0.2)}, "alignment.beta = 0.1, not 0.2"),
+        ({"seed": 7}, "seed = 2026, not 7"),
+        ({"evaluation": CONFIG.evaluation.changed(backbones=("prm",))}, "evaluation.backbones"),
+    ],
+)
+def test_records_of_other_settings_are_not_read_as_if_they_were_asked_for(records, change, words):
+    records.require(CONFIG)
+    records.require(CONFIG.changed(evaluation=CONFIG.evaluation.changed(workers=7)))
+    with pytest.raises(StudyError, match=words):
+        records.require(CONFIG.changed(**change))
+
+
+def test_a_profile_that_ran_one_notebook_has_a_report_of_what_it_has(records):
+    keep = ("data-cohort", "data-test_users")
+    spoil_manifest(records.folder, lambda c: c | {"records": {k: v for k, v in c["records"].items() if k in keep}})
+    (records.folder / "figures").mkdir()
+    (records.folder / "figures" / "05_headline.png").write_text("of an older run")
+    page = report.write_report(Records(records.folder)).read_text()
+    assert "05_headline.png" not in page and "05_headline" in page.split("Not in this profile's records")[1]
+
+
+def test_a_hundred_test_users_are_counted_once(monkeypatch, records):
+    monkeypatch.setattr(tables, "count_test_users", lambda _: 100)
+    found = tables.power(records)
+    assert not found.duplicated(["scorer", "backbone", "baseline", "users"]).any() and 100 in set(found.users)
 
 
 def test_a_table_without_records_is_a_missing_record(records):
-    with pytest.raises(MissingRecordError, match="no record referees-rounds in smoke"):
+    with pytest.raises(MissingRecordError, match="no record referees-rounds in"):
         figures.rounds(records)
 
 
@@ -194,10 +236,12 @@ def test_every_arm_is_made_and_compared_by_its_entry():
 def test_folds_share_no_test_user(tmp_path, monkeypatch, dataset):
     monkeypatch.setattr(study_module.Data, "dataset", dataset)
     monkeypatch.setattr(comparison.Knowledge, "encoder", None)
-    change = CHANGE | {"data": {"max_users": None}}
-    folds = comparison.user_folds(study_module.Study(load_config("smoke", change), tmp_path))
+    config = load_config("smoke", CHANGE | {"data": {"max_users": None}})
+    folds = comparison.user_folds(study_module.Study(config, tmp_path))
     tested = [set(fold.data.cohort.users[fold.data.cohort.of("test")]) for fold in folds]
     assert len(set.union(*tested)) == sum(map(len, tested)) > 0
     assert [fold.config.data.fold for fold in folds] == [0, 1, 2]
-    listed = Records(tmp_path / "results" / "smoke")
+    for fold in folds:
+        fold.store.make(cohort_stage(fold.data))
+    listed = Records(tmp_path / "results" / config.profile)
     assert [listed.get("data", "cohort", fold)["label"] for fold in range(3)] == ["", "-fold1", "-fold2"]

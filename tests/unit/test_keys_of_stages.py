@@ -7,9 +7,11 @@ import pytest
 
 from dpo4rec_utils.config import LLMConfig, load_config
 from dpo4rec_utils.data.data import Data, cohort_stage, sanity_stage, user_facts_stage
+from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge, Scorers
+from dpo4rec_utils.study import Study
 
 CONFIG = load_config("smoke", {"data": {"max_users": None}, "evaluation": {"backbones": ["prm"]}})
 REQUESTS = [Request("0", "prompt", 2, 7), Request("1", "other", 1, 8)]
@@ -97,3 +99,25 @@ def test_scorers_by_text_item_text_lists_and_settings(data):
     ]
     assert len({key, *keys}) == 1 + len(keys)
     assert key == Scorers(data, items.copy(), CONFIG).own_stage("popularity", replace(knowledge, user=text.copy())).key
+
+
+class Interrupted:
+    """Knowledge whose texts can be asked for once more after they failed once."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def texts(self, policy):
+        self.asked += 1
+        if self.asked == 1:
+            raise KeyboardInterrupt
+        raise StudyError("the second time it gets further")
+
+
+def test_a_round_that_was_interrupted_can_be_asked_for_again(tmp_path):
+    study = Study(CONFIG.changed(alignment=CONFIG.alignment.changed(warm_start=False)), tmp_path)
+    study.knowledge = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        study.round(1)
+    with pytest.raises(StudyError, match="second time"):
+        study.round(1)
