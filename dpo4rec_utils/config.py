@@ -70,8 +70,8 @@ class ColumnsConfig(Section):
     position: str | None = Field(None, description="a number that orders a user's interactions, instead of a timestamp")
     title: str = "title"
     year: str | None = None
-    attributes: Annotated[tuple[str, ...], *Names] = Field(
-        (), description="item columns such as genres, authors, brand"
+    attributes: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = Field(
+        {}, description="name in templates: column of the items, such as genres, authors, brand"
     )
 
 
@@ -421,6 +421,8 @@ def allowed(field) -> str:
         return f"{some} of {', '.join(names) or 'names'}"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is dict:
+        return "a mapping of a name (a-z, 0-9, _) to a column's name"
     limits = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}
     span = f" from {limits['ge']} to {limits['le']}" if limits else ""
     return f"{kind.__name__}{span}{optional}"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.assets import VARIABLE, local_folder
-from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.config import ColumnsConfig, DataConfig
 from dpo4rec_utils.data.dataset import Dataset, validated
 from dpo4rec_utils.data.reading import read_table
 from dpo4rec_utils.files import StudyError
@@ -23,19 +23,19 @@ def load_own(config: DataConfig, seed: int) -> Dataset:
     """The data set that `config` describes; raises `StudyError` in one sentence for what is missing or malformed."""
     interactions, items = (_table(config, part) for part in ("interactions", "items"))
     columns = config.columns
-    inter = _interactions(
-        _chosen(interactions, columns, ("user", "item", "rating", "timestamp", "position"), config), config
-    )
+    inter = _interactions(_chosen(interactions, columns, ("user", "item", "rating", "timestamp", "position")), config)
     inter, order = _ordered(inter, config, seed)
     inter, repeated = _without_duplicates(inter, config.duplicates)
-    listed = _items(_chosen(items, columns, ("item", "title", "year"), config), columns.attributes)
+    listed = _items(_chosen(items, columns, ("item", "title", "year")), tuple(columns.attributes))
     notes = (
         ("The order of a user's interactions is arbitrary (seeded): the data have none.",)
         if order == "arbitrary"
         else ()
     )
     dropped = Counter({"repeated": repeated})
-    return validated(Dataset(config.name, inter, listed, columns.attributes, order, dropped, (*config.notes, *notes)))
+    return validated(
+        Dataset(config.name, inter, listed, tuple(columns.attributes), order, dropped, (*config.notes, *notes))
+    )
 
 
 def _table(config: DataConfig, part: str) -> pd.DataFrame:
@@ -61,12 +61,11 @@ def located(name: str) -> Path:
     raise StudyError(f"{name} is not in {os.getcwd()} {where}; check the path.")
 
 
-def _chosen(table: pd.DataFrame, columns, wanted: tuple[str, ...], config: DataConfig) -> pd.DataFrame:
+def _chosen(table: pd.DataFrame, columns: ColumnsConfig, wanted: tuple[str, ...]) -> pd.DataFrame:
     """The columns that the profile names, under the names used here; `StudyError` for one that is not in the table."""
     found = {}
-    attributes = columns.attributes if "title" in wanted else ()
-    for name in (*wanted, *attributes):
-        source = name if name in attributes else getattr(columns, name)
+    named = {name: getattr(columns, name) for name in wanted} | (columns.attributes if "title" in wanted else {})
+    for name, source in named.items():
         if source is None:
             continue
         if source not in table:
