@@ -393,20 +393,27 @@ def _sentence(error: dict, given: dict) -> str:
     """pydantic's first error as one sentence with key, value and what is allowed."""
     if error["type"] == "value_error" and "names something twice" not in error["msg"]:
         return error["msg"].removeprefix("Value error, ")
-    path = [str(part) for part in error["loc"] if isinstance(part, str)]
-    key, model, value = ".".join(path), Config, given
-    for part in path:
+    path, model, value = [], Config, given
+    for part in error["loc"]:
+        path.append(str(part))
         value = value.get(part) if isinstance(value, dict) else value
-    for part in path[:-1]:
-        model = model.model_fields[part].annotation
+        field = model.model_fields.get(part)
+        if field is None or not _is_section(field.annotation) or part == error["loc"][-1]:
+            break
+        model = field.annotation
+    key = ".".join(path)
     known = model.model_fields
     if error["type"] == "extra_forbidden":
         return f"Unknown key {key} = {value!r}; allowed here: {', '.join(name for name in known if name != 'profile')}."
     field = known[path[-1]]
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+    if _is_section(field.annotation):
         return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(field.annotation.model_fields)}."
     wrong = "has the wrong type" if error["type"].endswith("_type") else "is out of range"
     return f"{key} = {value!r} {wrong}; allowed: {allowed(field)}."
+
+
+def _is_section(annotation) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def allowed(field) -> str:

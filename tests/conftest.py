@@ -29,8 +29,7 @@ def made_dataset(users=30, items=60, seed=0) -> Dataset:
             "genres": [genres[i % 4] for i in range(items)],
         }
     )
-    people = pd.DataFrame({"user_id": [f"u{u}" for u in range(users)], "age": "30", "gender": "F", "occupation": "x"})
-    return Dataset("made", interactions, table, people)
+    return Dataset("made", interactions, table, ("genres",))
 
 
 @pytest.fixture

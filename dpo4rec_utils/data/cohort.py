@@ -46,7 +46,7 @@ def _hash_order(ids) -> list:
 
 
 def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
-    """Sort, cut and split. Users too short for one list are left out.
+    """Sort, cut and split. Users too short for one list are left out, and do not count as skipped.
 
     Raises `StudyError` if fewer than ten users are left or a history is empty.
     """
@@ -54,11 +54,14 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
     table = dataset.interactions.assign(item=position[dataset.interactions.item_id].to_numpy())
     table = table.sort_values("timestamp", kind="stable")
     users, history, future = [], [], []
-    groups = dict(list(table.groupby("user_id", sort=False)))
-    for user in _hash_order(groups)[config.skip_users :]:
+    groups, skipped = dict(list(table.groupby("user_id", sort=False))), 0
+    for user in _hash_order(groups):
         rows = groups[user][["item", "rating", "timestamp"]].reset_index(drop=True)
         cut = history_length(len(rows), config.history_limit)
         if len(rows) - cut < config.positives_per_list:
+            continue
+        if skipped < config.skip_users:
+            skipped += 1
             continue
         users.append(user)
         history.append(rows[:cut])

@@ -65,7 +65,9 @@ def load_domain(name: str) -> Domain:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+        )  # a misspelt key explains most
         raise StudyError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
     for template in (*(words.question for words in domain.user.values()), *domain.profile, *vars(domain.item).values()):
         _compiled(template)

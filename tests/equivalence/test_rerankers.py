@@ -9,12 +9,12 @@ import torch
 from dpo4rec_utils.config import BACKBONES, DataConfig, RerankerConfig
 from dpo4rec_utils.data import cohort as users
 from dpo4rec_utils.data import lists as candidate
-from dpo4rec_utils.data.dataset import genre_matrix
+from dpo4rec_utils.data.dataset import tag_matrix
 from dpo4rec_utils.metrics import log_likelihood
 from dpo4rec_utils.rerankers import build_reranker, training
 from tests.conftest import made_dataset
 
-CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, genre_dim=4, epochs=3, batch_size=16)
+CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, tag_dim=4, epochs=3, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def task():
     text[2, 1:] = np.nan
     train, validation = (made.of_users(cohort.of(split)) for split in ("train", "validation"))
     items = rng.normal(size=(len(dataset.items), 12)).astype(np.float32)
-    genres, history = genre_matrix(dataset)[0], training.history_table(cohort, 6)
+    genres, history = tag_matrix(dataset, "genres")[0], training.history_table(cohort, DataConfig(), 6)
     return training.Task("prm", CONFIG, text, items, genres, history, train, validation, 5)
 
 

@@ -45,7 +45,7 @@ def test_errors_name_key_value_and_what_is_allowed(overrides, words):
 
 
 def test_unknown_profile_lists_the_profiles():
-    with pytest.raises(ConfigError, match="ml-100k, ml-100k-folds, ml-100k-losses, ml-100k-thorough, smoke"):
+    with pytest.raises(ConfigError, match="games, ml-100k, ml-100k-folds, ml-100k-losses, ml-100k-thorough, ml-1m, smoke"):
         load_config("ml100k")
 
 
@@ -66,7 +66,7 @@ def test_unknown_profile_lists_the_profiles():
         (b"profile: smoke", "Unknown key profile"),
         (b"seed: 2020-13-45", "not valid YAML"),
         (b"seed: " + b"[" * 3000, "not valid YAML"),
-        (b"data: {like_threshold: 1, dislike_threshold: 5}", "data.dislike_threshold = 5 must be below"),
+        (b"data: {like_threshold: 1, dislike_threshold: 5}", "data.dislike_threshold = 5.0 must be below"),
     ],
 )
 def test_a_malformed_profile_is_one_sentence(tmp_path, content, words):

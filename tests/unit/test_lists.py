@@ -1,5 +1,6 @@
 """Properties of histories, splits and candidate lists (hypothesis), and the assertions inside the pipeline."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -130,3 +131,45 @@ def test_broken_lists_are_refused(dataset):
 def test_too_few_users_is_one_sentence():
     with pytest.raises(StudyError, match="only 3 users"):
         users.build_cohort(made_dataset(users=3), CONFIG, 0)
+
+
+def test_rejection_has_the_distribution_of_drawing_from_what_is_allowed():
+    weight, own, count = np.array([5.0, 0, 1, 3, 1, 8, 2]), {5}, 3
+    sampler, rng = lists.NegativeSampler(weight), np.random.default_rng(0)
+    allowed = weight.copy()
+    allowed[list(own)] = 0
+    ours, theirs = Counter(), Counter()
+    for _ in range(6000):
+        ours[tuple(sampler.draw(count, own, rng))] += 1
+        theirs[tuple(rng.choice(len(weight), count, replace=False, p=allowed / allowed.sum()))] += 1
+    assert set(ours) == set(theirs)
+    for drawn, times in theirs.items():
+        assert abs(ours[drawn] - times) < 5 * np.sqrt(2 * times + 1), (drawn, ours[drawn], times)
+
+
+def test_a_user_who_knows_nearly_everything_is_one_sentence():
+    sampler = lists.NegativeSampler(np.ones(5))
+    assert sampler.draw(3, {0, 1, 2}, np.random.default_rng(0)) is None
+    assert set(sampler.draw(2, {0, 1, 2}, np.random.default_rng(0))) == {3, 4}
+
+
+def test_skipped_users_are_those_that_the_first_group_kept():
+    dataset = made_dataset(users=60)
+    short = (
+        dataset.interactions.groupby("user_id").head(5).query("user_id in ('u1', 'u2', 'u3')")
+    )  # too short for a list
+    rows = dataset.interactions[~dataset.interactions.user_id.isin({"u1", "u2", "u3"})]
+    table = replace(dataset, interactions=pd.concat([rows, short], ignore_index=True))
+    groups = [users.build_cohort(table, CONFIG.changed(**change), 0).users.tolist() for change in GROUPS]
+    every, first, rest = groups
+    assert len(every) == 57 and first == every[:20] and rest == every[20:]
+
+
+GROUPS = ({}, {"max_users": 20}, {"skip_users": 20})
+
+
+def test_implicit_feedback_labels_every_later_interaction(dataset):
+    config = CONFIG.changed(feedback="implicit")
+    cohort = users.build_cohort(dataset, config, 0)
+    made = lists.build_lists(dataset, cohort, config, Draw("uniform", 0))
+    assert (made.labels == made.observed).all()

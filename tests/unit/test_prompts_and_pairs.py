@@ -1,6 +1,7 @@
 """Prompts by hand, templated profiles and preference pairs by property."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from dpo4rec_utils.alignment import pairs as preference
 from dpo4rec_utils.alignment.pairs import Candidates
 from dpo4rec_utils.config import AlignmentConfig, DataConfig, load_config
+from dpo4rec_utils.data.dataset import Dataset
+from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import guards, prompts
 from dpo4rec_utils.knowledge.policies import Policy
@@ -25,7 +28,16 @@ ITEMS = pd.DataFrame(
     }
 )
 HISTORY = pd.DataFrame({"item": [0, 2, 1], "rating": [5.0, 1.0, 4.0], "timestamp": [1, 2, 3]})
-FACTS = prompts.history_facts(HISTORY, ITEMS, DataConfig())
+DATASET = Dataset("made", HISTORY, ITEMS, ("genres",))
+MOVIES = load_domain("movies")
+FACTS = prompts.FactReader(DATASET, "genres", DataConfig()).facts(HISTORY)
+VOCABULARY = guards.Vocabulary(("drama", "thriller", "horror", "comedy", "war"), tuple(MOVIES.profile))
+
+
+def facts_of(history, items=ITEMS, **config):
+    return prompts.FactReader(Dataset("made", history, items, ("genres",)), "genres", DataConfig(**config)).facts(
+        history
+    )
 
 
 def test_facts_by_hand():
@@ -35,13 +47,92 @@ def test_facts_by_hand():
     assert FACTS.decades == (("1990s", 2),)
 
 
+def test_liked_and_avoided_are_disjoint_and_counted_over_the_whole_history():
+    genres = [("A",)] * 4 + [("B",), ("C",), ("D",), ("E",), ("F",)] + [("A",)] * 3 + [("G",)] * 2
+    items = pd.DataFrame(
+        {
+            "item_id": [str(i) for i in range(len(genres))],
+            "title": [f"T{i}" for i in range(len(genres))],
+            "year": pd.array([1990] * len(genres), dtype="Int64"),
+            "genres": genres,
+        }
+    )
+    # A is liked four times and disliked three times; G is disliked twice and never liked; five others are liked once.
+    rating = [5.0] * 9 + [1.0] * 5
+    history = pd.DataFrame({"item": range(len(genres)), "rating": rating, "timestamp": range(len(genres))})
+    facts = facts_of(history, items)
+    assert facts.liked[0] == ("a", 4) and facts.avoided == ("g",)
+    assert not set(facts.avoided) & {name for name, _ in facts.liked}
+    late = facts_of(history.assign(rating=[5.0, 1.0, 1.0, 1.0] + [5.0] * 5 + [1.0] * 5), items)
+    assert late.avoided == ("a", "g") and "a" not in dict(late.liked), "liked once, disliked six times"
+
+
+def test_implicit_feedback_has_no_dislikes():
+    facts = facts_of(HISTORY.assign(rating=1.0), feedback="implicit")
+    assert facts.disliked == () and facts.titles == ("Heat", "Alien", "The Net")
+
+
 def test_prompt_by_hand():
-    lines = prompts.user_question(FACTS, "counts").splitlines()
-    assert lines[0] == "Movies liked: The Net; Heat"
-    assert lines[1:4] == ["Genres liked: drama 2, thriller 1", "Genres disliked: horror 1", "Decades liked: 1990s 2"]
-    assert "Genres" not in prompts.user_question(FACTS, "titles")
-    assert prompts.item_facts(ITEMS.iloc[0]) == "The Net (1995), a drama, thriller movie."
-    assert prompts.item_facts(ITEMS.iloc[2]) == "Alien (year unknown), a horror movie."
+    lines = prompts.user_question(FACTS, MOVIES, "counts").splitlines()
+    assert lines[:2] == ["Movies liked: The Net; Heat", "Genres liked: drama 2, thriller 1"]
+    assert lines[2:] == [
+        "Genres disliked: horror 1",
+        "Decades liked: 1990s 2",
+        "Describe this viewer's taste in movies in one sentence.",
+    ]
+    assert "Genres" not in prompts.user_question(FACTS, MOVIES, "titles")
+    text = [render_words(MOVIES.item.facts, prompts.item_words(ITEMS.iloc[i], DATASET)) for i in (0, 2)]
+    assert text == ["The Net (1995), a drama, thriller movie.", "Alien (year unknown), a horror movie."]
+    with pytest.raises(StudyError, match="llm.prompt = 'kounts' .* counts, titles"):
+        prompts.user_question(FACTS, MOVIES, "kounts")
+
+
+@pytest.mark.parametrize("name", ["movies", "books", "games", "products"])
+def test_an_absent_fact_leaves_no_hole(name):
+    domain, nothing = load_domain(name), prompts.Facts(("Title",), (), (), ())
+    for facts in (FACTS, nothing):
+        for seed in range(30):
+            text = prompts.templated_profile(facts, domain, np.random.default_rng(seed), seed % 2 == 0)
+            assert text.startswith(" ") and text.endswith(".") and "  " not in text and " ," not in text, text
+            assert "unknown" not in text and "None" not in text and " ." not in text and "by ." not in text, text
+        for words in domain.user:
+            question = prompts.user_question(facts, domain, words)
+            assert "\n\n" not in question and ": \n" not in question and not question.startswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("user: [", "is not valid YAML"),
+        ("user: {}", "user|item|profile"),
+        ("itme: 1", "itme: extra inputs are not permitted"),
+    ],
+)
+def test_a_malformed_domain_is_one_sentence(tmp_path, content, words):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(StudyError, match=words) as error:
+        load_domain(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_template_that_names_an_unknown_fact_is_one_sentence():
+    with pytest.raises(StudyError, match="'colour' is undefined; known: genres, title, year"):
+        render_words("{{ title }} {{ colour }}", prompts.item_words(ITEMS.iloc[0], DATASET))
+    with pytest.raises(StudyError, match="cannot be written"):
+        render_words("{{ title.__class__.__mro__ }}", prompts.item_words(ITEMS.iloc[0], DATASET))
+    with pytest.raises(
+        StudyError, match="data.domain = 'films' does not exist; allowed: books, games, movies, products"
+    ):
+        load_domain("films")
+
+
+def test_a_long_title_loses_whole_words():
+    def tokenizer(text, add_special_tokens):
+        return SimpleNamespace(input_ids=text.split())
+
+    assert prompts.shortened("one two three", tokenizer, 3) == "one two three"
+    assert prompts.shortened("one two, three", tokenizer, 2) == "one two"
+    assert prompts.shortened("onlyoneword", tokenizer, 0) == "onlyoneword"
 
 
 class Chat:
@@ -51,29 +142,28 @@ class Chat:
         return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
 
 
-def test_the_system_turn_is_the_templates(monkeypatch):
-    assert prompts.render(Chat(), "Q", " P") == "<system><user>Q P"
-    monkeypatch.setitem(prompts.templates(), "system", None)
-    assert prompts.render(Chat(), "Q", " P") == "<user>Q P"
+def test_the_system_turn_is_the_domains():
+    assert prompts.render(Chat(), "", "Q", " P") == "<system><user>Q P"
+    assert prompts.render(Chat(), None, "Q", " P") == "<user>Q P"
 
 
 def test_an_empty_history_is_one_sentence():
     with pytest.raises(StudyError, match="empty history"):
-        prompts.history_facts(HISTORY[:0], ITEMS, DataConfig())
+        facts_of(HISTORY[:0])
 
 
 def test_a_user_who_liked_nothing_still_has_a_prompt():
-    facts = prompts.history_facts(HISTORY.assign(rating=1.0), ITEMS, DataConfig())
-    assert facts.titles and "Movies liked" in prompts.user_question(facts, "counts")
+    facts = facts_of(HISTORY.assign(rating=1.0))
+    assert facts.titles and "Movies liked" in prompts.user_question(facts, MOVIES, "counts")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_a_template_says_nothing_but_facts(seed, full):
-    text = prompts.templated_profile(FACTS, np.random.default_rng(seed), full)
+    text = prompts.templated_profile(FACTS, MOVIES, np.random.default_rng(seed), full)
     assert text.startswith(" ") and text.endswith(".") and "{" not in text
-    named = guards.describe_text(text, FACTS, ["drama", "thriller", "horror", "comedy", "war"])
-    assert named["genre"] == 1 and named["liked_wrong"] == 0 and "comedy" not in text and "war" not in text
+    named = guards.describe_text(text, FACTS, VOCABULARY)
+    assert named["value"] == 1 and named["liked_wrong"] == 0 and "comedy" not in text and "war" not in text
     if full:
         assert "The Net" in text and "1990s" in text and "not horror" in text
 
@@ -150,11 +240,11 @@ def test_texts_without_a_reward_make_no_pair():
 
 
 def test_guards_by_hand():
-    said = guards.describe_text(" horror movies like Heat from the 1990s.", FACTS, ["drama", "horror"])
+    said = guards.describe_text(" horror movies like Heat from the 1990s.", FACTS, VOCABULARY)
     assert (said["liked_wrong"], said["avoided"], said["title"], said["decade"], said["hedging"]) == (1, 0, 1, 1, 0)
-    said = guards.describe_text(" good stories, but not horror.", FACTS, ["drama", "horror"])
+    said = guards.describe_text(" good stories, but not horror.", FACTS, VOCABULARY)
     assert (said["liked_wrong"], said["avoided"], said["title"]) == (0, 1, 0)
-    said = guards.describe_text(" good stories.", FACTS, ["drama"])
+    said = guards.describe_text(" good stories.", FACTS, VOCABULARY)
     assert (said["hedging"], said["mimic"], said["copied"]) == (1, 0, 0)
-    said = guards.describe_text(" mostly drama and thriller, such as Heat, but not horror.", FACTS, ["drama"])
+    said = guards.describe_text(" mostly drama and thriller, such as Heat, but not horror.", FACTS, VOCABULARY)
     assert (said["mimic"], said["copied"]) == (1, pytest.approx(4 / 10))

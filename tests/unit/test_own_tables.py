@@ -1,0 +1,280 @@
+"""Own tables: every format, and what is wrong with one is one sentence that names the file or the key."""
+
+import gzip
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo4rec_utils import cli
+from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.data.own import load_own
+from dpo4rec_utils.data.reading import read_table
+from dpo4rec_utils.files import StudyError
+
+ROWS = [(f"u{u}", f"i{(u + k) % 30}", 1 + (u + k) % 5, 100 + k) for u in range(25) for k in range(14)]
+INTERACTIONS = pd.DataFrame(ROWS, columns=["user_id", "item_id", "rating", "timestamp"])
+ITEMS = pd.DataFrame(
+    {
+        "item_id": [f"i{i}" for i in range(30)],
+        "title": [f"Thing {i}" for i in range(30)],
+        "year": ["1999"] * 30,
+        "brand": ["Acme|Sons; Co"] * 15 + [""] * 15,
+    }
+)
+COLUMNS = {"rating": "rating", "timestamp": "timestamp", "year": "year", "attributes": {"brand": "brand"}}
+
+
+def written(folder, interactions=INTERACTIONS, items=ITEMS):
+    """Both tables as CSV files in `folder`; text is written as it is."""
+    for name, table in (("inter.csv", interactions), ("items.csv", items)):
+        content = table if isinstance(table, (str, bytes)) else table.to_csv(index=False)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def config(folder, **change) -> DataConfig:
+    given = {"name": "mine", "interactions": str(folder / "inter.csv"), "items": str(folder / "items.csv")}
+    return DataConfig(**(given | {"columns": COLUMNS, "domain": "products"} | change))
+
+
+def same(dataset):
+    assert len(dataset.interactions) == len(INTERACTIONS) and len(dataset.items) == 30
+    assert dataset.interactions.user_id.iloc[0] == "u0" and dataset.interactions.rating.iloc[3] == 4
+    assert dataset.items.brand.iloc[0] == ("Acme", "Sons", "Co") and dataset.items.brand.iloc[20] == ()
+    assert dataset.items.year.iloc[0] == 1999
+
+
+def test_csv(tmp_path):
+    same(load_own(config(written(tmp_path)), 0))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".csv.gz", ".tsv", ".jsonl.gz"])
+def test_other_formats_are_the_same_tables(tmp_path, ending):
+    for name, table in (("inter", INTERACTIONS), ("items", ITEMS)):
+        path = tmp_path / f"{name}{ending}"
+        if ending == ".parquet":
+            table.to_parquet(path)
+        elif "jsonl" in ending:
+            table.to_json(path, orient="records", lines=True)
+        else:
+            table.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    given = {"interactions": str(tmp_path / f"inter{ending}"), "items": str(tmp_path / f"items{ending}")}
+    same(load_own(config(tmp_path, **given), 0))
+
+
+def test_recboles_atomic_files_a_folder_and_an_archive(tmp_path, monkeypatch):
+    types = {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float"}
+    inter = INTERACTIONS.rename(columns=types | {"timestamp": "timestamp:float"})
+    items = ITEMS.rename(columns={"item_id": "item_id:token", "title": "title:token_seq", "year": "year:token"})
+    inter.to_csv(tmp_path / "mine.inter", sep="\t", index=False)
+    items.rename(columns={"brand": "brand:token_seq"}).to_csv(tmp_path / "mine.item", sep="\t", index=False)
+    atomic = {"interactions": str(tmp_path / "mine.inter"), "items": str(tmp_path / "mine.item")}
+    same(load_own(config(tmp_path, **atomic), 0))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number, part in enumerate((INTERACTIONS[:100], INTERACTIONS[100:])):
+        part.to_csv(parts / f"part-{number}.csv", index=False)
+    same(load_own(config(written(tmp_path), interactions=str(parts)), 0))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("inter.csv", INTERACTIONS.to_csv(index=False))
+        archive.writestr("items.csv", ITEMS.to_csv(index=False))
+    monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path))
+    same(load_own(config(tmp_path, archive="all.zip", interactions="inter.csv", items="items.csv"), 0))
+
+
+def test_an_identifier_stays_text_and_json_lists_are_values(tmp_path):
+    rows = [{"user_id": "007", "item_id": str(i), "rating": 5, "timestamp": i} for i in range(12)]
+    (tmp_path / "inter.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    items = [{"item_id": str(i), "title": "T", "brand": ["A", "B"], "year": None} for i in range(12)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    given = {"interactions": str(tmp_path / "inter.jsonl"), "items": str(tmp_path / "items.jsonl")}
+    dataset = load_own(config(tmp_path, **given), 0)
+    assert set(dataset.interactions.user_id) == {"007"} and dataset.items.brand.iloc[0] == ("A", "B")
+    assert dataset.items.year.isna().all()
+
+
+def test_a_few_bad_rows_are_dropped_and_counted(tmp_path):
+    table = INTERACTIONS.astype(str)
+    table.loc[5, "rating"], table.loc[6, "timestamp"], table.loc[7, "item_id"] = "five", "", "i999"
+    dataset = load_own(config(written(tmp_path, table)), 0)
+    assert dict(dataset.dropped) == {"malformed": 2, "of unlisted items": 1}
+    assert len(dataset.interactions) == len(INTERACTIONS) - 3
+
+
+def test_repeats_are_an_error_or_the_first_or_the_last_in_time(tmp_path):
+    again = pd.concat([INTERACTIONS, pd.DataFrame([("u0", "i0", 5, 1)], columns=INTERACTIONS.columns)])
+    written(tmp_path, again)
+    with pytest.raises(StudyError, match="user u0 has item i0 twice; set data.duplicates"):
+        load_own(config(tmp_path), 0)
+    ratings = {}
+    for keep in ("first", "last"):
+        dataset = load_own(config(tmp_path, duplicates=keep), 0)
+        one = dataset.interactions.query("user_id == 'u0' and item_id == 'i0'")
+        ratings[keep], dropped = one.rating.item(), dataset.dropped["repeated"]
+    assert ratings == {"first": 5.0, "last": 1.0} and dropped == 1
+
+
+def test_an_order_is_given_or_seeded_and_said(tmp_path):
+    columns = {key: value for key, value in COLUMNS.items() if key != "timestamp"}
+    written(tmp_path)
+    with pytest.raises(StudyError, match="neither a timestamp nor a position"):
+        load_own(config(tmp_path, columns=columns), 0)
+    one, other = (load_own(config(tmp_path, columns=columns, order="seeded"), seed) for seed in (0, 1))
+    assert one.order == "arbitrary" and "arbitrary (seeded)" in one.notes[0]
+    assert (one.interactions.timestamp != other.interactions.timestamp).any()
+    placed = load_own(config(tmp_path, columns=columns | {"position": "timestamp"}), 0)
+    assert placed.order == "position" and placed.notes == ()
+
+
+def test_a_rating_may_say_that_the_item_was_met(tmp_path):
+    table = INTERACTIONS.assign(rating=INTERACTIONS.rating.replace(1, 0))
+    dataset = load_own(config(written(tmp_path, table), implicit_rating=0.0, like_threshold=4.5), 0)
+    assert set(dataset.interactions.rating[INTERACTIONS.rating == 1]) == {4.5}
+
+
+def spoilt(table, **columns):
+    return table.assign(**columns)
+
+
+BAD_TABLES = {
+    "no user column": (INTERACTIONS.rename(columns={"user_id": "who"}), ITEMS, "'user_id' for user, .* there are who"),
+    "no item column": (INTERACTIONS.drop(columns="item_id"), ITEMS, "'item_id' for item"),
+    "no rating column": (INTERACTIONS.drop(columns="rating"), ITEMS, "'rating' for rating"),
+    "no timestamp column": (INTERACTIONS.drop(columns="timestamp"), ITEMS, "'timestamp' for timestamp"),
+    "no title column": (INTERACTIONS, ITEMS.drop(columns="title"), "'title' for title"),
+    "no attribute column": (INTERACTIONS, ITEMS.drop(columns="brand"), "'brand' for brand, which is no column"),
+    "no year column": (INTERACTIONS, ITEMS.drop(columns="year"), "'year' for year"),
+    "a title is missing": (INTERACTIONS, spoilt(ITEMS, title=[""] + ["T"] * 29), "item row 1 lacks an id or a title"),
+    "an item id is missing": (INTERACTIONS, spoilt(ITEMS, item_id=[""] + list(ITEMS.item_id[1:])), "item row 1 lacks"),
+    "an item twice": (INTERACTIONS, pd.concat([ITEMS, ITEMS[:1]]), "item i0 is listed twice"),
+    "ratings are words": (
+        spoilt(INTERACTIONS, rating="good"),
+        ITEMS,
+        "350 of 350 interactions are malformed, the first in row 1",
+    ),
+    "ratings are NaN": (spoilt(INTERACTIONS, rating=np.nan), ITEMS, "350 of 350 interactions are malformed"),
+    "ratings are infinite": (spoilt(INTERACTIONS, rating="inf"), ITEMS, "interactions are malformed"),
+    "times are words": (spoilt(INTERACTIONS, timestamp="May"), ITEMS, "interactions are malformed"),
+    "more than a percent": (
+        spoilt(INTERACTIONS, rating=["x"] * 4 + [3] * 346),
+        ITEMS,
+        "4 of 350 interactions are malformed",
+    ),
+    "users are missing": (spoilt(INTERACTIONS, user_id=""), ITEMS, "350 of 350 interactions are malformed"),
+    "no item is listed": (INTERACTIONS, spoilt(ITEMS, item_id=[f"x{i}" for i in range(30)]), "none of the 350"),
+    "no rows": ("user_id,item_id,rating,timestamp\n", ITEMS, "inter.csv is empty"),
+    "no items": (INTERACTIONS, "item_id,title,year,brand\n", "items.csv is empty"),
+    "an empty file": ("", ITEMS, "inter.csv is empty"),
+    "only white space": ("\n\n", ITEMS, "inter.csv is empty"),
+    "ragged rows": (
+        "user_id,item_id,rating,timestamp\n1,2,3,4\n1,2,3,4,5,6,7\n",
+        ITEMS,
+        "inter.csv is malformed: .*line 3",
+    ),
+    "an open quote": ('user_id,item_id,rating,timestamp\n"1,2,3,4\n', ITEMS, "inter.csv is malformed|malformed"),
+    "latin-1": (
+        INTERACTIONS,
+        "item_id,title,year,brand\ni0,Caf\xe9,1999,\n".encode("latin-1"),
+        "items.csv is not UTF-8",
+    ),
+    "UTF-16": ("user_id,item_id\n1,2\n".encode("utf-16"), ITEMS, "inter.csv is not UTF-8"),
+    "binary": (bytes(range(128, 256)) * 9, ITEMS, "inter.csv is not UTF-8"),
+    "another separator": (INTERACTIONS.to_csv(index=False, sep=";"), ITEMS, "'user_id' for user"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_bad_table_is_one_sentence(tmp_path, case):
+    interactions, items, words = BAD_TABLES[case]
+    with pytest.raises(StudyError, match=words) as error:
+        load_own(config(written(tmp_path, interactions, items)), 0)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inter.csv", "items.csv"], "nothing is written"
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+BAD_FILES = {
+    "gone": (None, "inter.csv", "inter.csv is not in"),
+    "of an unknown kind": (b"x", "inter.xlsx", "inter.xlsx is of an unknown kind; allowed: .csv"),
+    "no gzip": (b"user_id,item_id", "inter.csv.gz", "inter.csv.gz is no whole gzip file"),
+    "a cut gzip": (cut(gzip.compress(INTERACTIONS.to_csv().encode())), "inter.csv.gz", "no whole gzip file"),
+    "no parquet": (b"PAR1 and nothing", "inter.parquet", "inter.parquet is malformed"),
+    "a cut parquet": (b"PAR1" + bytes(99), "inter.parquet", "inter.parquet is malformed"),
+    "JSON that is none": (b"{user_id: 1}\n", "inter.jsonl", "inter.jsonl is malformed"),
+    "a cut JSON": (b'{"user_id": "1"}\n{"user_', "inter.jsonl", "inter.jsonl is malformed"),
+    "JSON in one list": (b'[{"user_id": "1"}, {"user_id": "2"}]', "inter.json", "names 'user_id' for user, which is no column"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_one_sentence(tmp_path, case):
+    content, name, words = BAD_FILES[case]
+    written(tmp_path)
+    (tmp_path / "inter.csv").unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StudyError, match=words) as error:
+        load_own(config(tmp_path, interactions=str(tmp_path / name)), 0)
+    assert "\n" not in str(error.value)
+
+
+BAD_ARCHIVES = {
+    "gone": (None, "inter.csv", "all.zip is not in"),
+    "no archive": (b"nothing", "inter.csv", "all.zip is no whole zip archive"),
+    "no such member": ("whole", "else.csv", "all.zip holds no else.csv; it holds inter.csv"),
+    "cut": ("cut", "inter.csv", "all.zip is no whole zip archive"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARCHIVES)
+def test_a_bad_archive_is_one_sentence(tmp_path, case):
+    content, member, words = BAD_ARCHIVES[case]
+    path = tmp_path / "all.zip"
+    if content in ("whole", "cut"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("inter.csv", INTERACTIONS.to_csv(index=False))
+        path.write_bytes(cut(path.read_bytes()) if content == "cut" else path.read_bytes())
+    elif content:
+        path.write_bytes(content)
+    with pytest.raises(StudyError, match=words):
+        load_own(config(tmp_path, archive=str(path), interactions=member, items="items.csv"), 0)
+
+
+def test_an_empty_folder_and_no_table_at_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudyError, match="empty holds no table; allowed"):
+        read_table(tmp_path / "empty")
+    for part in ("interactions", "items"):
+        with pytest.raises(StudyError, match=f"data.{part} is missing"):
+            load_own(config(written(tmp_path), **{part: None}), 0)
+    columns = {key: value for key, value in COLUMNS.items() if key != "rating"}
+    with pytest.raises(StudyError, match="feedback is explicit and data.columns names no rating"):
+        load_own(config(written(tmp_path), columns=columns), 0)
+
+
+BAD_SETTINGS = {
+    "data.feedback=both": "data.feedback = 'both'",
+    "data.duplicates=all": "data.duplicates = 'all'",
+    "data.order=random": "data.order = 'random'",
+    "data.columns.usr=id": "Unknown key data.columns.usr",
+    "data.columns.attributes=[genres]": "data.columns.attributes = .*a mapping of a name",
+    "data.columns.attributes={A B: x}": "data.columns.attributes",
+    "data.name=../x": "data.name = '../x'",
+    "data.skip_users=-1": "data.skip_users = -1",
+    "data.dislike_threshold=4": "data.dislike_threshold = 4.* must be below",
+}
+
+
+@pytest.mark.parametrize("setting", BAD_SETTINGS)
+def test_a_bad_setting_is_one_sentence_on_the_command_line(capsys, setting):
+    import re
+
+    assert cli.main(["study", "--profile", "smoke", "-p", setting]) == 2
+    shown = capsys.readouterr().err
+    assert re.search(BAD_SETTINGS[setting], shown) and shown.count("\n") == 1, shown
