@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.config import ConfigError, read_yaml
+from dpo4rec_utils.config import ConfigError, load_config, read_yaml
 from dpo4rec_utils.files import StudyError
 
 app = typer.Typer(
@@ -68,6 +68,29 @@ def doctor():
     for good, name, detail in found:
         print(f"{'OK  ' if good else 'FAIL'} {name}: {detail}")
     raise typer.Exit(0 if all(good for good, _, _ in found) else 1)
+
+
+data = typer.Typer(help="Look at data before anything is run on them.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@data.callback()
+def _data():
+    """So that `check` is a command of its own."""
+
+
+@data.command()
+def check(
+    profile: Annotated[str, typer.Argument(help="A profile's name, or the path of your own YAML file.")],
+    parameter: Annotated[
+        list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. data.max_users=943.")
+    ] = [],  # noqa: B006 (typer reads the default, nothing changes it)
+):
+    """Read a profile's data and say what was read, dropped and why, one user's prompt and template, and what a run costs."""
+    from dpo4rec_utils.data_check import described
+
+    for line in described(load_config(profile, overrides_of(parameter))):
+        print(line)
 
 
 def overrides_of(parameters: list[str]) -> dict:

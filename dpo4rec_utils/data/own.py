@@ -83,7 +83,9 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
             "data.feedback is explicit and data.columns names no rating; name one or set feedback: implicit."
         )
     found = pd.DataFrame({"user_id": table.user, "item_id": table.item})
-    found["rating"] = pd.to_numeric(table.rating, errors="coerce").astype(float) if config.feedback == "explicit" else 1.0
+    found["rating"] = (
+        pd.to_numeric(table.rating, errors="coerce").astype(float) if config.feedback == "explicit" else 1.0
+    )
     if config.implicit_rating is not None:
         found.loc[found.rating == config.implicit_rating, "rating"] = config.like_threshold
     for name in ("position", "timestamp"):

@@ -39,7 +39,7 @@ def seen_on(records: Records) -> str:
     folds = f" in {records.folds} user folds, a loop each" if records.folds > 1 else ", one loop"
     return (
         f"{DATA.get(data, data)}, {MODELS.get(model, model)}, {users} test users{folds}, {config['evaluation']['seeds']} seeds of "
-        f"{len(records.backbones)} backbones"
+        f"{len(records.backbones)} backbones" + "".join(f". {note.rstrip('.')}" for note in records.notes)
     )
 
 

@@ -134,7 +134,7 @@ def training(records: Records):
 
 def texts(records: Records):
     """Shares of texts that say three things, a row a policy."""
-    facts = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "a disliked genre as liked"}
+    facts = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "something disliked as liked"}
     guards = loop_tables.text_guards(records)
     shown = [
         "zero_shot",
@@ -151,7 +151,7 @@ def texts(records: Records):
     last, template = by_arm.loc[records.last], by_arm.loc["template"]
     return figure, (
         f"After the last round {last.decade:.0%} of the texts name a decade, {last.title:.0%} a title of the history, and "
-        f"{last.liked_wrong:.0%} call a genre liked that the user avoids (templates: {template.liked_wrong:.0%}; validation users, "
+        f"{last.liked_wrong:.0%} call liked what the user avoids (templates: {template.liked_wrong:.0%}; validation users, "
         f"n = {int(last.texts)} texts)."
     )
 

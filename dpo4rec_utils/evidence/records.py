@@ -148,6 +148,11 @@ class Records:
         labels = {name.rpartition("-fold")[2] for name in self.listed if name.startswith("own-") and "-fold" in name}
         return 1 + len(labels)
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that stand wherever a number of this data set is shown, such as that its order is arbitrary."""
+        return self.metrics("data", "cohort").get("notes", []) if "data-cohort" in self.listed else []
+
     def provenance(self) -> str:
         """Where the records come from: commit, date, machine and versions, most frequent first."""
         records, parts = self.all(), []
@@ -157,4 +162,4 @@ class Records:
         versions = Counter(tuple(sorted(record["versions"].items())) for record in records).most_common(1)[0][0]
         notes = sorted({record["note"] for record in records if record.get("note")})
         text = f"{self.profile}: {len(records)} records | " + " | ".join(parts)
-        return "\n".join([text, "versions " + ", ".join(f"{k} {v}" for k, v in versions), *notes])
+        return "\n".join([text, "versions " + ", ".join(f"{k} {v}" for k, v in versions), *self.notes, *notes])

@@ -208,7 +208,11 @@ BAD_FILES = {
     "a cut parquet": (b"PAR1" + bytes(99), "inter.parquet", "inter.parquet is malformed"),
     "JSON that is none": (b"{user_id: 1}\n", "inter.jsonl", "inter.jsonl is malformed"),
     "a cut JSON": (b'{"user_id": "1"}\n{"user_', "inter.jsonl", "inter.jsonl is malformed"),
-    "JSON in one list": (b'[{"user_id": "1"}, {"user_id": "2"}]', "inter.json", "names 'user_id' for user, which is no column"),
+    "JSON in one list": (
+        b'[{"user_id": "1"}, {"user_id": "2"}]',
+        "inter.json",
+        "names 'user_id' for user, which is no column",
+    ),
 }
 
 
