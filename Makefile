@@ -37,7 +37,7 @@ setup: .venv/.ready
 	@date +%s > .venv/setup_began
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	$(BIN)/python -c 'from dpo4rec_utils.execute import install_kernel; install_kernel()'
+	$(BIN)/python -c 'from dpo4rec_utils.execute import install_kernel, show_pages_rendered; install_kernel(); show_pages_rendered()'
 	$(BIN)/python -m dpo4rec_utils assets
 	@echo $$(( $$(date +%s) - $$(cat .venv/setup_began) )) > .venv/setup_seconds
 	@touch $@

@@ -441,7 +441,7 @@ def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
     papermill parameter: an error, never a silent default.
     """
-    plain, known = (str, int, float, bool, list, tuple, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
+    plain, known = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
     ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
     for name, value in ours.items():
         if isinstance(value, plain) and name not in known:

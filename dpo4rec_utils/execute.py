@@ -8,7 +8,7 @@ from pathlib import Path
 from dpo4rec_utils.config import load_config
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
-from dpo4rec_utils.files import StudyError, atomic_path, project_root, write_json, write_text
+from dpo4rec_utils.files import StudyError, atomic_path, project_root, read_json, write_json, write_text
 from dpo4rec_utils.store import measure
 
 KERNEL = "dpo4rec"
@@ -113,3 +113,11 @@ def install_kernel() -> None:
     from ipykernel.kernelspec import install
 
     install(kernel_name=KERNEL, display_name="Python (dpo4rec)", prefix=sys.prefix)
+
+
+def show_pages_rendered() -> None:
+    """Let JupyterLab of this environment open Markdown files rendered, so that its start page can be read and clicked."""
+    path = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
+    plugin = "@jupyterlab/docmanager-extension:plugin"
+    settings = read_json(path) if path.exists() else {}
+    write_json(path, settings | {plugin: {"defaultViewers": {"markdown": "Markdown Preview"}}})
