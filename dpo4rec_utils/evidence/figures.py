@@ -123,7 +123,7 @@ def training(records: Records):
     right.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
     right.set(xlabel="step", ylabel="margin (nats times beta)")
-    left.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     tail = {name: np.mean([row["rewards/margins"] for row in log[-3:]]) for name, log in logs.items()}
     return figure, (
         f"The loss starts at {logs[names[0]][0]['loss']:.4f} (ln 2 is 0.6931); the mean margin of the last three steps is "
