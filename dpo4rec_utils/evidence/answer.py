@@ -22,14 +22,13 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
         "No difference seen": rows[(rows.ci_low <= 0) & (rows.ci_high >= 0)],
         "Loses to": rows[rows.ci_high < 0],
     }
-    lines = {name: "; ".join(_line(row) for row in part.itertuples()) or "-" for name, part in parts.items()}
+    lines = {name: " · ".join(_line(row) for row in part.itertuples()) or "-" for name, part in parts.items()}
     return lines | {"Seen on": seen_on(records)}
 
 
 def _line(row) -> str:
-    interval = f"{row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f})"
-    counts = {"better": row.better, "worse": row.worse, "backbones": row.backbones}
-    return f"{label(row.baseline)} {interval}, {better_worse(counts)} backbones"
+    counts = better_worse({"better": row.better, "worse": row.worse, "backbones": row.backbones})
+    return f"{label(row.baseline)} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts})"
 
 
 def seen_on(records: Records) -> str:

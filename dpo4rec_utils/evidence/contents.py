@@ -11,7 +11,7 @@ from IPython.display import Image, display
 
 from dpo4rec_utils.evidence import figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.files import MissingRecordError, atomic_path, write_text
+from dpo4rec_utils.files import MissingRecordError, StudyError, atomic_path, write_text
 
 TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "sanity_rankers": loop_tables.sanity_rankers,
@@ -103,5 +103,9 @@ def write_all(records: Records) -> tuple[list[str], list[str]]:
                 written.append(name)
             except MissingRecordError:
                 absent.append(name)
+            except KeyError as error:
+                raise StudyError(
+                    f"{name} cannot be drawn: a record of {records.profile} lacks {error}, so other code made it; run `study` again."
+                ) from None
             plt.close("all")
     return written, absent

@@ -123,7 +123,7 @@ def training(records: Records):
     right.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
     right.set(xlabel="step", ylabel="margin (nats times beta)")
-    left.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     tail = {name: np.mean([row["rewards/margins"] for row in log[-3:]]) for name, log in logs.items()}
     return figure, (
         f"The loss starts at {logs[names[0]][0]['loss']:.4f} (ln 2 is 0.6931); the mean margin of the last three steps is "
@@ -235,15 +235,15 @@ def forest(records: Records, scorer: str):
         "filled: p < 0.05 after Holm's correction)",
     )
     last = table[table.arm == records.last]
-    return figure, f"With {scorer} scorers, {label(records.last)} is " + "; ".join(
-        f"{better_worse(tables.counts_of(part))} than {label(baseline)}"
+    return figure, f"With {scorer} scorers, {label(records.last)} against: " + "; ".join(
+        f"{label(baseline)}, {better_worse(tables.counts_of(part))}"
         for baseline, part in last.groupby("baseline", sort=False)
     ) + f" (backbones, p < 0.05 after Holm's correction, n = {table.users.max()} test users)."
 
 
 def better_worse(counts: dict[str, int]) -> str:
-    """'better in 3, worse in 0 of 4' backbones, from what `tables.counts_of` counts."""
-    return "better in {better}, worse in {worse} of {backbones}".format(**counts)
+    """'3 better, 0 worse of 4' backbones, from what `tables.counts_of` counts."""
+    return "{better} better, {worse} worse of {backbones}".format(**counts)
 
 
 def forest_own(records: Records):

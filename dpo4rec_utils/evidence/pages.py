@@ -3,6 +3,7 @@
 A page holds blocks between marks; `write_pages` replaces what stands between them and nothing else.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,16 +32,16 @@ PARTS = {
 
 
 def report_profiles(profile: str = "") -> Iterator[str]:
-    """Draw the report of a profile, or of every profile with a manifest and the pages; yields what was read and written."""
+    """Draw the report of a profile, or of every committed one and the pages; yields what was read and what was written."""
     results = project_root() / "results"
-    names = [profile] if profile else sorted(path.parent.name for path in results.glob("*/manifest.json"))
+    names = [profile] if profile else committed(results)
     if not names:
         raise StudyError("results/ holds no records; make them with `make study`.")
     for name in names:
-        records = Records(results / name)
+        records = read_records(results / name)
         yield records.provenance()
         yield f"wrote {write_report(records).relative_to(project_root())}"
-    if not profile and {MAIN, ANSWER} <= set(committed(results)):
+    if not profile and {MAIN, ANSWER} <= set(names):
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"
 
@@ -71,6 +72,12 @@ def _markdown(table: pd.DataFrame) -> str:
     return table.to_markdown(index=False, disable_numparse=True)
 
 
+@functools.cache
+def read_records(folder: Path) -> Records:
+    """The records of a folder, one object a folder, so that what is computed from them is computed once."""
+    return Records(folder)
+
+
 def committed(results: Path) -> list[str]:
     """The built-in profiles that have records, smoke apart: what pages speak of."""
     return [name for name in profile_names() if name != "smoke" and (results / name / "manifest.json").exists()]
@@ -81,14 +88,14 @@ def committed(results: Path) -> list[str]:
 
 def answer_block(results: Path) -> str:
     """Four lines, and what a stage got less of than it asked for."""
-    records = Records(results / ANSWER)
+    records = read_records(results / ANSWER)
     lines = [f"- **{name}:** {line}" for name, line in answer(records).items()]
     return "\n".join(lines + [f"- **Short of what was asked:** {line}." for line in shortfalls(records)])
 
 
 def run_block(results: Path) -> str:
     """Three ways to run it: command, minutes, memory, the number to expect."""
-    records = Records(results / MAIN)
+    records = read_records(results / MAIN)
     head = tables.headline(records)
     row = head[(head.protocol == "popularity") & (head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
     table, setup = _notebooks(results), _setup(results)
@@ -116,7 +123,7 @@ def run_block(results: Path) -> str:
 def notebooks_block(results: Path) -> str:
     """Question, minutes and the number to expect of every notebook."""
     minutes = _notebooks(results).set_index("notebook").seconds / 60
-    expected = _expected(Records(results / MAIN))
+    expected = _expected(read_records(results / MAIN))
     rows = []
     for path in sorted((results.parent / "notebooks").glob("0*.ipynb")):
         title, question = _head(path)
@@ -169,7 +176,7 @@ def effects_block(results: Path) -> str:
     """The last round against every baseline, a table a profile that has a main table."""
     parts = []
     for name in committed(results):
-        records = Records(results / name)
+        records = read_records(results / name)
         if not any(record.startswith("own-") for record in records.listed):
             continue
         short = "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
@@ -201,7 +208,7 @@ def effect_table(records: Records) -> str:
 
 def arms_block(results: Path) -> str:
     """NDCG@7 of every arm of the default profile, own scorers."""
-    records = Records(results / MAIN)
+    records = read_records(results / MAIN)
     table = tables.main_results(records)
     table = tables.quotable(table[(table.protocol == "popularity") & (table.scorer == "own")])
     return _markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
@@ -209,7 +216,7 @@ def arms_block(results: Path) -> str:
 
 def cost_block(results: Path) -> str:
     """Minutes and peak memory of the default profile, by part."""
-    stages = loop_tables.stages(Records(results / MAIN))
+    stages = loop_tables.stages(read_records(results / MAIN))
     stages["part"] = stages.stage.str.split(":").str[0].map(PARTS).fillna("the rest")
     parts = stages.groupby("part").agg(minutes=("seconds", lambda s: s.sum() / 60), peak=("peak_rss_mib", "max"))
     parts = parts.sort_values("minutes", ascending=False).reset_index()
@@ -221,7 +228,7 @@ def provenance_block(results: Path) -> str:
     """Commit, date, machine and faults of every profile's records."""
     lines = []
     for name in committed(results):
-        head, _, *notes = Records(results / name).provenance().splitlines()
+        head, _, *notes = read_records(results / name).provenance().splitlines()
         lines.append("- " + " ".join([head + ".", *notes]))
     return "\n".join(lines)
 

@@ -180,14 +180,21 @@ def count_test_users(records: Records) -> int:
     return sum(records.metrics("data", "cohort", fold)["users"]["test"] for fold in folds)
 
 
-def _mean_difference(records: Records, arms: dict, pair: tuple[str, str], metric: str, rng) -> dict:
-    """`paired_differences` of the users' mean over backbones (seeds averaged): users, difference, ci_low, ci_high, p."""
-    by_user = [np.mean([_by_user(arms[a], b, metric) for b in records.backbones], axis=0) for a in pair]
-    by_seed = [np.mean([_seed_means(arms[a], b, metric) for b in records.backbones], axis=0) for a in pair]
-    change, seeds = by_user[0] - by_user[1], by_seed[0] - by_seed[1]
-    return paired_differences(change[:, None], _draws(records), rng, seeds[:, None])[0]
+def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]], metric: str, rng) -> list[dict]:
+    """`paired_differences` of the users' mean over backbones (seeds averaged), a pair of arms each, the same resamples."""
+    wanted = {name for pair in pairs for name in pair}
+    by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in records.backbones], axis=0) for a in wanted}
+    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in records.backbones], axis=0) for a in wanted}
+    changes, seeds = (np.stack([part[a] - part[c] for a, c in pairs], axis=1) for part in (by_user, by_seed))
+    return paired_differences(changes, _draws(records), rng, seeds)
 
 
+def _asked_of_last(records: Records, arms: dict) -> list[tuple[str, str]]:
+    """The comparisons of the last round with its baselines."""
+    return [pair for pair in comparisons(list(arms), records.last) if pair[0] == records.last]
+
+
+@functools.lru_cache(maxsize=4)
 def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users, difference,
     ci_low, ci_high.
@@ -195,13 +202,14 @@ def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     Of the users' mean over backbones, as in `headline`. Each fold has other test users, and an LLM, reward models and
     re-rankers of its own; any two folds share half of their train users (with the default shares) and all seeds.
     """
-    rows, last = [], records.last
+    rows = []
     for number in range(records.folds):
         for part in (p for p in fold_scored(records, number) if p["protocol"] == "popularity"):
             rng = generator(records.seed, "folds", part["scorer"], number)
-            for pair in (pair for pair in comparisons(list(part["arms"]), last) if pair[0] == last):
-                result = _mean_difference(records, part["arms"], pair, metric, rng)
-                rows.append({"scorer": part["scorer"], "baseline": pair[1], "fold": f"fold {number}"} | result)
+            pairs = _asked_of_last(records, part["arms"])
+            results = _mean_differences(records, part["arms"], pairs, metric, rng)
+            for (_, baseline), result in zip(pairs, results, strict=True):
+                rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
     return pd.DataFrame(rows).drop(columns="p")
 
 
@@ -218,8 +226,8 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     for part in scored(records):
         arms = part["arms"]
         rng = generator(records.seed, "headline", part["protocol"], part["scorer"])
-        for pair in (pair for pair in comparisons(list(arms), last) if pair[0] == last):
-            result = _mean_difference(records, arms, pair, metric, rng)
+        pairs = _asked_of_last(records, arms)
+        for pair, result in zip(pairs, _mean_differences(records, arms, pairs, metric, rng), strict=True):
             key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": pair[1]}
             mine = paired[(paired[[*key, "metric"]] == pd.Series(key | {"metric": metric})).all(axis=1)]
             row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}

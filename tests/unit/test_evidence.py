@@ -109,7 +109,7 @@ def test_losses_are_counted_like_wins(records):
     assert line.difference == pytest.approx(-0.05, abs=1e-6) and (line.better, line.worse) == (0, 2)
     table = pd.DataFrame({"difference": [0.1, -0.2, -0.3, 0.1], "p_holm": [0.01, 0.01, 0.04, 0.5]})
     assert tables.counts_of(table) == {"better": 1, "worse": 2, "backbones": 4}
-    assert figures.better_worse(tables.counts_of(table)) == "better in 1, worse in 2 of 4"
+    assert figures.better_worse(tables.counts_of(table)) == "1 better, 2 worse of 4"
     lines = answer.answer(records)
     assert "zero-shot LLM +0.2133" in lines["Beats"] and "history mean -0.0500" in lines["Loses to"]
     assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Beats"]
@@ -200,6 +200,15 @@ def test_a_profile_that_ran_one_notebook_has_a_report_of_what_it_has(records):
     (records.folder / "figures" / "05_headline.png").write_text("of an older run")
     page = report.write_report(Records(records.folder)).read_text()
     assert "05_headline.png" not in page and "05_headline" in page.split("Not in this profile's records")[1]
+
+
+def test_a_record_of_other_code_is_one_sentence(records):
+    store = Store(records.folder.parents[1], records.config)
+    store.make(Stage("samples", "gain", {}, lambda _: {"rows": []}))
+    with pytest.raises(
+        StudyError, match="samples cannot be drawn: a record of .* lacks 'texts', so other code made it"
+    ):
+        report.write_report(Records(records.folder))
 
 
 def test_a_hundred_test_users_are_counted_once(monkeypatch, records):
