@@ -4,6 +4,7 @@ A `StudyError` or `ConfigError` ends in one sentence and exit code 2, without a 
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,6 +69,20 @@ def doctor():
     for good, name, detail in found:
         print(f"{'OK  ' if good else 'FAIL'} {name}: {detail}")
     raise typer.Exit(0 if all(good for good, _, _ in found) else 1)
+
+
+@app.command()
+def write(
+    interactions: Annotated[Path, typer.Option(help="A table of interactions, with the columns of the profile's own.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write: user, sample, text, vector.")],
+    profile: Profile = "ml-100k",
+    policy: Annotated[str, typer.Option(help="Whose texts: zero_shot, warm_start, dpo_round_1, ... or last.")] = "last",
+):
+    """Write knowledge about users who were not in the study, with a policy that `study` has made."""
+    from dpo4rec_utils.take_home import write_for_new_users
+
+    found = write_for_new_users(load_config(profile), policy, interactions, out)
+    print(f"wrote {out}: {len(found)} texts of {found.user.nunique()} users")
 
 
 data = typer.Typer(help="Look at data before anything is run on them.", no_args_is_help=True)

@@ -21,7 +21,7 @@ from dpo4rec_utils.alignment.story import Round
 from dpo4rec_utils.arms import VARIANTS, round_name
 from dpo4rec_utils.config import Config, as_dict, load_config, notebook_parameters
 from dpo4rec_utils.data.data import Data
-from dpo4rec_utils.files import project_root
+from dpo4rec_utils.files import StudyError, project_root
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy, base_policy
 from dpo4rec_utils.rerankers.scorers import Scorers
@@ -137,13 +137,18 @@ class Study:
 
     @functools.cache
     def policy(self, name: str) -> Policy:
-        """A policy by its arm's name; 'last' is the one after the last round."""
+        """A policy by its arm's name; 'last' is the one after the last round. `StudyError` for a name that is none."""
         if name == "last":
             return self.round(self.config.alignment.rounds).after
-        if name.startswith("dpo_round_"):
-            return self.round(int(name.rsplit("_", 1)[1])).after
+        rounds = [round_name(number) for number in range(1, self.config.alignment.rounds + 1)]
+        if name in rounds:
+            return self.round(rounds.index(name) + 1).after
         if name in VARIANTS:
             return self._variant(name)
+        if name not in POLICIES:
+            raise StudyError(
+                f"There is no policy {name!r}; allowed: last, {', '.join([*POLICIES, *rounds])}, or a variant."
+            )
         return POLICIES[name](self)
 
     def _cold(self) -> Policy:

@@ -128,3 +128,19 @@ def _values(cell) -> tuple[str, ...]:
     if cell is None or cell != cell:
         return ()
     return tuple(value for value in SEPARATOR.split(str(cell).strip()) if value)
+
+
+def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: int) -> pd.DataFrame:
+    """Interactions of other users with the items of `dataset`: user_id, item (position), rating, timestamp, in order.
+
+    Columns as the profile names them. Rows of unlisted items are left out; `StudyError` where none is left.
+    """
+    wanted = ("user", "item", "rating", "timestamp", "position")
+    given = config.columns
+    if config.interactions is None:  # a built-in data set, whose loader names the columns
+        given = given.changed(rating="rating", timestamp="timestamp")
+    table = _interactions(_chosen(read_table(Path(path)), given, wanted), config)
+    table, order = _ordered(table, config.changed(columns=given), seed)
+    table = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order)).interactions
+    place = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)
+    return table.assign(item=place[table.item_id].to_numpy()).sort_values("timestamp", kind="stable")

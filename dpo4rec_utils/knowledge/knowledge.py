@@ -4,6 +4,7 @@ Every method makes its artefact once (see store.Store) and returns it; asking ag
 """
 
 import functools
+from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
@@ -34,20 +35,26 @@ class Knowledge:
         self.prefix = prompts.user_words(self.domain, config.llm.prompt).prefix
 
     @cached_property
-    def facts(self) -> list[prompts.Facts]:
-        """Facts of every user's history."""
+    def reader(self) -> prompts.FactReader:
+        """Reads histories of this catalogue, titles brought to their length in tokens."""
         tokenizer, limit = load_tokenizer(self.config.llm.model), self.config.llm.title_tokens
         shorten = functools.partial(prompts.shortened, tokenizer=tokenizer, limit=limit)
-        reader = prompts.FactReader(self.data.dataset, self.domain.attribute, self.config.data, shorten)
-        return [reader.facts(past) for past in self.data.cohort.history]
+        return prompts.FactReader(self.data.dataset, self.domain.attribute, self.config.data, shorten)
+
+    @cached_property
+    def facts(self) -> list[prompts.Facts]:
+        """Facts of every user's history."""
+        return [self.reader.facts(past) for past in self.data.cohort.history]
 
     @functools.cache
     def prompts(self, name: str | None = None) -> list[str]:
         """The full prompt of every user by a user template, the configuration's where `name` is None."""
-        name = name or self.config.llm.prompt
-        tokenizer, prefix = load_tokenizer(self.config.llm.model), prompts.user_words(self.domain, name).prefix
-        questions = (prompts.user_question(facts, self.domain, name) for facts in self.facts)
-        return [prompts.render(tokenizer, self.domain.system, question, prefix) for question in questions]
+        return [self.prompt(facts, name or self.config.llm.prompt) for facts in self.facts]
+
+    def prompt(self, facts: prompts.Facts, name: str) -> str:
+        """The full prompt of a user with these facts by user template `name`."""
+        words, tokenizer = prompts.user_words(self.domain, name), load_tokenizer(self.config.llm.model)
+        return prompts.render(tokenizer, self.domain.system, render_words(words.question, asdict(facts)), words.prefix)
 
     def question(self, user: int) -> str:
         """What a user's prompt asks, without chat template and prefix."""

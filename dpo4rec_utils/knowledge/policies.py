@@ -1,5 +1,6 @@
 """Policies: the base LLM and the LoRA adapters merged into it, one after another."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -85,6 +86,7 @@ def dense_folder(model: str) -> str:
     return str(target)
 
 
+@functools.cache
 def load_tokenizer(model: str):
     """The tokenizer of a model, pad token set (the end-of-turn token where it has none)."""
     tokenizer = AutoTokenizer.from_pretrained(_known(model))

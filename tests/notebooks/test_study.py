@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -151,6 +152,47 @@ def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     for name in (*ROUNDS, "random_pairs", "dpo_cold"):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
     assert len({record["key"] for record in records.values()}) == len(records) == 6
+
+
+def test_knowledge_to_take_home(finished, tmp_path):
+    tables = {p.parent.name.rsplit("-", 1)[0]: pd.read_parquet(p) for p in finished.glob("runs/knowledge/*/*.parquet")}
+    assert {"zero_shot", "warm_start", *ROUNDS} <= set(tables)
+    start_table = tables["warm_start"]
+    assert list(start_table) == ["user", "sample", "text", "vector", "reward"]
+    assert start_table.text.str.startswith("This viewer enjoys").all() and {len(v) for v in start_table.vector} == {384}
+    assert 0.5 < start_table.reward.notna().mean() < 1, "rewards of train and validation users alone"
+    rows = [("new", item, 5 - item % 3, item) for item in range(1, 12)] + [("other", 50, 1, 1), ("other", 56, 5, 2)]
+    pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"]).to_csv(tmp_path / "new.csv", index=False)
+    found = []
+    for number in range(2):
+        out = tmp_path / f"{number}.parquet"
+        command = ["write", "--profile", "smoke", "--interactions", str(tmp_path / "new.csv"), "--out", str(out)]
+        process = start(finished, "-m", "dpo4rec_utils", *command)
+        output, _ = process.communicate()
+        assert process.returncode == 0 and "4 texts of 2 users" in output, output[-2000:]
+        found.append(pd.read_parquet(out))
+    assert found[0].text.tolist() == found[1].text.tolist() and set(found[0].user) == {"new", "other"}
+    assert np.allclose([np.linalg.norm(vector) for vector in found[0].vector], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("--policy", "dpo_round_9", "--interactions", "new.csv"), "dpo_round_9"),
+        (("--interactions", "nowhere.csv"), "nowhere.csv could not be opened"),
+        (("--interactions", "unlisted.csv"), "none of the 1 interactions is with a listed item"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(finished, tmp_path, command, words):
+    pd.DataFrame([("u", 1, 5, 1)], columns=["user_id", "item_id", "rating", "timestamp"]).to_csv(tmp_path / "new.csv")
+    table = pd.DataFrame([("u", "x", 5, 1)], columns=["user_id", "item_id", "rating", "timestamp"])
+    table.to_csv(tmp_path / "unlisted.csv", index=False)
+    given = [str(tmp_path / part) if part.endswith(".csv") else part for part in command]
+    process = start(
+        finished, "-m", "dpo4rec_utils", "write", "--profile", "smoke", "--out", str(tmp_path / "o"), *given
+    )
+    output, _ = process.communicate()
+    assert process.returncode == 2 and words in output and "Traceback" not in output, output[-2000:]
 
 
 RESUME = """

@@ -1,0 +1,75 @@
+"""What a user takes home: a policy's texts with vectors and rewards as one table, and texts for users who were not in the study."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.config import Config
+from dpo4rec_utils.data.own import read_interactions
+from dpo4rec_utils.files import atomic_path
+from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.rewards.model import RewardModel
+from dpo4rec_utils.rewards.values import user_rewards
+from dpo4rec_utils.seeds import derive_seed
+from dpo4rec_utils.store import Stage
+from dpo4rec_utils.study import Study
+
+
+def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = None) -> Stage:
+    """`knowledge.parquet` of a policy: user (id), sample, text with its prefix, vector, reward; read back as its path.
+
+    reward: of train and validation users by `model`, which rewarded this policy's texts; missing elsewhere.
+    """
+    knowledge, name = study.knowledge, "knowledge.parquet"
+    texts, vectors = knowledge.texts(policy), knowledge.vectors(policy)
+    table = texts.assign(reward=np.nan, text=knowledge.prefix + texts.text)
+    if model is not None:
+        users = study.data.cohort.of("train", "validation")
+        rewards = dict(
+            zip(users, user_rewards(model.rewards[study.config.reward.kind], model.lists, users), strict=True)
+        )
+        known = table.user.isin(rewards)
+        table.loc[known, "reward"] = [
+            rewards[u][s] for u, s in zip(table.user[known], table["sample"][known], strict=True)
+        ]
+    table["vector"] = list(vectors[table.user, table["sample"]])
+    table["user"] = knowledge.users[table.user]
+
+    def build(folder):
+        with atomic_path(folder / name) as temporary:
+            table[["user", "sample", "text", "vector", "reward"]].to_parquet(temporary)
+        return {"texts": len(table), "rewarded": int(table.reward.notna().sum())}
+
+    depends = {"texts": fingerprint(table[["user", "sample", "text", "reward"]]), "vectors": fingerprint(vectors)}
+    return Stage("knowledge", policy.name, depends, build, lambda folder: folder / name)
+
+
+def write_for_new_users(config: Config, policy_name: str, interactions: Path, out: Path) -> pd.DataFrame:
+    """Texts and vectors of a policy for the users of a file of interactions, who need not be in the study.
+
+    The file has the columns of the study's own interactions, or user_id, item_id, rating and timestamp; items are those of
+    the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet: user, sample, text,
+    vector. Raises `StudyError` for a policy that is not made and for a file that cannot be used.
+    """
+    study = Study(config, making=False)
+    policy = study.policy(policy_name)
+    table = read_interactions(interactions, config.data, study.data.dataset, config.seed)
+    histories = dict(list(table.groupby("user_id", sort=True)))
+    knowledge, llm = study.knowledge, config.llm
+    facts = [knowledge.reader.facts(rows.tail(config.data.history_limit)) for rows in histories.values()]
+    asked = [knowledge.prompt(one, llm.prompt) for one in facts]
+    seeds = [derive_seed(config.seed, "sampling", user) for user in histories]
+    with tempfile.TemporaryDirectory() as folder:
+        answers = open_sampler(policy, llm, Path(folder)).sample(asked, [llm.evaluation_samples] * len(asked), seeds)
+    rows = [
+        (u, s, knowledge.prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)
+    ]
+    found = pd.DataFrame(rows, columns=["user", "sample", "text"])
+    found["vector"] = list(knowledge.encoder.encode(found.text, "encode"))
+    with atomic_path(out) as temporary:
+        found.to_parquet(temporary)
+    return found
