@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dpo4rec_utils.alignment import trainers
-from dpo4rec_utils.config import load_config
 from dpo4rec_utils.files import project_root, write_json
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.rerankers import build_reranker, training
+from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import environment
 from dpo4rec_utils.study import Study
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.config import ConfigError, load_config, read_yaml
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.settings import ConfigError, load_config, read_yaml
 
 app = typer.Typer(
     help="DPO4Rec, a reproducible study: preference optimisation for LLM-enhanced recommenders.",

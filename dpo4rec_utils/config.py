@@ -1,23 +1,16 @@
-"""Configuration: one YAML file a profile, read into frozen pydantic models; nothing else sets a knob.
+"""Configuration: frozen pydantic models with a range for every number; settings.py reads profiles into them.
 
-A profile may extend another (`extends: name`). An unknown key, a wrong type or a value out of range raises `ConfigError`,
-which names the key, the value and what is allowed. `None` always means "not given".
+`None` always means "not given"; nothing is converted silently.
 """
 
-import hashlib
-import json
 import re
-import types
 import typing
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dpo4rec_utils.arms import ARMS, VARIANTS
 
-PROFILES = Path(__file__).parent / "profiles"
 PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 PROTOCOLS = ("popularity", "uniform")
 SPLITS = ("train", "validation", "test")
@@ -33,10 +26,6 @@ Loss = Literal[
 BACKBONES, LOSSES = typing.get_args(Backbone), typing.get_args(Loss)
 # Arms that the tables compare with, so every profile has them.
 COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
-
-
-class ConfigError(ValueError):
-    """A configuration problem, in one sentence a user can act on."""
 
 
 def _no_repeats(values: tuple) -> tuple:
@@ -287,173 +276,6 @@ class Config(Section):
                 "these shares and data.fold = 0."
             )
         return self
-
-
-def load_config(profile: str, overrides: dict | None = None) -> Config:
-    """Read a profile by name, or by the path of a YAML file, and lay `overrides` (nested dict) over it.
-
-    With overrides the profile has a name of its own, `<name>-<hash of the overrides>`, and so a results folder of its own:
-    nothing that a profile has published is replaced by a trial.
-
-    Raises `ConfigError` for an unknown profile, a malformed file, an unknown key, a wrong type or a value out of range.
-    """
-    given = _merge(_read_profile(str(profile), ()), _mapping({} if overrides is None else overrides, "OVERRIDES"))
-    try:
-        return Config.model_validate(given | {"profile": _path(str(profile)).stem + _suffix(overrides)})
-    except ValidationError as error:
-        raise ConfigError(_sentence(error.errors()[0], given)) from None
-
-
-def _suffix(overrides: dict | None) -> str:
-    text = json.dumps(overrides or {}, sort_keys=True, default=str)
-    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if overrides else ""
-
-
-def read_yaml(text: str) -> Any:
-    """YAML with two mends: a key given twice is an error, and `1e-4` is a number. Raises `yaml.YAMLError`."""
-    try:
-        return yaml.load(text, _Loader)
-    except (ValueError, RecursionError) as error:
-        raise yaml.YAMLError(f"a value cannot be read ({' '.join(str(error).split())[:80]})") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys, and follows YAML 1.1, where a float needs a dot."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise yaml.YAMLError(f"the key {repeated[0]} is given twice, line {node.start_mark.line + 1} on")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def profile_names() -> list[str]:
-    """The built-in profiles."""
-    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
-
-
-def _path(profile: str) -> Path:
-    """The file of a profile, checked by name."""
-    given = Path(profile)
-    own = given.suffix in (".yaml", ".yml")
-    path = given if own else PROFILES / f"{profile}.yaml"
-    names = profile_names()
-    if not path.is_file() or not own and profile not in names:
-        raise ConfigError(f"PROFILE = {profile!r} does not exist; allowed: {', '.join(names)}, or a YAML file's path.")
-    if not PROFILE_NAME.fullmatch(path.stem):
-        raise ConfigError(
-            f"PROFILE = {profile!r}: a profile's file is named with a-z, 0-9 and -, and begins with no -."
-        )
-    if own and path.stem in names and path.resolve().parent != PROFILES.resolve():
-        raise ConfigError(
-            f"PROFILE = {profile!r} would replace the results of the built-in {path.stem}; rename the file."
-        )
-    return path
-
-
-def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
-    """The settings of a profile laid over those that it extends."""
-    path = _path(profile)
-    try:
-        given = _mapping(read_yaml(path.read_text(encoding="utf-8")) or {}, path.name)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
-    parent = given.pop("extends", None)
-    if parent is None:
-        return given
-    if not isinstance(parent, str) or parent in (profile, *children):
-        raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
-    if parent.endswith((".yaml", ".yml")):
-        parent = str(path.parent / parent)
-    return _merge(_read_profile(parent, (profile, *children)), given)
-
-
-def _mapping(given, name: str) -> dict:
-    known = ", ".join(key for key in Config.model_fields if key != "profile")
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise ConfigError(f"{name} must be a mapping of names; keys: {known}.")
-    if "profile" in given:
-        raise ConfigError(f"Unknown key profile in {name}: a profile is called as its file; allowed here: {known}.")
-    return given
-
-
-def _merge(base: dict, over: dict) -> dict:
-    return base | {
-        k: _merge(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in over.items()
-    }
-
-
-def _sentence(error: dict, given: dict) -> str:
-    """pydantic's first error as one sentence with key, value and what is allowed."""
-    if error["type"] == "value_error" and "names something twice" not in error["msg"]:
-        return error["msg"].removeprefix("Value error, ")
-    path, model, value = [], Config, given
-    for part in error["loc"]:
-        path.append(str(part))
-        value = value.get(part) if isinstance(value, dict) else value
-        field = model.model_fields.get(part)
-        if field is None or not _is_section(field.annotation) or part == error["loc"][-1]:
-            break
-        model = field.annotation
-    key = ".".join(path)
-    known = model.model_fields
-    if error["type"] == "extra_forbidden":
-        return f"Unknown key {key} = {value!r}; allowed here: {', '.join(name for name in known if name != 'profile')}."
-    field = known[path[-1]]
-    if _is_section(field.annotation):
-        return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(field.annotation.model_fields)}."
-    wrong = "has the wrong type" if error["type"].endswith("_type") else "is out of range"
-    return f"{key} = {value!r} {wrong}; allowed: {allowed(field)}."
-
-
-def _is_section(annotation) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def allowed(field) -> str:
-    """Say in words what a field accepts."""
-    kind, optional = field.annotation, ""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        kind, optional = next(k for k in typing.get_args(kind) if k is not type(None)), ", or null"
-    if typing.get_origin(kind) is tuple:
-        empty = not any(getattr(part, "min_length", 0) for part in field.metadata)
-        some = "a list, each once," if empty else "a list, not empty, each once,"
-        names = typing.get_args(typing.get_args(kind)[0])
-        return f"{some} of {', '.join(names) or 'names'}"
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) is dict:
-        return "a mapping of a name (a-z, 0-9, _) to a column's name"
-    limits = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}
-    span = f" from {limits['ge']} to {limits['le']}" if limits else ""
-    return f"{kind.__name__}{span}{optional}"
-
-
-def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
-    """The configuration of a notebook and whether it makes what is missing, from its parameters cell.
-
-    `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
-    papermill parameter: an error, never a silent default.
-    """
-    plain, known = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
-    ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
-    for name, value in ours.items():
-        if isinstance(value, plain) and name not in known:
-            raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: {', '.join(known)}.")
-    making = namespace.get("MAKE", False)
-    if not isinstance(making, bool):
-        raise ConfigError(f"MAKE = {making!r} has the wrong type; allowed: True, False.")
-    if "PROFILE" not in namespace:
-        raise ConfigError(
-            f"The parameters cell sets no PROFILE; allowed: {', '.join(profile_names())}, or a YAML file's path."
-        )
-    return load_config(namespace["PROFILE"], namespace.get("OVERRIDES")), making
 
 
 def as_dict(config: Section) -> dict:

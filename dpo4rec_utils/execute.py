@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from dpo4rec_utils.config import load_config
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
 from dpo4rec_utils.files import StudyError, atomic_path, project_root, read_json, write_json, write_text
+from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import measure
 
 KERNEL = "dpo4rec"

@@ -19,7 +19,7 @@ from dpo4rec_utils.alignment.pairs import (
 )
 from dpo4rec_utils.alignment.story import Round
 from dpo4rec_utils.arms import VARIANTS, round_name
-from dpo4rec_utils.config import Config, as_dict, load_config, notebook_parameters
+from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.files import StudyError, project_root
 from dpo4rec_utils.knowledge.knowledge import Knowledge
@@ -27,6 +27,7 @@ from dpo4rec_utils.knowledge.policies import Policy, base_policy
 from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rewards.model import RewardModel, RewardModels
 from dpo4rec_utils.seeds import generator
+from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import Store
 
 

@@ -3,6 +3,7 @@
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import tables
 from dpo4rec_utils.evidence.figures import better_worse
+from dpo4rec_utils.evidence.loop_tables import accuracy_on_new_pairs
 from dpo4rec_utils.evidence.records import Records
 
 DATA = {"ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
@@ -10,7 +11,7 @@ MODELS = {"embedded": "SmolLM2-135M-Instruct"}
 
 
 def answer(records: Records, scorer: str = "own") -> dict[str, str]:
-    """Beats, no difference seen, loses to, seen on: a line each, NDCG@7 under popularity negatives by one scorer.
+    """Beats, no difference seen, loses to, learnt, seen on: a line each, NDCG@7 under popularity negatives by one scorer.
 
     A baseline is beaten where the interval of the mean over backbones lies above zero, and loses where it lies below; these
     intervals are not corrected for the number of baselines, the counts of backbones are.
@@ -23,12 +24,26 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
         "Loses to": rows[rows.ci_high < 0],
     }
     lines = {name: " · ".join(_line(row) for row in part.itertuples()) or "-" for name, part in parts.items()}
-    return lines | {"Seen on": seen_on(records)}
+    return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
 
 
 def _line(row) -> str:
     counts = better_worse({"better": row.better, "worse": row.worse, "backbones": row.backbones})
     return f"{label(row.baseline)} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts})"
+
+
+def learnt(records: Records) -> str:
+    """How often the rounds order pairs rightly that they are not yet trained on, lowest to highest over rounds and folds."""
+    logs = [
+        record["metrics"]["log"]
+        for fold in range(records.folds)
+        for record in records.kind("policy", fold)
+        if record["name"].startswith("dpo_round_")
+    ]
+    found = [value for value in map(accuracy_on_new_pairs, logs) if value == value]
+    if not found:
+        return "-"
+    return f"on pairs not yet trained on, rounds are right for {min(found):.0%} to {max(found):.0%} (chance: 50 %)"
 
 
 def seen_on(records: Records) -> str:

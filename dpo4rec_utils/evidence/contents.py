@@ -9,7 +9,7 @@ import pandas as pd
 import PIL.Image
 from IPython.display import Image, display
 
-from dpo4rec_utils.evidence import figures, loop_tables, tables
+from dpo4rec_utils.evidence import figures, loop_figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, StudyError, atomic_path, write_text
 
@@ -34,14 +34,14 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "stages": loop_tables.stages,
 }
 FIGURES = {
-    "01_distributions": figures.distributions,
-    "01_sanity_rankers": figures.sanity_rankers,
-    "02_similarity": figures.similarity,
-    "03_split_half": figures.split_half,
-    "03_reliability": figures.reliability,
-    "04_training": figures.training,
-    "04_texts": figures.texts,
-    "04_words": figures.words,
+    "01_distributions": loop_figures.distributions,
+    "01_sanity_rankers": loop_figures.sanity_rankers,
+    "02_similarity": loop_figures.similarity,
+    "03_split_half": loop_figures.split_half,
+    "03_reliability": loop_figures.reliability,
+    "04_training": loop_figures.training,
+    "04_texts": loop_figures.texts,
+    "04_words": loop_figures.words,
     "05_headline": figures.headline,
     "05_power": figures.power,
     "05_forest_own": figures.forest_own,
@@ -52,9 +52,9 @@ FIGURES = {
     "06_knowledge": figures.knowledge,
     "06_preference": figures.preference,
     "06_adapter": figures.adapter,
-    "07_rounds": figures.rounds,
-    "07_cost": figures.cost,
-    "07_samples": figures.samples,
+    "07_rounds": loop_figures.rounds,
+    "07_cost": loop_figures.cost,
+    "07_samples": loop_figures.samples,
 }
 
 

@@ -48,13 +48,28 @@ def rounds_and_controls(records: Records) -> list[str]:
 
 
 def training_summary(records: Records) -> pd.DataFrame:
-    """DPO runs: policy, steps, first_loss, last_loss, last_margin (nats times beta)."""
+    """DPO runs: policy, pairs, steps, first_loss, last_loss, last_margin (nats times beta), accuracy on new pairs."""
     rows = []
     for name in (name for name in rounds_and_controls(records) if name != "rft"):
         log = records.metrics("policy", name)["log"]
-        row = {"policy": name, "steps": len(log), "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
-        rows.append(row | {"last_margin": log[-1]["rewards/margins"]})
+        row = {
+            "policy": name,
+            "pairs": records.metrics("policy", name)["examples"],
+            "steps": len(log),
+            "first_loss": log[0]["loss"],
+            "last_loss": log[-1]["loss"],
+        }
+        rows.append(row | {"last_margin": log[-1]["rewards/margins"], "accuracy": accuracy_on_new_pairs(log)})
     return pd.DataFrame(rows)
+
+
+def accuracy_on_new_pairs(log: list[dict]) -> float:
+    """Share of pairs that the policy orders rightly before it is trained on them, from the fourth step on; NaN without.
+
+    With one epoch every pair of a step is new to the policy.
+    """
+    found = [row["rewards/accuracies"] for row in log[3:] if "rewards/accuracies" in row]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def text_guards(records: Records) -> pd.DataFrame:

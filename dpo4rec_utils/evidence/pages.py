@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from dpo4rec_utils.arms import label
-from dpo4rec_utils.config import profile_names
 from dpo4rec_utils.evidence import loop_tables, tables
 from dpo4rec_utils.evidence.answer import answer, shortfalls
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
 from dpo4rec_utils.files import StudyError, project_root, read_json, write_text
+from dpo4rec_utils.settings import profile_names
 
 MAIN, ANSWER = "ml-100k", "ml-100k-folds"
 PARTS = {

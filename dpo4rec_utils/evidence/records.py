@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from dpo4rec_utils.arms import round_name
-from dpo4rec_utils.config import Config, as_dict, load_config, notebook_parameters
+from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.files import MissingRecordError, StudyError, project_root, read_json
+from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import published_record, published_values
 
 

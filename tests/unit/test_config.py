@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from dpo4rec_utils import cli
 from dpo4rec_utils.arms import VARIANTS
-from dpo4rec_utils.config import PROFILES, ConfigError, load_config, notebook_parameters, read_yaml
 from dpo4rec_utils.seeds import derive_seed
+from dpo4rec_utils.settings import PROFILES, ConfigError, load_config, notebook_parameters, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_profile_extends_another_and_no_circle(tmp_path, monkeypatch):
     assert load_config(str(tmp_path / "mine-too.yaml")).alignment.beta == 0.3, "a path is seen from its own file"
     (tmp_path / "a.yaml").write_text("extends: b")
     (tmp_path / "b.yaml").write_text("extends: a")
-    monkeypatch.setattr("dpo4rec_utils.config.PROFILES", tmp_path)
+    monkeypatch.setattr("dpo4rec_utils.settings.PROFILES", tmp_path)
     with pytest.raises(ConfigError, match="in no circle"):
         load_config("a")
 

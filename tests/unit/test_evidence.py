@@ -10,12 +10,13 @@ import pytest
 from dpo4rec_utils import comparison
 from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, Variant, arm, comparisons, label, table_arms
-from dpo4rec_utils.config import as_dict, load_config
+from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
-from dpo4rec_utils.evidence import answer, figures, pages, report, tables
+from dpo4rec_utils.evidence import answer, figures, loop_figures, pages, report, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
+from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import Stage, Store, write_values
 
 BACKBONES = ("prm", "mir")
@@ -120,8 +121,8 @@ def test_losses_are_counted_like_wins(records):
 def test_a_round_that_got_too_few_pairs_is_told(records):
     store = Store(records.folder.parents[1], records.config, "-fold1")
     asked = records.config["alignment"]["pairs"]
-    store.make(Stage("policy", "dpo_round_1", {}, lambda _: {"examples": asked}))
-    store.make(Stage("policy", "dpo_round_2", {}, lambda _: {"examples": asked // 2}))
+    store.make(Stage("policy", "dpo_round_1", {}, lambda _: {"examples": asked, "log": []}))
+    store.make(Stage("policy", "dpo_round_2", {}, lambda _: {"examples": asked // 2, "log": []}))
     found = answer.shortfalls(records)
     assert found == [f"DPO round 2 in user fold 1 was trained on {asked // 2} pairs of {asked}"]
 
@@ -219,7 +220,7 @@ def test_a_hundred_test_users_are_counted_once(monkeypatch, records):
 
 def test_a_table_without_records_is_a_missing_record(records):
     with pytest.raises(MissingRecordError, match="no record referees-rounds in"):
-        figures.rounds(records)
+        loop_figures.rounds(records)
 
 
 # Arms in one place

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dpo4rec_utils.config import LLMConfig, load_config
+from dpo4rec_utils.config import LLMConfig
 from dpo4rec_utils.data.data import Data, cohort_stage, sanity_stage, user_facts_stage
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge, Scorers
+from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.study import Study
 
 CONFIG = load_config("smoke", {"data": {"max_users": None}, "evaluation": {"backbones": ["prm"]}})

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
 from dpo4rec_utils.alignment.pairs import Candidates
-from dpo4rec_utils.config import AlignmentConfig, DataConfig, load_config
+from dpo4rec_utils.config import AlignmentConfig, DataConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import guards, prompts
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.study import Study
 
 ITEMS = pd.DataFrame(

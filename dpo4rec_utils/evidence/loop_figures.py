@@ -1,0 +1,238 @@
+"""Figures about data, texts, reward, training, rounds and samples (notebooks 01 to 04 and 07); see figures.py."""
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.arms import label
+from dpo4rec_utils.evidence import loop_tables, plots
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import MissingRecordError
+
+KINDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
+
+
+# Notebook 01
+
+
+def distributions(records: Records):
+    """Histogram of history lengths beside the popularity of items by rank (log-log)."""
+    metrics, limit = records.metrics("data", "cohort"), records.config["data"]["history_limit"]
+    counts, popularity = np.array(metrics["history_lengths"]), metrics["popularity"]
+    figure, (left, right) = plots.blank(8, 3.4, 2)
+    left.bar(np.arange(len(counts)), counts, width=1, color="0.45")
+    left.set(xlabel="history length (interactions)", ylabel=f"users (n = {counts.sum()})")
+    right.loglog(popularity["rank"], popularity["interactions"], color="0.25")
+    right.set(xlabel=f"item by popularity (rank of {popularity['rank'][-1]})", ylabel="interactions")
+    return figure, (
+        f"Histories are cut at {limit} interactions, which {counts[limit:].sum() / counts.sum():.0%} of the {counts.sum()} "
+        f"users reach, and the most popular tenth of the items has {metrics['top_tenth_share']:.0%} of the interactions."
+    )
+
+
+def sanity_rankers(records: Records):
+    """NDCG@7 of three simple rankers on validation lists, a marker a kind of negatives."""
+    table = loop_tables.sanity_rankers(records)
+    shown = table[(table.metric == "ndcg") & (table.k == 7)]
+    figure, _ = plots.dots(shown, "ranker", "mean", "protocol")
+    plots.below(figure, f"NDCG@7, validation users' lists (n = {shown.lists.max()})")
+    wide = shown.pivot(index="protocol", columns="ranker", values="mean")
+    gain = wide["popularity"] - wide["random"]
+    return figure, (
+        f"Over a random order, ranking by popularity gains {gain['uniform']:+.3f} NDCG@7 where negatives are drawn uniformly and "
+        f"{gain['popularity']:+.3f} where they are drawn by popularity (validation users, n = {shown.lists.max()} lists)."
+    )
+
+
+# Notebook 02
+
+
+def similarity(records: Records):
+    """Cosine of a zero-shot text with its own user's mean liked item beside that with another user's."""
+    found = records.metrics("guards", "similarity")
+    figure, axis = plots.blank(5.6, 3.6)
+    plots.histogram(axis, found["edges"], found["another"], f"another user (mean {found['another_mean']:.3f})", True)
+    plots.histogram(axis, found["edges"], found["own"], f"own user (mean {found['own_mean']:.3f})", False)
+    axis.set(xlabel="cosine of text and mean liked item", ylabel=f"texts (n = {found['users']})")
+    axis.legend(fontsize=9)
+    return figure, (
+        f"A zero-shot text is closer to its own user's liked items than to another user's for {found['own_above_another']:.0%} of "
+        f"{found['users']} users (50 % would be no signal)."
+    )
+
+
+# Notebook 03
+
+
+def split_half(records: Records):
+    """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a kind."""
+    found = records.metrics("reward", loop_tables.start(records)).get("split_half")
+    if found is None:
+        raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
+    figure, axes = plots.blank(3.1 * len(found), 3.3, len(found), squeeze=False)
+    for axis, (kind, half) in zip(axes[0], found.items(), strict=True):
+        ends = [half["edges"][0], half["edges"][-1]] if half["edges"] else [0, 1]
+        counts = np.array(half["counts"] or [[0]])
+        axis.imshow(np.sqrt(counts), origin="lower", extent=ends * 2, cmap="gray_r", aspect="equal")
+        axis.set_title(f"{KINDS[kind]}: r = {half['r']:.2f}", fontsize=10)
+        axis.set(xlabel="even lists, deviation", ylabel="odd lists, deviation" if axis is axes[0][0] else "")
+        axis.tick_params(labelsize=8)
+        axis.grid(False)
+    return figure, (
+        "A text's reward on half of a user's lists repeats on the other half with "
+        + ", ".join(f"r = {half['r']:.2f} ({KINDS[kind]})" for kind, half in found.items())
+        + f" (n = {found['ndcg']['users']} train users with two lists or more)."
+    )
+
+
+def reliability(records: Records):
+    """Split-half correlation of each reward, by what the reward model was trained on."""
+    table, begin = loop_tables.reward_reliability(records), loop_tables.start(records)
+    records.get("reward", f"{begin}-llm-only")
+    table = table[(table.split == "train") & table.reward_model.isin([begin, f"{begin}-llm-only"])].copy()
+    table["trained"] = np.where(table.reward_model == begin, "trained on LLM texts and templates", "on LLM texts alone")
+    figure, axis = plots.bars(table.assign(reward=table.reward.map(KINDS)), "reward", "r", "trained")
+    axis.set(
+        ylabel=f"split-half correlation (n = {table.users.max()} train users)", xlabel="reward (no interval shown)"
+    )
+    likely = table[table.reward == "log_likelihood"].set_index("reward_model").r
+    return figure, (
+        f"The log-likelihood reward of {label(begin)} texts repeats with r = {likely[begin]:.2f} when the reward model read templates "
+        f"too and {likely[f'{begin}-llm-only']:.2f} when it read LLM texts alone (n = {table.users.max()} train users)."
+    )
+
+
+# Notebook 04
+
+
+def training(records: Records):
+    """DPO loss and margin a step, one line a run; the loss starts at ln 2."""
+    names = [name for name in loop_tables.rounds_and_controls(records) if name != "rft"]
+    logs = {name: records.metrics("policy", name)["log"] for name in names}
+    figure, (left, right) = plots.blank(8, 3.4, 2)
+    for i, (name, log) in enumerate(logs.items()):
+        steps = [row["step"] for row in log]
+        plots.line(left, (steps, [row["loss"] for row in log]), i, label(name))
+        plots.line(right, (steps, [row["rewards/margins"] for row in log]), i)
+    left.axhline(np.log(2), linestyle=":", color="black")
+    right.axhline(0, color="black", linewidth=0.8)
+    left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
+    right.set(xlabel="step", ylabel="margin (nats times beta)")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
+    tail = {name: np.mean([row["rewards/margins"] for row in log[-3:]]) for name, log in logs.items()}
+    return figure, (
+        f"The loss starts at {logs[names[0]][0]['loss']:.4f} (ln 2 is 0.6931); the mean margin of the last three steps is "
+        + ", ".join(f"{value:.2f} ({label(name)})" for name, value in tail.items())
+        + ", in nats times beta."
+    )
+
+
+def texts(records: Records):
+    """Shares of texts that say three things, a row a policy."""
+    facts = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "something disliked as liked"}
+    guards = loop_tables.text_guards(records)
+    shown = [
+        "zero_shot",
+        loop_tables.start(records),
+        *(a for a in guards.arm if a.startswith("dpo_round_")),
+        "template",
+    ]
+    table = guards[guards.arm.isin(shown)].melt("arm", list(facts), "says", "share")
+    table = table.assign(arm=table.arm.map(label), says=table.says.map(facts))
+    figure, axis = plots.dots(table, "arm", "share", "says")
+    plots.below(figure, "share of texts (no interval shown)")
+    axis.set_xlim(-0.03, 1.03)
+    by_arm = guards.set_index("arm")
+    last, template = by_arm.loc[records.last], by_arm.loc["template"]
+    return figure, (
+        f"After the last round {last.decade:.0%} of the texts name a decade, {last.title:.0%} a title of the history, and "
+        f"{last.liked_wrong:.0%} call liked what the user avoids (templates: {template.liked_wrong:.0%}; validation users, "
+        f"n = {int(last.texts)} texts)."
+    )
+
+
+def words(records: Records):
+    """The words whose share of texts changed most from the start to the last round."""
+    begin, last = loop_tables.start(records), records.last
+    found = records.metrics("words", f"{begin}-{last}")
+    table = pd.DataFrame(found["rows"])
+    figure, axis = plots.before_and_after(table, "word")
+    axis.set(xlabel=f"share of texts that hold the word (n = {found['texts']})")
+    gained, lost = table[table.change > 0].iloc[::-1], table[table.change < 0]
+    phrase = "'{0.word}' ({0.before:.0%} to {0.after:.0%})".format
+    parts = [", ".join(phrase(row) for row in part.head(3).itertuples()) or "nothing" for part in (gained, lost)]
+    return figure, (
+        f"From {label(begin)} to {label(last)} the texts gain {parts[0]} and lose {parts[1]} "
+        f"(share of texts that hold the word, n = {found['texts']} texts of all users)."
+    )
+
+
+# Notebook 07
+
+
+def rounds(records: Records):
+    """Change of reward since round 0 with its interval: the reward models' claim and independent scorers."""
+    series = {
+        "reward models' claim, train users": ("train", "claimed_log_likelihood"),
+        "reward models' claim, validation users": ("validation", "claimed_log_likelihood"),
+        "referees, later lists of train users": ("train_later", "independent_log_likelihood"),
+        "referees, validation users": ("validation", "independent_log_likelihood"),
+        "referees, test users": ("test", "independent_log_likelihood"),
+    }
+    table = loop_tables.rounds(records)
+    figure, axis = plots.blank(6.2, 4.4)
+    for i, (name, (split, reward)) in enumerate(series.items()):
+        part = table[(table.split == split) & (table.reward == reward) & (table["round"] > 0)]
+        mean = np.r_[0, part.difference_to_round_0]
+        half = np.r_[0, 1.96 * np.abs(part.difference_to_round_0 / part.t.replace(0, np.nan))]
+        place = np.r_[0, part["round"]] + (i - (len(series) - 1) / 2) * 0.06
+        plots.line(axis, (place, mean, half), i, name)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats a candidate)\nbars: 95 % interval of users")
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
+    end = table[table["round"] == table["round"].max()].set_index(["split", "reward"])
+    referees, claim = (end.loc[("validation", f"{who}_log_likelihood")] for who in ("independent", "claimed"))
+    users = records.metrics("data", "cohort")["users"]["validation"]
+    return figure, (
+        f"After {table['round'].max()} rounds the reward models claim {claim.difference_to_round_0:+.4f} nats a candidate for validation "
+        f"users; referees see {referees.difference_to_round_0:+.4f} (t = {referees.t:.1f}, n = {users} users)."
+    )
+
+
+def cost(records: Records):
+    """Independent log-likelihood of test users by round, and the minutes spent so far, in two panels."""
+    table = loop_tables.cost(records)
+    figure = _two_panels(
+        table, "round", "mean", "DPO round (-1: zero-shot)", "referees' log-likelihood (nats a candidate)"
+    )
+    last, begin = table.iloc[-1], table[table["round"] == 0].iloc[0]
+    users = records.metrics("data", "cohort")["users"]["test"]
+    return figure, (
+        f"{int(last['round'])} rounds take {last.minutes - begin.minutes:.0f} minutes and change the referees' log-likelihood of test "
+        f"users by {last.difference_to_round_0:+.4f} (bars: 95 % interval of the difference to round 0, n = {users} users)."
+    )
+
+
+def samples(records: Records):
+    """What the best of N texts gains on the other half of a user's lists, and what sampling N takes, in two panels."""
+    table = loop_tables.samples(records)
+    shown = table[table.reward == "ndcg"]
+    figure = _two_panels(shown, "samples", "gain", "texts a user (N)", "gain on the other half (NDCG@10)")
+    best = shown.iloc[-1]
+    return figure, (
+        f"The best of {best.samples} texts by half of a user's lists gains {best.gain:+.4f} NDCG@10 over the mean text on the other half; "
+        f"sampling them takes {best.minutes:.1f} minutes (bars: 95 % interval, n = {best.users} train users)."
+    )
+
+
+def _two_panels(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str):
+    """`y` with its interval (column `ci_half`), and `minutes`, side by side over the same `x`."""
+    figure, (left, right) = plots.blank(7.6, 3.4, 2)
+    plots.line(left, (table[x], table[y], table.ci_half), 0)
+    plots.line(right, (table[x], table.minutes), 1)
+    if y == "gain":
+        left.axhline(0, color="black", linewidth=0.8)
+    left.set(xlabel=xlabel, ylabel=ylabel, xticks=table[x])
+    right.set(xlabel=xlabel, ylabel="minutes so far", xticks=table[x])
+    right.set_ylim(bottom=0)
+    return figure
