@@ -20,6 +20,7 @@ from dpo4rec_utils.knowledge import prompts
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
 from dpo4rec_utils.knowledge.policies import Policy, base_policy, load_tokenizer
+from dpo4rec_utils.knowledge.prompts import Facts
 from dpo4rec_utils.seeds import derive_seed, generator
 from dpo4rec_utils.store import Store, made_by
 
@@ -51,7 +52,7 @@ class Knowledge:
         """The full prompt of every user by a user template, the configuration's where `name` is None."""
         return [self.prompt(facts, name or self.config.llm.prompt) for facts in self.facts]
 
-    def prompt(self, facts: prompts.Facts, name: str) -> str:
+    def prompt(self, facts: Facts, name: str) -> str:
         """The full prompt of a user with these facts by user template `name`."""
         words, tokenizer = prompts.user_words(self.domain, name), load_tokenizer(self.config.llm.model)
         return prompts.render(tokenizer, self.domain.system, render_words(words.question, asdict(facts)), words.prefix)
