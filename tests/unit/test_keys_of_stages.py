@@ -18,9 +18,10 @@ CONFIG = load_config("smoke", {"data": {"max_users": None}, "evaluation": {"back
 REQUESTS = [Request("0", "prompt", 2, 7), Request("1", "other", 1, 8)]
 
 
-def policy(folder, weights: bytes) -> Policy:
+def policy(folder, weights: bytes, settings: bytes = b"{}") -> Policy:
     folder.mkdir(exist_ok=True)
     (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_bytes(settings)
     return Policy("dpo_round_1", "embedded", (folder,))
 
 
@@ -32,6 +33,7 @@ def test_texts_by_policy_prompt_sample_seed_and_decoding(tmp_path):
     )
     others = [
         texts_stage("t", policy(tmp_path / "c", b"two"), REQUESTS, LLMConfig()),
+        texts_stage("t", policy(tmp_path / "d", b"one", b'{"lora_alpha": 9}'), REQUESTS, LLMConfig()),
         texts_stage("t", Policy("dpo_round_1", "embedded"), REQUESTS, LLMConfig()),
         *(texts_stage("t", one, [REQUESTS[0]._replace(**change), REQUESTS[1]], LLMConfig()) for change in CHANGES),
         texts_stage("t", one, REQUESTS[::-1], LLMConfig()),

@@ -299,12 +299,12 @@ def test_a_small_file_by_hand(tmp_path):
     ("changed", "words"),
     [
         ({"item": None}, "ml-100k.item is missing"),
-        ({"inter": "h\n1\t1\tfive\t10\n"}, "interaction row 1 is malformed"),
-        ({"inter": "h\n1\t1\t5\n"}, "interaction row 1 is malformed"),
-        ({"inter": "h\n1\t9\t5\t10\n"}, "not in the item table, first 9"),
-        ({"inter": "h\n1\t1\t5\t10\n1\t1\t4\t11\n"}, "rated item 1 twice"),
+        ({"inter": "h\n1\t1\tfive\t10\n"}, "1 of 1 interactions are malformed, the first in row 1"),
+        ({"inter": "h\n1\t1\t5\n"}, "1 of 1 interactions are malformed, the first in row 1"),
+        ({"inter": "h\n1\t9\t5\t10\n"}, "none of the 1 interactions is with a listed item"),
+        ({"inter": "h\n1\t1\t5\t10\n1\t1\t4\t11\n"}, "user 1 has item 1 twice"),
         ({"inter": "h\n"}, "interactions table is empty"),
-        ({"inter": "h\n1\t1\t99\t10\n"}, "interaction row 1 is malformed"),
+        ({"inter": "h\n1\t1\t99\t10\n"}, "1 of 1 interactions are malformed, the first in row 1"),
     ],
 )
 def test_malformed_rows_are_one_sentence(tmp_path, changed, words):
