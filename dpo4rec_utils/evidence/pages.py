@@ -117,7 +117,9 @@ def run_block(results: Path) -> str:
             f"{label(records.last)} less zero-shot LLM: {row.difference:+.4f} NDCG@7 (own scorers)",
         ),
     ]
-    return _markdown(pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number to expect"]))
+    return _markdown(
+        pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"])
+    )
 
 
 def notebooks_block(results: Path) -> str:
@@ -129,7 +131,7 @@ def notebooks_block(results: Path) -> str:
         title, question = _head(path)
         link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
         rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem[:2]]))
-    return _markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number to expect"]))
+    return _markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
 
 
 def _expected(records: Records) -> dict[str, str]:
