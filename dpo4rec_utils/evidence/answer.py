@@ -1,6 +1,6 @@
 """The answer in four lines: what the last round beats, what it does not, what it loses to, and where that was seen."""
 
-from dpo4rec_utils.arms import label
+from dpo4rec_utils.arms import VARIANTS, label
 from dpo4rec_utils.evidence import tables
 from dpo4rec_utils.evidence.figures import better_worse
 from dpo4rec_utils.evidence.loop_tables import accuracy_on_new_pairs
@@ -58,12 +58,13 @@ def seen_on(records: Records) -> str:
 
 
 def shortfalls(records: Records) -> list[str]:
-    """What a stage got less of than it asked for: rounds and controls with fewer than 80 % of the pairs, in words."""
+    """What a stage got less of than it asked for: rounds, controls and variants with under 80 % of the pairs, in words."""
     found = []
     for fold in range(records.folds):
         for record in records.kind("policy", fold):
             asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
-            if record["name"].startswith(("dpo_", "random_pairs")) and got < 0.8 * asked:
+            paired = record["name"].startswith(("dpo_", "random_pairs")) or record["name"] in set(VARIANTS) - {"grpo"}
+            if paired and got < 0.8 * asked:
                 where = f" in user fold {fold}" if records.folds > 1 else ""
                 found.append(f"{label(record['name'])}{where} was trained on {got} pairs of {asked}")
     return found
