@@ -1,6 +1,7 @@
 """The data of one configuration: tables, users, lists, and the records about them."""
 
 import functools
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -31,7 +32,8 @@ class Data:
     def dataset(self) -> Dataset:
         """The data set's tables, fetched if need be; `StudyError` in one sentence for what is wrong with them."""
         load = LOADERS.get(self.config.name)
-        return load() if load else load_own(self.config, self.seed)
+        found = load() if load else load_own(self.config, self.seed)
+        return replace(found, notes=(*self.config.notes, *found.notes))
 
     @cached_property
     def fingerprint(self) -> str:

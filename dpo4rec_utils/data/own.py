@@ -1,5 +1,6 @@
 """Own tables: whatever a profile's `data` section describes, brought into the shape of `Dataset`."""
 
+import html
 import os
 import re
 from collections import Counter
@@ -33,9 +34,7 @@ def load_own(config: DataConfig, seed: int) -> Dataset:
         else ()
     )
     dropped = Counter({"repeated": repeated})
-    return validated(
-        Dataset(config.name, inter, listed, tuple(columns.attributes), order, dropped, (*config.notes, *notes))
-    )
+    return validated(Dataset(config.name, inter, listed, tuple(columns.attributes), order, dropped, notes))
 
 
 def _table(config: DataConfig, part: str) -> pd.DataFrame:
@@ -114,7 +113,8 @@ def _without_duplicates(table: pd.DataFrame, keep: str) -> tuple[pd.DataFrame, i
 def _items(table: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:
     """item_id, title, year and a tuple of values for each attribute."""
     year = pd.to_numeric(table.year, errors="coerce") if "year" in table else pd.Series(np.nan, table.index)
-    found = pd.DataFrame({"item_id": table.item, "title": table.title.str.strip().replace("", None)})
+    title = table.title.map(html.unescape, na_action="ignore").str.strip()  # catalogues from the web hold "&amp;"
+    found = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
     found["year"] = year.where(year.between(1000, 2100)).round().astype("Int64")
     for name in attributes:
         found[name] = [_values(cell) for cell in table[name]]
