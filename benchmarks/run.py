@@ -107,7 +107,7 @@ def per_sample_scores(model, items, user_text, item_text):
     """`KnowledgeReranker.forward` with a text for every candidate (B, C, T) instead of a table of distinct items."""
     user = model._known("user", user_text).unsqueeze(1)
     knowledge = model._known("item", item_text)
-    own = [model.item_id(items), model.genre(model.genres[items]), knowledge]
+    own = [model.item_id(items), model.tag(model.tags[items]), knowledge]
     x = model.features(torch.cat([*own, user.expand_as(knowledge), user * knowledge], dim=-1))
     return (model.core(x) + model.scale * (user * knowledge).sum(dim=-1)) / model.temperature
 
@@ -125,7 +125,7 @@ def reranker_epoch(study) -> dict:
     assert torch.allclose(table, per_sample_scores(model, items, user, item_text), atol=1e-4)
 
     def per_sample():
-        model = build_reranker("prm", task.config, torch.tensor(task.genres), task.item_text.shape[1])
+        model = build_reranker("prm", task.config, torch.tensor(task.tags), task.item_text.shape[1])
         optimiser = torch.optim.AdamW(model.parameters())
         for items, user, item_text, labels in batches:
             scores = per_sample_scores(model, items, user, item_text)

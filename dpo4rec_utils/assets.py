@@ -201,20 +201,22 @@ def fetch(name: str, log=print) -> Path:
     return target
 
 
-def archive(name: str, url: str) -> Path:
-    """A data archive from `DPO4REC_ASSETS` or the cache, else downloaded from its official home."""
-    local = local_folder()
+def archive(url: str) -> Path:
+    """A file of data by its address: from `DPO4REC_ASSETS` or the cache by its name, else downloaded from there.
+
+    Raises `StudyError` where it is in neither and cannot be fetched.
+    """
+    name, local = url.rsplit("/", 1)[-1], local_folder()
     for folder in (local, cache_folder()):
         if folder and (folder / name).exists():
             return folder / name
     try:
-        path = download(url, cache_folder() / name)
-    except OSError as error:
+        return download(url, cache_folder() / name)
+    except (OSError, ValueError) as error:
         raise StudyError(
             f"{name} could not be downloaded from {url} ({type(error).__name__}); connect to the network, or put the "
             f"file into a folder and name that folder in {VARIABLE}."
         ) from None
-    return path
 
 
 @functools.cache

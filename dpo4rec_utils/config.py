@@ -7,7 +7,7 @@ import re
 import typing
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dpo4rec_utils.arms import ARMS, VARIANTS
 
@@ -64,13 +64,21 @@ class ColumnsConfig(Section):
     )
 
 
+class CoreConfig(Section):
+    """The k-core of own tables: interactions that every user and every item must have, data/core.py."""
+
+    users: int = Field(5, ge=1, le=10000)
+    items: int = Field(5, ge=1, le=10000)
+
+
 class DataConfig(Section):
     """The data set, histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
 
     name: str = Field("ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for own tables")
-    archive: str | None = Field(None, description="a zip archive that holds the own tables")
-    archive_url: str | None = Field(None, description="where the archive is fetched from if it is nowhere here")
-    interactions: str | None = Field(None, description="own table: a file, a folder, or a member of the archive")
+    archive: str | None = Field(None, description="a zip archive that holds the own tables, or its address")
+    interactions: str | None = Field(
+        None, description="own table: a file or its address, a folder, or a member of the archive"
+    )
     items: str | None = Field(None, description="own table of the items")
     columns: ColumnsConfig = ColumnsConfig()
     encoding: str | None = Field(None, description="of own tables that are text; null: UTF-8")
@@ -84,7 +92,21 @@ class DataConfig(Section):
     order: Literal["given", "seeded"] = Field(
         "given", description="seeded: an arbitrary order, where the data have none"
     )
-    duplicates: Literal["first", "last", "error"] = Field("error", description="which of a user's repeats is kept")
+    duplicates: Literal["first", "last", "error"] = Field(
+        "error", description="which is kept of a user's repeats, and of an item that is listed twice"
+    )
+    broken_title: str | None = Field(
+        None, description="a regular expression: what matches it is no title of an own table's item"
+    )
+    core: CoreConfig | None = Field(
+        None, description="keep a k-core of own tables, read as streams; null: keep everything"
+    )
+    min_interactions: int | None = Field(
+        None, ge=1, le=10000, description="leave out users of own tables with fewer, after `core`"
+    )
+    first_interactions: int | None = Field(
+        None, ge=1, le=10**6, description="of a user of own tables keep the first so many"
+    )
     domain: str = Field("movies", description="a file of knowledge/domains, or the path of your own YAML")
     max_users: int | None = Field(None, ge=20, le=10**7, description="keep only this many users (in hash order)")
     skip_users: int = Field(0, ge=0, le=10**7, description="leave out the first users in hash order")
@@ -105,6 +127,15 @@ class DataConfig(Section):
         """How many folds of test users there are with these shares."""
         others = 1 - self.validation_share
         return int(round(others / (others - self.train_share), 6))
+
+    @field_validator("broken_title")
+    @classmethod
+    def _is_an_expression(cls, pattern):
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"data.broken_title = {pattern!r} is no regular expression ({error}).") from None
+        return pattern
 
     @model_validator(mode="after")
     def _disjoint_feedback(self):

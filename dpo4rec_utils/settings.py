@@ -133,22 +133,24 @@ def _sentence(error: dict, given: dict) -> str:
         path.append(str(part))
         value = value.get(part) if isinstance(value, dict) else value
         field = model.model_fields.get(part)
-        if field is None or not _is_section(field.annotation) or part == error["loc"][-1]:
+        if field is None or not _section(field.annotation) or part == error["loc"][-1]:
             break
-        model = field.annotation
+        model = _section(field.annotation)
     key = ".".join(path)
     known = model.model_fields
     if error["type"] == "extra_forbidden":
         return f"Unknown key {key} = {value!r}; allowed here: {', '.join(name for name in known if name != 'profile')}."
     field = known[path[-1]]
-    if _is_section(field.annotation):
-        return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(field.annotation.model_fields)}."
+    if section := _section(field.annotation):
+        return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(section.model_fields)}."
     wrong = "has the wrong type" if error["type"].endswith("_type") else "is out of range"
     return f"{key} = {value!r} {wrong}; allowed: {allowed(field)}."
 
 
-def _is_section(annotation) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+def _section(annotation) -> type[Section] | None:
+    """The section that a field holds, optional or not; None for a plain value."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def allowed(field) -> str:

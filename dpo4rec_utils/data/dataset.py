@@ -39,8 +39,9 @@ class Dataset:
 def validated(dataset: Dataset) -> Dataset:
     """Return the data set without the rows that cannot be used, or raise `StudyError` naming what is wrong with it.
 
-    Rows without user, item or a number where one is needed are dropped and counted, and so are interactions with items that
-    are not listed; more than 1 % of the former is an error. A repeated item or a repeated interaction is an error.
+    Rows without user, item or a number where one is needed, and items without id or title, are dropped and counted; more than
+    1 % of either is an error. Interactions with items that are not listed are dropped and counted apart. A repeated item or
+    a repeated interaction is an error.
     """
     inter, items, dropped = dataset.interactions, dataset.items, Counter(dataset.dropped)
     for table, name in ((inter, "interactions"), (items, "items")):
@@ -53,9 +54,13 @@ def validated(dataset: Dataset) -> Dataset:
             f"{dataset.name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
             f"{row.to_dict()}."
         )
-    if items.item_id.isna().any() or items.title.isna().any():
-        row = items[items.item_id.isna() | items.title.isna()].index[0] + 1
-        raise StudyError(f"{dataset.name}: item row {row} lacks an id or a title; give each item both.")
+    without = items.item_id.isna() | items.title.isna()
+    if without.mean() > MOST_BAD_ROWS:
+        raise StudyError(
+            f"{dataset.name}: {without.sum()} of {len(items)} items lack an id or a title, the first in row "
+            f"{without.idxmax() + 1}; give each item both."
+        )
+    items, untitled = items[~without].reset_index(drop=True), int(without.sum())
     if items.item_id.duplicated().any():
         raise StudyError(f"{dataset.name}: item {items.item_id[items.item_id.duplicated()].iloc[0]} is listed twice.")
     inter = inter[~bad]
@@ -64,7 +69,9 @@ def validated(dataset: Dataset) -> Dataset:
         raise StudyError(
             f"{dataset.name}: none of the {len(inter)} interactions is with a listed item; check the item ids."
         )
-    dropped.update({"malformed": int(bad.sum()), "of unlisted items": int((~listed).sum())})
+    dropped.update(
+        {"malformed": int(bad.sum()), "of unlisted items": int((~listed).sum()), "items without id or title": untitled}
+    )
     inter = inter[listed].reset_index(drop=True)
     if inter.duplicated(["user_id", "item_id"]).any():
         row = inter[inter.duplicated(["user_id", "item_id"])].iloc[0]

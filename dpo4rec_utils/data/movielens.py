@@ -97,7 +97,7 @@ def _read_official_100k(folder: Path):
 
 def load_ml_1m(path: Path | None = None) -> Dataset:
     """MovieLens-1M from the official archive: about a million ratings, 6,040 users, 3,883 items."""
-    path = path or assets.archive("ml-1m.zip", ML_1M_URL)
+    path = path or assets.archive(ML_1M_URL)
     try:
         with zipfile.ZipFile(path) as archive:
             part = {n: archive.read(f"ml-1m/{n}.dat").decode("latin-1") for n in ("ratings", "movies")}

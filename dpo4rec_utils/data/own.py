@@ -4,16 +4,19 @@ import html
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.assets import VARIABLE, local_folder
 from dpo4rec_utils.config import ColumnsConfig, DataConfig
-from dpo4rec_utils.data.dataset import Dataset, validated
-from dpo4rec_utils.data.reading import read_table
+from dpo4rec_utils.data.core import core_rows, hashed_ids
+from dpo4rec_utils.data.dataset import MOST_BAD_ROWS, Dataset, validated
+from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
@@ -22,36 +25,71 @@ SEPARATOR = re.compile(r"\s*[|;]\s*")  # between the values of one attribute
 
 def load_own(config: DataConfig, seed: int) -> Dataset:
     """The data set that `config` describes; raises `StudyError` in one sentence for what is missing or malformed."""
-    interactions, items = (_table(config, part) for part in ("interactions", "items"))
     columns = config.columns
-    inter = _interactions(_chosen(interactions, columns, ("user", "item", "rating", "timestamp", "position")), config)
-    inter, order = _ordered(inter, config, seed)
-    inter, repeated = _without_duplicates(inter, config.duplicates)
-    listed = _items(_chosen(items, columns, ("item", "title", "year")), tuple(columns.attributes))
+    table, dropped = _in_core(config)
+    inter, order = _ordered(_interactions(table, config), config, seed)
+    inter, short = _shortened(inter, config)
+    listed = pd.concat(_parts(config, "items"), ignore_index=True)
+    if config.core:
+        listed = listed[listed.item.isin(set(inter.item_id))].reset_index(drop=True)
+    listed = _items(listed, config)
     notes = (
         ("The order of a user's interactions is arbitrary (seeded): the data have none.",)
         if order == "arbitrary"
         else ()
     )
-    dropped = Counter({"repeated": repeated})
-    return validated(Dataset(config.name, inter, listed, tuple(columns.attributes), order, dropped, notes))
+    return validated(
+        Dataset(config.name, inter, listed, tuple(columns.attributes), order, Counter(dropped) + Counter(short), notes)
+    )
 
 
-def _table(config: DataConfig, part: str) -> pd.DataFrame:
-    """The interactions or the items, as text."""
-    given = getattr(config, part)
+COLUMNS = {"interactions": ("user", "item", "rating", "timestamp", "position"), "items": ("item", "title", "year")}
+
+
+def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
+    """The columns that the profile names of the interactions or of the items, as text, a part of the rows at a time."""
+    given, first = getattr(config, part), None
     if not given:
-        raise StudyError(f"data.{part} is missing; name a file, a folder, or a member of data.archive.")
+        raise StudyError(f"data.{part} is missing; name a file, a folder, an address, or a member of data.archive.")
     options = {"encoding": config.encoding, "sep": config.separator, "escapechar": config.escape}
     options = {name: value for name, value in options.items() if value}
-    if config.archive:
-        archive = assets.archive(config.archive, config.archive_url) if config.archive_url else located(config.archive)
-        return read_table(archive, given, **options)
-    return read_table(located(given), **options)
+    source, member = (located(config.archive), given) if config.archive else (located(given), None)
+    with tqdm(desc=f"read {part}", unit=" rows", unit_scale=True, delay=2) as bar:
+        for table in read_parts(source, member, **options):
+            first = table.columns if first is None else first  # a JSON line may lack what others have
+            yield _chosen(table.reindex(columns=first), config.columns, COLUMNS[part])
+            bar.update(len(table))
+
+
+def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The interactions as text, those of `data.core` where it is given, and how many rows were left out for it."""
+    if not config.core:
+        return pd.concat(_parts(config, "interactions"), ignore_index=True), {}
+    users, items, present = hashed_ids(_parts(config, "interactions"))
+    if 1 - present.mean() > MOST_BAD_ROWS:
+        raise StudyError(f"{config.name}: {(~present).sum()} of {len(present)} interactions lack a user or an item.")
+    keep = present.copy()
+    keep[present] = core_rows(users[present], items[present], (config.core.users, config.core.items))
+    if not keep.any():
+        raise StudyError(
+            f"{config.name}: no interaction is left with data.core.users = {config.core.users} and data.core.items = "
+            f"{config.core.items}; set them lower."
+        )
+    kept, begin = [], 0
+    for part in _parts(config, "interactions"):
+        kept.append(part[keep[begin : begin + len(part)]])
+        begin += len(part)
+    dropped = {"outside the core": int((present & ~keep).sum()), "malformed": int((~present).sum())}
+    return pd.concat(kept, ignore_index=True), dropped
 
 
 def located(name: str) -> Path:
-    """A file or folder by its path, or by its name in the folder that DPO4REC_ASSETS names; `StudyError` if it is in neither."""
+    """A file or folder by its path, or by its name in the folder that DPO4REC_ASSETS names; an address is fetched once.
+
+    Raises `StudyError` for one that is nowhere.
+    """
+    if "://" in name:
+        return assets.archive(name)
     local = local_folder()
     for path in (Path(name), *([local / name] if local else [])):
         if path.exists():
@@ -71,7 +109,8 @@ def _chosen(table: pd.DataFrame, columns: ColumnsConfig, wanted: tuple[str, ...]
             raise StudyError(
                 f"data.columns names {source!r} for {name}, which is no column; there are {', '.join(map(str, table.columns))}."
             )
-        found[name] = table[source]
+        compact = name in ("user", "item", "title")  # the type for text is a quarter of the size of Python's strings
+        found[name] = table[source].astype("str") if compact else table[source]
     return pd.DataFrame(found)
 
 
@@ -102,21 +141,37 @@ def _ordered(table: pd.DataFrame, config: DataConfig, seed: int) -> tuple[pd.Dat
     return table.assign(timestamp=generator(seed, "order").permutation(len(table))), "arbitrary"
 
 
-def _without_duplicates(table: pd.DataFrame, keep: str) -> tuple[pd.DataFrame, int]:
-    """One interaction of a user with an item, the first or last in order; 'error' leaves them to `validated`."""
-    if keep == "error":
-        return table, 0
-    kept = table.sort_values("timestamp", kind="stable").drop_duplicates(["user_id", "item_id"], keep=keep).sort_index()
-    return kept.reset_index(drop=True), len(table) - len(kept)
+def _shortened(table: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The interactions without repeats and with as many a user as the profile wants, and how many were left out for each.
+
+    Of repeats the first or last in order is kept; 'error' leaves them to `validated`.
+    """
+    dropped, order = {}, table.sort_values("timestamp", kind="stable")
+    if config.duplicates != "error":
+        kept = order.drop_duplicates(["user_id", "item_id"], keep=config.duplicates)
+        order, dropped["repeated"] = kept, len(order) - len(kept)
+    if config.min_interactions:
+        kept = order[order.groupby("user_id").item_id.transform("size") >= config.min_interactions]
+        order, dropped[f"of users with fewer than {config.min_interactions}"] = kept, len(order) - len(kept)
+    if config.first_interactions:
+        kept = order[order.groupby("user_id").cumcount() < config.first_interactions]
+        order, dropped[f"after a user's first {config.first_interactions}"] = kept, len(order) - len(kept)
+    if order.empty:
+        raise StudyError(f"{config.name}: no user has data.min_interactions = {config.min_interactions}; set it lower.")
+    return order.sort_index().reset_index(drop=True), dropped
 
 
-def _items(table: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:
+def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     """item_id, title, year and a tuple of values for each attribute."""
+    if config.duplicates != "error":
+        table = table.drop_duplicates("item", keep=config.duplicates).reset_index(drop=True)
     year = pd.to_numeric(table.year, errors="coerce") if "year" in table else pd.Series(np.nan, table.index)
     title = table.title.map(html.unescape, na_action="ignore").str.strip()  # catalogues from the web hold "&amp;"
+    if config.broken_title:
+        title = title.mask(title.str.contains(config.broken_title, na=False))
     found = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
     found["year"] = year.where(year.between(1000, 2100)).round().astype("Int64")
-    for name in attributes:
+    for name in config.columns.attributes:
         found[name] = [_values(cell) for cell in table[name]]
     return found
 
@@ -135,11 +190,11 @@ def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: in
 
     Columns as the profile names them. Rows of unlisted items are left out; `StudyError` where none is left.
     """
-    wanted = ("user", "item", "rating", "timestamp", "position")
     given = config.columns
     if config.interactions is None:  # a built-in data set, whose loader names the columns
         given = given.changed(rating="rating", timestamp="timestamp")
-    table = _interactions(_chosen(read_table(Path(path)), given, wanted), config)
+    found = pd.concat(read_parts(Path(path)), ignore_index=True)
+    table = _interactions(_chosen(found, given, COLUMNS["interactions"]), config)
     table, order = _ordered(table, config.changed(columns=given), seed)
     table = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order)).interactions
     place = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)

@@ -1,60 +1,75 @@
 """Tables as people have them: CSV, TSV, Parquet, JSON lines, RecBole's atomic files, plain, gzipped or inside a zip archive.
 
-What is read is text until a loader says otherwise, so that an identifier `007` stays one.
+What is read is text until a loader says otherwise, so that an identifier `007` stays one. Files are read as streams, a part
+at a time, so that one of many gigabytes needs no more memory than a small one; Parquet alone is taken in whole, compressed.
 """
 
 import gzip
 import io
+import json
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
+import pyarrow.parquet
 
 from dpo4rec_utils.files import StudyError
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".json", ".inter", ".item", ".user")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t"}
+PART = 20_000  # rows
 
 
-def read_table(source: Path, member: str | None = None, **options) -> pd.DataFrame:
-    """The table of a file, of every file of a folder (by name), or of `member` of a zip archive, as text.
+def read_parts(source: Path, member: str | None = None, **options) -> Iterator[pd.DataFrame]:
+    """The tables of a file, of every file of a folder (by name), or of `member` of a zip archive, in parts of 20,000 rows.
 
-    Missing cells are missing (None). `options` go to pandas' reader of separated text. Raises `StudyError` in one sentence
-    with the file's name for one that is gone, empty, cut, of an unknown kind, not UTF-8 or malformed.
+    Cells are text (lists stay lists), missing ones None or NaN. `options` go to pandas' reader of separated text. Raises
+    `StudyError` in one sentence with the file's name for one that is gone, empty, cut, of an unknown kind, in another
+    encoding or malformed, with the line where the format tells it.
     """
-    parts = [_read(name, opened, options) for name, opened in _sources(source, member)]
-    table = pd.concat(parts, ignore_index=True)
-    if table.empty:
+    rows = 0
+    for name, file in _sources(source, member):
+        with _one_sentence(name):
+            for part in _parts(name, file, options):
+                rows += len(part)
+                yield part
+    if not rows:
         raise StudyError(f"{member or source.name} is empty: it has no rows.")
-    return table
 
 
 def _sources(source: Path, member: str | None) -> Iterator[tuple[str, BinaryIO]]:
+    """Name and opened stream of each file to read."""
     if member:
         try:
-            with zipfile.ZipFile(source) as archive, archive.open(member) as file:
-                yield member, io.BytesIO(file.read())
+            archive = zipfile.ZipFile(source)
         except FileNotFoundError:
             raise StudyError(
                 f"{source} does not exist; name the archive's path or its folder in DPO4REC_ASSETS."
             ) from None
-        except KeyError:
-            names = ", ".join(zipfile.ZipFile(source).namelist()[:8])
-            raise StudyError(f"{source.name} holds no {member}; it holds {names}.") from None
         except (zipfile.BadZipFile, EOFError, OSError) as error:
             raise StudyError(f"{source.name} is no whole zip archive ({error}); fetch it again.") from None
+        with archive:
+            if member not in archive.namelist():
+                names = ", ".join(archive.namelist()[:8])
+                raise StudyError(f"{source.name} holds no {member}; it holds {names}.")
+            with archive.open(member) as file:
+                yield member, file
         return
     files = sorted(path for path in source.iterdir() if _kind(path.name)) if source.is_dir() else [source]
     if not files:
         raise StudyError(f"{source} holds no table; allowed: {', '.join(KINDS)}, also with .gz.")
     for path in files:
         try:
-            with open(path, "rb") as file:
-                yield path.name, file
+            file = open(path, "rb")  # noqa: SIM115 (closed below, after its rows are read)
         except OSError as error:
             raise StudyError(f"{path} could not be opened ({error.strerror}).") from None
+        with file:
+            yield path.name, file
 
 
 def _kind(name: str) -> str | None:
@@ -63,26 +78,56 @@ def _kind(name: str) -> str | None:
     return ending if ending in KINDS else None
 
 
-def _read(name: str, file: BinaryIO, options: dict) -> pd.DataFrame:
+def _parts(name: str, file: BinaryIO, options: dict) -> Iterator[pd.DataFrame]:
     kind = _kind(name)
     if kind is None:
         raise StudyError(f"{name} is of an unknown kind; allowed: {', '.join(KINDS)}, also with .gz.")
-    try:
-        content = io.BytesIO(gzip.decompress(file.read()) if name.endswith(".gz") else file.read())
-        if kind == ".parquet":
-            table = pd.read_parquet(content)
-            return table.astype(str).where(table.notna(), None)
-        if kind in (".jsonl", ".json"):
-            return pd.read_json(content, lines=True, dtype=False, convert_dates=False)
+    stream = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
+    if kind == ".parquet":
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(stream.read())).iter_batches(PART):
+            table = batch.to_pandas()
+            yield table.astype(str).where(table.notna(), None)
+    elif kind in (".jsonl", ".json"):
+        yield from _json_parts(name, stream)
+    else:
         text = {"sep": SEPARATORS[kind], "dtype": str, "keep_default_na": False, "na_values": [""]} | options
-        table = pd.read_csv(content, **text)
-        # RecBole writes a column's type behind its name: user_id:token.
-        return table.rename(columns=lambda column: str(column).split(":")[0] if kind[1] in "iu" else column)
+        for table in pd.read_csv(stream, chunksize=PART, **text):
+            # RecBole writes a column's type behind its name: user_id:token.
+            yield table.rename(columns=lambda column: str(column).split(":")[0] if kind[1] in "iu" else column)
+
+
+def _json_parts(name: str, stream: BinaryIO) -> Iterator[pd.DataFrame]:
+    lines = enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1)
+    rows = (_json_row(name, number, line) for number, line in lines if line.strip())
+    while part := list(islice(rows, PART)):
+        yield pd.DataFrame(part, dtype=object)
+
+
+def _json_row(name: str, number: int, line: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise StudyError(f"{name} is malformed: line {number} is no JSON ({error}).") from None
+    if not isinstance(row, dict):
+        raise StudyError(f"{name} is malformed: line {number} is no JSON object; one a line is expected.")
+    return {key: value if isinstance(value, (str, list, type(None))) else str(value) for key, value in row.items()}
+
+
+@contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    """Whatever a reader raises as a `StudyError` with the file's name."""
+    try:
+        yield
     except UnicodeDecodeError as error:
-        raise StudyError(f"{name} is not UTF-8 (byte {error.start}); save it as UTF-8 or set data.encoding.") from None
+        near = error.object[max(0, error.start - 20) : error.start + 1]
+        raise StudyError(
+            f"{name} is not {error.encoding.upper()} (at {near!r}); save it as UTF-8 or set data.encoding."
+        ) from None
     except pd.errors.EmptyDataError:
         raise StudyError(f"{name} is empty.") from None
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except zipfile.BadZipFile as error:
+        raise StudyError(f"{name} is no whole member of its zip archive ({error}); fetch it again.") from None
+    except (EOFError, OSError, zlib.error) as error:
         raise StudyError(f"{name} is no whole gzip file ({error}); fetch it again.") from None
     except (pd.errors.ParserError, ValueError, KeyError) as error:
         raise StudyError(f"{name} is malformed: {' '.join(str(error).split())[:160]}.") from None

@@ -7,12 +7,17 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpo4rec_utils import cli
 from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.data import reading
+from dpo4rec_utils.data.core import core_rows, hashed_ids
 from dpo4rec_utils.data.own import load_own
-from dpo4rec_utils.data.reading import read_table
+from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.settings import load_config
 
 ROWS = [(f"u{u}", f"i{(u + k) % 30}", 1 + (u + k) % 5, 100 + k) for u in range(25) for k in range(14)]
 INTERACTIONS = pd.DataFrame(ROWS, columns=["user_id", "item_id", "rating", "timestamp"])
@@ -117,6 +122,105 @@ def test_repeats_are_an_error_or_the_first_or_the_last_in_time(tmp_path):
     assert ratings == {"first": 5.0, "last": 1.0} and dropped == 1
 
 
+def naive_core(table: pd.DataFrame, users: int, items: int) -> pd.DataFrame:
+    """Throw out, again and again, whoever has too few."""
+    while True:
+        left = table[table.groupby("user").item.transform("nunique") >= users]
+        left = left[left.groupby("item").user.transform("nunique") >= items]
+        if len(left) == len(table):
+            return table
+        table = left
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 20),
+)
+def test_a_core_is_what_throwing_out_again_and_again_leaves(pairs, users, items, size):
+    table = pd.DataFrame(pairs, columns=["user", "item"]).astype(str).astype("str")
+    parts = [table[i : i + size] for i in range(0, len(table), size)]
+    hashes = hashed_ids(iter(parts))
+    assert hashes[2].all()
+    kept = table[core_rows(*hashes[:2], (users, items))]
+    pd.testing.assert_frame_equal(kept, naive_core(table, users, items))
+
+
+def test_a_core_is_read_as_a_stream_and_its_items_alone_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PART", 7)
+    rare = pd.DataFrame([("rare", "i0", 5, 1), ("u0", "i77", 5, 1), (None, "i1", 5, 1)], columns=INTERACTIONS.columns)
+    items = pd.concat([ITEMS, ITEMS[:1].assign(item_id="i77"), ITEMS[:1]])
+    written(tmp_path, pd.concat([INTERACTIONS, rare]), items)
+    dataset = load_own(config(tmp_path, core={"users": 2, "items": 2}, duplicates="first"), 0)
+    same(dataset)
+    assert dataset.dropped == {"outside the core": 2, "malformed": 1}
+    with pytest.raises(StudyError, match="no interaction is left with data.core.users = 15"):
+        load_own(config(tmp_path, core={"users": 15}), 0)
+
+
+def test_users_with_few_are_left_out_and_long_ones_are_cut_in_order(tmp_path):
+    few = pd.DataFrame([("few", f"i{i}", 5, 100 - i) for i in range(5)], columns=INTERACTIONS.columns)
+    written(tmp_path, pd.concat([INTERACTIONS, few]))
+    dataset = load_own(config(tmp_path, min_interactions=6, first_interactions=10), 0)
+    assert dataset.dropped == {"of users with fewer than 6": 5, "after a user's first 10": 100}
+    assert dataset.interactions.query("user_id == 'u0'").timestamp.tolist() == list(range(100, 110))
+    first = load_own(config(tmp_path, first_interactions=3), 0).interactions.query("user_id == 'few'")
+    assert sorted(first.item_id) == ["i2", "i3", "i4"], "the earliest in time, not in the file"
+    with pytest.raises(StudyError, match="no user has data.min_interactions = 99"):
+        load_own(config(tmp_path, min_interactions=99), 0)
+
+
+def test_titles_from_the_web_are_text_and_scripts_are_no_titles(tmp_path):
+    items = pd.concat([ITEMS.assign(item_id=[f"j{i}" for i in range(30)])] * 4, ignore_index=True)
+    items["item_id"], items["title"] = [f"j{i}" for i in range(120)], "Tom &amp; Jerry"
+    items.loc[7, "title"] = "var aPageStart = (new Date()).getTime();"
+    items = pd.concat([ITEMS, items])
+    dataset = load_own(config(written(tmp_path, items=items), broken_title="getTime"), 0)
+    assert set(dataset.items.title[30:]) == {"Tom & Jerry"} and len(dataset.items) == 149
+    assert dataset.dropped == {"items without id or title": 1}
+
+
+def test_an_address_is_read_from_the_folder_of_assets_by_its_name(tmp_path, monkeypatch):
+    written(tmp_path)
+    monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path))
+    addresses = {
+        part: f"https://example.org/data/{name}.csv" for part, name in (("interactions", "inter"), ("items", "items"))
+    }
+    same(load_own(config(tmp_path, **addresses), 0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(StudyError, match="else.csv could not be downloaded from nowhere://else.csv .* connect"):
+        load_own(config(tmp_path, interactions="nowhere://else.csv"), 0)
+    assert not list(tmp_path.rglob("else.csv*"))
+
+
+def test_amazon_reviews_of_both_years_as_they_are_published(tmp_path, monkeypatch):
+    """The fields that the official files have; people and games are made up."""
+    names = {"amazon": ("Video_Games.jsonl.gz", "meta_Video_Games.jsonl.gz")}
+    names["amazon-2018"] = ("Video_Games_5.json.gz", "meta_Video_Games.json.gz")
+    monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path))
+    for profile, (reviews, about) in names.items():
+        rows, games = [], []
+        for user, item, rating, time in ROWS + [("u0", "i0", 2, 999), ("once", "i3", 5, 1)]:
+            one = {"user_id": user, "parent_asin": item, "asin": "x", "rating": float(rating), "timestamp": time * 1000}
+            if profile == "amazon-2018":
+                one = {"reviewerID": user, "asin": item, "overall": float(rating), "unixReviewTime": time}
+            rows.append(one | {"title": "Good", "text": "Fun", "images": []})
+        for item in ITEMS.item_id:
+            one = {"title": f"Game {item}", "price": None, "details": {"a": 1}, "categories": ["Video Games"]}
+            games.append(one | ({"asin": item} if profile == "amazon-2018" else {"parent_asin": item, "store": "Acme"}))
+        games[0] |= {"title": "Mario &amp; Luigi"}
+        for name, lines in ((reviews, rows), (about, games)):
+            (tmp_path / name).write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    config = load_config("amazon").data
+    found = load_own(config, 0)
+    assert found.dropped == {"outside the core": 1, "repeated": 1} and found.items.brand.iloc[0] == ("Acme",)
+    assert found.interactions.query("user_id == 'u0' and item_id == 'i0'").rating.item() == 2, "the last review counts"
+    older = load_own(load_config("amazon-2018").data.changed(min_interactions=14, first_interactions=12), 0)
+    assert older.items.title.iloc[0] == "Mario & Luigi" and set(older.interactions.rating) == {1.0}
+    assert older.dropped == {"outside the core": 1, "repeated": 1, "after a user's first 12": 50}
+
+
 def test_an_order_is_given_or_seeded_and_said(tmp_path):
     columns = {key: value for key, value in COLUMNS.items() if key != "timestamp"}
     written(tmp_path)
@@ -147,8 +251,16 @@ BAD_TABLES = {
     "no title column": (INTERACTIONS, ITEMS.drop(columns="title"), "'title' for title"),
     "no attribute column": (INTERACTIONS, ITEMS.drop(columns="brand"), "'brand' for brand, which is no column"),
     "no year column": (INTERACTIONS, ITEMS.drop(columns="year"), "'year' for year"),
-    "a title is missing": (INTERACTIONS, spoilt(ITEMS, title=[""] + ["T"] * 29), "item row 1 lacks an id or a title"),
-    "an item id is missing": (INTERACTIONS, spoilt(ITEMS, item_id=[""] + list(ITEMS.item_id[1:])), "item row 1 lacks"),
+    "a title is missing": (
+        INTERACTIONS,
+        spoilt(ITEMS, title=[""] + ["T"] * 29),
+        "1 of 30 items lack an id or a title, the first in row 1",
+    ),
+    "an item id is missing": (
+        INTERACTIONS,
+        spoilt(ITEMS, item_id=[""] + list(ITEMS.item_id[1:])),
+        "the first in row 1",
+    ),
     "an item twice": (INTERACTIONS, pd.concat([ITEMS, ITEMS[:1]]), "item i0 is listed twice"),
     "ratings are words": (
         spoilt(INTERACTIONS, rating="good"),
@@ -211,7 +323,7 @@ BAD_FILES = {
     "JSON in one list": (
         b'[{"user_id": "1"}, {"user_id": "2"}]',
         "inter.json",
-        "names 'user_id' for user, which is no column",
+        "inter.json is malformed: line 1 is no JSON object",
     ),
 }
 
@@ -253,7 +365,7 @@ def test_a_bad_archive_is_one_sentence(tmp_path, case):
 def test_an_empty_folder_and_no_table_at_all(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError, match="empty holds no table; allowed"):
-        read_table(tmp_path / "empty")
+        list(read_parts(tmp_path / "empty"))
     for part in ("interactions", "items"):
         with pytest.raises(StudyError, match=f"data.{part} is missing"):
             load_own(config(written(tmp_path), **{part: None}), 0)
@@ -271,6 +383,11 @@ BAD_SETTINGS = {
     "data.columns.attributes={A B: x}": "data.columns.attributes",
     "data.name=../x": "data.name = '../x'",
     "data.skip_users=-1": "data.skip_users = -1",
+    "data.core.users=0": "data.core.users = 0 is out of range; allowed: int from 1 to 10000",
+    "data.core.k=5": "Unknown key data.core.k = 5; allowed here: users, items",
+    "data.core=5": "data.core = 5: a mapping is expected; keys: users, items",
+    "data.min_interactions=many": "data.min_interactions = 'many' has the wrong type; allowed: int from 1 to 10000, or null",
+    "data.broken_title='['": "data.broken_title = .* is no regular expression",
     "data.dislike_threshold=4": "data.dislike_threshold = 4.* must be below",
 }
 
