@@ -1,20 +1,14 @@
 """`data check`: what a profile's data are and what a run on them will take, before anything is run."""
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from dpo4rec_utils.arms import arm
 from dpo4rec_utils.config import SPLITS, Config
-from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.cost import cost_sentences
 from dpo4rec_utils.study import Study
-
-TRIAL_USERS = 16
-# Minutes of everything else for a minute of sampling: measured on the default study, both kinds of CPU (docs/results.md).
-REST = 1.75
 
 
 def described(config: Config) -> Iterator[str]:
@@ -23,7 +17,7 @@ def described(config: Config) -> Iterator[str]:
         study = Study(config, Path(folder))
         yield from _tables(study)
         yield from _user(study)
-        yield from _cost(study, Path(folder))
+        yield "\n" + "\n".join(cost_sentences(study))
 
 
 def _tables(study: Study) -> Iterator[str]:
@@ -52,28 +46,3 @@ def _user(study: Study) -> Iterator[str]:
     yield f"\nprompt of one user:\n{study.knowledge.question(user)}\n{study.knowledge.prefix} ..."
     yield f"templated profile:\n{study.knowledge.prefix}{study.knowledge.template_texts(1, full=True)[user][0]}"
     yield f"text of one item:\n{study.knowledge.item_text(int(study.data.cohort.history[user].item.iloc[0]))}"
-
-
-def _cost(study: Study, folder: Path) -> Iterator[str]:
-    """Texts and tokens of a whole run, and minutes by a trial: sampling as measured now, the rest in proportion."""
-    config, users = study.config, len(study.data.cohort.users)
-    few, many = config.llm.evaluation_samples, config.llm.train_samples
-    paired = min(config.alignment.pair_users or users, len(study.data.cohort.of("train")))
-    controls = sum(arm(name).control for name in config.evaluation.arms)
-    loop = 1 + config.alignment.warm_start + config.alignment.rounds
-    variants = len(config.evaluation.ablations) * (1 - config.data.train_share)
-    texts = round(
-        config.evaluation.folds * (users * few * (loop + controls + variants) + paired * (many - few) * (loop - 1))
-    )
-    chosen = [study.knowledge.prompts()[i] for i in study.data.cohort.of("validation")[:TRIAL_USERS]]
-    sampler = open_sampler(study.zero_shot, config.llm, folder)
-    sampler.sample(chosen[:2], [1, 1], [0, 1])  # what the first call compiles is no part of the speed
-    start = time.perf_counter()
-    answers = sampler.sample(chosen, [few] * len(chosen), list(range(len(chosen))))
-    seconds = (time.perf_counter() - start) / sum(map(len, answers))
-    tokens = np.mean([completion.tokens for answer in answers for completion in answer])
-    minutes = texts * seconds / 60
-    yield (
-        f"\na run: {texts} texts of about {tokens:.0f} tokens, {minutes:.0f} minutes of sampling on this machine (a trial of "
-        f"{len(chosen)} users), {minutes * (1 + REST):.0f} in all; 5 GiB of memory for the default LLM, 5 GiB of disk"
-    )

@@ -2,9 +2,13 @@
 
 import os
 import sys
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+from dpo4rec_utils.config import Config
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
 from dpo4rec_utils.files import StudyError, atomic_path, project_root, read_json, write_json, write_text
@@ -33,6 +37,11 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     os.environ.setdefault("PYTHONHASHSEED", "0")
     results, began, rows = project_root() / "results" / config.profile, time.time(), []
     print(f"== results go to results/{config.profile}", flush=True)
+    if not only:
+        with ProcessPoolExecutor(
+            1, mp_context=get_context("spawn")
+        ) as apart:  # its memory goes back before the run begins
+            print("\n".join(apart.submit(_cost, config).result()), flush=True)
     for path in notebook_paths(only):
         print(f"== {path.stem}", flush=True)
         with measure() as cost:
@@ -47,6 +56,14 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
         _record_setup(results)
     if (results / "manifest.json").exists():
         write_report(Records(results))
+
+
+def _cost(config: Config) -> list[str]:
+    from dpo4rec_utils.cost import cost_sentences
+    from dpo4rec_utils.study import Study
+
+    with tempfile.TemporaryDirectory() as folder:
+        return cost_sentences(Study(config, Path(folder)))
 
 
 def _execute(path: Path, target: Path, parameters: dict) -> None:

@@ -50,6 +50,7 @@ def finished(tmp_path_factory):
     process = start(root, "-m", "dpo4rec_utils", "study", "--profile", "smoke")
     output, _ = process.communicate()
     assert process.returncode == 0, output[-3000:]
+    (root / "output.txt").write_text(output)
     return root
 
 
@@ -140,6 +141,17 @@ def test_the_report_leads_with_the_answer_and_escapes(finished):
     assert all(f'alt="{word}' in page for word in ("Histories are cut", "With own scorers"))
     rows = [table.count("<tr") for table in re.findall(r"<table.*?</table>", page, re.S)]
     assert max(rows) == 21 and "tables/main_results.csv" in page
+
+
+def test_what_a_run_takes_was_told_before_it(finished):
+    """The texts and re-rankers that were announced are those that were made, but for items and rounding."""
+    told = re.search(r"a run: (\d+) texts .* (\d+) re-rankers", (finished / "output.txt").read_text())
+    records = [json.loads(path.read_text()) for path in (finished / "results/smoke/records").glob("*.json")]
+    texts = sum(r["metrics"]["texts"] for r in records if r["kind"] == "texts" and r["name"] != "items")
+    rerankers = sum(len(record["depends"].get("trainings", {})) for record in records)
+    assert int(told[1]) == pytest.approx(texts, rel=0.01) and int(told[2]) == rerankers
+    first = (finished / "output.txt").read_text().splitlines()
+    assert any("a run:" in line for line in first[: first.index("== 00_walkthrough")])
 
 
 def test_the_texts_are_the_llms(finished):

@@ -1,0 +1,114 @@
+"""What a run takes on this machine, told before it begins: minutes from a trial of a few seconds, memory and disk.
+
+Sampling and re-rankers are tried. Training, Kullback-Leibler distances and encoding are the same model's or a similar one's
+arithmetic, so they are counted in sampled texts; how many was measured in the default study.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dpo4rec_utils.arms import arm, table_arms
+from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
+from dpo4rec_utils.data.data import Data
+from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.rerankers.scorers import Scorers
+from dpo4rec_utils.rerankers.training import train_reranker
+from dpo4rec_utils.study import Study
+
+TRIAL_USERS = 16
+# Sampled texts that take as long, in the record of ml-100k: a pair of DPO, an example of supervised fine-tuning, a text whose
+# log-probabilities are compared, a text that is encoded.
+PAIR, EXAMPLE, COMPARED, ENCODED = 13, 7.5, 1.4, 0.08
+# A re-ranker trained beside another is slower than the one that is tried; the walkthrough does a little of everything; and
+# notebooks start and draw, in minutes.
+BESIDE, WALKTHROUGH, NOTEBOOKS = 1.5, 1.2, 3
+TEXT_WIDTH = 384  # of the default encoder
+GIB = 2**30
+
+
+def cost_sentences(study: Study) -> list[str]:
+    """Texts, pairs and re-rankers of a whole run, and minutes, memory and disk. Samples a few texts and keeps none."""
+    config, (seconds, tokens) = study.config, _sampling_trial(study)
+    texts, trained, encoded = sampled_texts(study), trained_texts(config), len(study.data.dataset.items)
+    rerankers = trained_rerankers(config)
+    sampling, training = texts * seconds / 60, (trained + ENCODED * (texts + encoded)) * seconds / 60
+    ranking = rerankers * BESIDE * _reranker_trial(study) / config.evaluation.workers / 60
+    minutes = WALKTHROUGH * (sampling + training) + ranking + NOTEBOOKS
+    return [
+        f"a run: {texts} texts of about {tokens:.0f} tokens ({sampling:.0f} minutes), alignment ({training:.0f}), {rerankers} "
+        f"re-rankers ({ranking:.0f}): about {minutes:.0f} minutes on this machine by a trial of a few seconds; what is in "
+        "runs/ already is not made again",
+        f"memory: about {memory(study.data):.0f} GiB with the default LLM and encoder; disk: 5 GiB with the environment",
+    ]
+
+
+def sampled_texts(study: Study) -> int:
+    """Texts that a whole run samples: every policy's for every user, more for the users whose texts become pairs."""
+    config, users = study.config, len(study.data.cohort.users)
+    few, many = config.llm.evaluation_samples, config.llm.train_samples
+    paired = min(config.alignment.pair_users or users, len(study.data.cohort.of("train")))
+    loop = 1 + config.alignment.warm_start + config.alignment.rounds
+    judged = len(config.evaluation.ablations) * (1 - config.data.train_share)
+    each = users * few * (loop + _controls(config) + judged) + paired * (many - few) * (loop - 1)
+    most = config.evaluation.most_samples or 0  # notebook 07's own
+    wide = users * few + paired * (most - few) if most > many else 0
+    return round(config.evaluation.folds * each + wide)
+
+
+def trained_texts(config: Config) -> float:
+    """What a run trains, as the number of sampled texts that take as long."""
+    settings, controls = config.alignment, _controls(config)
+    trained = EXAMPLE * settings.warm_start * settings.warm_start_examples
+    trained += PAIR * settings.pairs * settings.epochs * (
+        settings.rounds + controls + len(config.evaluation.ablations)
+    ) + COMPARED * settings.rounds * config.llm.evaluation_samples * (config.data.max_users or 1000)
+    return config.evaluation.folds * trained
+
+
+def trained_rerankers(config: Config) -> int:
+    """Re-rankers that a run trains: own and shared scorers, reward models, referees, those of notebook 06."""
+    evaluation, reward, plain = config.evaluation, config.reward, as_dict(config)
+    own = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
+    shared = 1 + bool(evaluation.uniform_arms)
+    rewards = reward.folds * reward.seeds * (config.alignment.rounds + 2)
+    ablations = 12 * evaluation.seeds
+    judged = len(evaluation.backbones) * reward.referee_seeds
+    main = len(evaluation.backbones) * (own * evaluation.seeds + shared * evaluation.shared_seeds)
+    return evaluation.folds * (main + rewards) + ablations + judged
+
+
+def memory(data: Data) -> float:
+    """GiB at the peak: 4.5 with the default LLM, and the tables of interactions and vectors where they are large."""
+    vectors = len(data.cohort.users) * 32 + 3 * len(data.dataset.items)
+    return 4.5 + (len(data.dataset.interactions) * 400 + vectors * TEXT_WIDTH * 4) / GIB
+
+
+def _controls(config: Config) -> int:
+    return sum(arm(name).control for name in config.evaluation.arms)
+
+
+def _sampling_trial(study: Study) -> tuple[float, float]:
+    """Seconds a sampled text, and its tokens."""
+    llm, prompts = study.config.llm, study.knowledge.prompts()
+    chosen = [prompts[user] for user in study.data.cohort.of("validation")[:TRIAL_USERS]]
+    with tempfile.TemporaryDirectory() as folder:
+        sampler = open_sampler(study.zero_shot, llm, Path(folder))
+        sampler.sample(chosen[:2], [1, 1], [0, 1])  # what the first call compiles is no part of the speed
+        start = time.perf_counter()
+        answers = sampler.sample(chosen, [llm.evaluation_samples] * len(chosen), list(range(len(chosen))))
+        seconds = time.perf_counter() - start
+    return seconds / sum(map(len, answers)), float(np.mean([c.tokens for answer in answers for c in answer]))
+
+
+def _reranker_trial(study: Study) -> float:
+    """Seconds of training one PRM on the train users' lists with vectors of noise."""
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((len(study.data.dataset.items), TEXT_WIDTH), np.float32)
+    text = rng.standard_normal((len(study.data.cohort.users), 1, TEXT_WIDTH), np.float32)
+    task = Scorers(study.data, items, study.config).task("prm", "popularity", text, 1)
+    start = time.perf_counter()
+    train_reranker(task)
+    return time.perf_counter() - start
