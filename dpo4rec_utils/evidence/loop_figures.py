@@ -179,6 +179,7 @@ def rounds(records: Records):
         "referees, test users": ("test", "independent_log_likelihood"),
     }
     table = loop_tables.rounds(records)
+    series = {name: place for name, place in series.items() if place[0] in set(table.split)}
     figure, axis = plots.blank(6.2, 4.4)
     for i, (name, (split, reward)) in enumerate(series.items()):
         part = table[(table.split == split) & (table.reward == reward) & (table["round"] > 0)]

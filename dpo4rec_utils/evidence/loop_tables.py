@@ -140,7 +140,7 @@ def rounds(records: Records) -> pd.DataFrame:
     """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts.
 
     Splits are train users (whose lists the referees were trained on), validation users (who set their temperature), test
-    users, and 'train_later', the later lists of train users. `distinct_texts` and `mean_tokens` are of all texts.
+    users, and 'train_later', the later lists of train users, where anybody has some. `distinct_texts` and `mean_tokens` are of all texts.
 
     Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
     'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
@@ -154,6 +154,8 @@ def rounds(records: Records) -> pd.DataFrame:
         shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
         for split in JUDGED:
             for kind in REFEREE_KINDS:
+                if f"{name}/{split}/{kind}" not in values:  # nobody has later lists
+                    continue
                 value = values[f"{name}/{split}/{kind}"]
                 change = value - values[f"{loop[0]}/{split}/{kind}"]
                 row = (number, split, f"independent_{kind}", value.mean(), change.mean(), t_of_mean(change))

@@ -43,7 +43,7 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
 
     Referees are trained on texts of `policy` (zero-shot) and templates. Values by user, averaged over backbones and seeds:
     arm, split, kind, user, value. 'train_later' are train users' later lists, which neither referees, reward models nor
-    pairs have read. Kind 'claimed' is what a round's reward model gives to its texts less the texts before it.
+    pairs have read; where no user has so many, there is no such split. Kind 'claimed' is what a round's reward model gives to its texts less the texts before it.
     """
     config, data = models.config, models.knowledge.data
     trained_on, parts = models.mixture([policy]), _parts(models)
@@ -83,7 +83,8 @@ def judged_split(arm: str, split: str) -> bool:
 def _parts(models: RewardModels) -> dict[str, CandidateLists]:
     data = models.knowledge.data
     parts = {split: data.lists_of("popularity", split) for split in SPLITS}
-    return parts | {"train_later": data.lists("popularity", later=True).of_users(data.cohort.of("train"))}
+    later = data.lists("popularity", later=True).of_users(data.cohort.of("train"))
+    return parts | ({"train_later": later} if len(later) else {})
 
 
 def _keep_rewards(task, trained, parts: dict, texts: dict) -> dict:
