@@ -38,9 +38,9 @@ def cost_sentences(study: Study) -> list[str]:
     ranking = rerankers * BESIDE * _reranker_trial(study) / config.evaluation.workers / 60
     minutes = WALKTHROUGH * (sampling + training) + ranking + NOTEBOOKS
     return [
-        f"a run: {texts} texts of about {tokens:.0f} tokens ({sampling:.0f} minutes), alignment ({training:.0f}), {rerankers} "
-        f"re-rankers ({ranking:.0f}): about {minutes:.0f} minutes on this machine by a trial of a few seconds; what is in "
-        "runs/ already is not made again",
+        f"a run: {texts} texts of about {tokens:.0f} tokens ({sampling:.1f} min), alignment ({training:.1f} min), {rerankers} "
+        f"re-rankers ({ranking:.1f} min) and the notebooks themselves: about {minutes:.0f} minutes on this machine when nothing "
+        "else runs, by a trial of a few seconds; what is in runs/ already is not made again",
         f"memory: about {memory(study.data):.0f} GiB with the default LLM and encoder; disk: 5 GiB with the environment",
     ]
 

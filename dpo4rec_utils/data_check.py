@@ -23,10 +23,8 @@ def described(config: Config) -> Iterator[str]:
 def _tables(study: Study) -> Iterator[str]:
     tables, cohort = study.data.dataset, study.data.cohort
     inter = tables.interactions
-    yield (
-        f"{tables.name}: {len(inter)} interactions of {inter.user_id.nunique()} users with {len(tables.items)} items, in order "
-        f"of {tables.order}"
-    )
+    order = "in an arbitrary order" if tables.order == "arbitrary" else f"ordered by {tables.order}"
+    yield f"{tables.name}: {len(inter)} interactions of {inter.user_id.nunique()} users with {len(tables.items)} items, {order}"
     for reason, count in tables.dropped.items():
         yield f"dropped: {count} rows {reason}"
     yield from tables.notes
@@ -35,10 +33,16 @@ def _tables(study: Study) -> Iterator[str]:
     yield f"interactions a user: {shown}"
     sizes = ", ".join(f"{len(cohort.of(split))} {split}" for split in SPLITS)
     lists = study.data.lists("popularity")
-    yield f"users with a list: {len(cohort.users)} ({sizes})"
-    yield f"candidate lists: {len(lists)}, {lists.labels.sum(axis=1).mean():.2f} liked items of {lists.items.shape[1]} each"
+    limit = study.config.data.max_users
+    kept = f", data.max_users = {limit}" if limit else ""
+    yield f"users of the study: {len(cohort.users)} ({sizes}), those with enough interactions for a list to rank{kept}"
+    yield f"lists to rank: {len(lists)}, {lists.labels.sum(axis=1).mean():.2f} liked items of {lists.items.shape[1]} each"
     attributes = ", ".join(f"{name} of {sum(map(bool, tables.values(name)))} items" for name in tables.attributes)
-    yield f"attributes: {attributes or 'none'}; years of {int(tables.items.year.notna().sum())} items"
+    yield f"attributes: {attributes or 'no column is named'}; years: of {int(tables.items.year.notna().sum())} items"
+    counted = study.data.domain.attribute
+    if counted not in tables.attributes:
+        reason = f"it counts {counted!r}, which data.columns.attributes does not name" if counted else "it names none"
+        yield f"no attribute is counted as liked or disliked: domain {study.config.data.domain}, {reason}"
 
 
 def _user(study: Study) -> Iterator[str]:

@@ -56,6 +56,10 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
         _record_setup(results)
     if (results / "manifest.json").exists():
         write_report(Records(results))
+        print(
+            f"== read results/{config.profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet",
+            flush=True,
+        )
 
 
 def _cost(config: Config) -> list[str]:
@@ -84,7 +88,7 @@ def _execute(path: Path, target: Path, parameters: dict) -> None:
                 cwd=project_root(),
             )
         except PapermillExecutionError as error:
-            if error.ename in ("StudyError", "MissingRecordError", "ConfigError"):
+            if error.ename in ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError"):
                 raise StudyError(f"{path.stem}: {error.evalue}") from None
             raise
         tidy(temporary)

@@ -19,6 +19,10 @@ class MissingRecordError(StudyError):
     """A record that nothing has made: not listed in the manifest of its profile."""
 
 
+class UnmadeStageError(StudyError):
+    """A stage that is not finished, where nothing is to be made."""
+
+
 def project_root() -> Path:
     """The checkout: the nearest folder at or above the working directory, then above this file, with `notebooks/`."""
     for start in (Path.cwd(), Path(__file__).resolve().parent):

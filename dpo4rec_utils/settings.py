@@ -80,7 +80,8 @@ def _path(profile: str) -> Path:
     path = given if own else PROFILES / f"{profile}.yaml"
     names = profile_names()
     if not path.is_file() or not own and profile not in names:
-        raise ConfigError(f"PROFILE = {profile!r} does not exist; allowed: {', '.join(names)}, or a YAML file's path.")
+        missing = "is a folder" if given.is_dir() else "does not exist"
+        raise ConfigError(f"PROFILE = {profile!r} {missing}; allowed: {', '.join(names)}, or a YAML file's path.")
     if not PROFILE_NAME.fullmatch(path.stem):
         raise ConfigError(
             f"PROFILE = {profile!r}: a profile's file is named with a-z, 0-9 and -, and begins with no -."
@@ -106,7 +107,10 @@ def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
         raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
     if parent.endswith((".yaml", ".yml")):
         parent = str(path.parent / parent)
-    return _merge(_read_profile(parent, (profile, *children)), given)
+    try:
+        return _merge(_read_profile(parent, (profile, *children)), given)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name} extends {parent}: {error}") from None
 
 
 def _mapping(given, name: str) -> dict:

@@ -28,6 +28,7 @@ import psutil
 from dpo4rec_utils.files import (
     MissingRecordError,
     StudyError,
+    UnmadeStageError,
     atomic_path,
     file_sha256,
     project_root,
@@ -179,12 +180,12 @@ class Store:
         """The value of a stage, built unless it is finished; its record is published, unless `making` is off.
 
         The record holds metrics, resolved configuration, seed, date, versions, commit, device, wall time and peak memory.
-        Raises `StudyError` for an unfinished stage with `making` off.
+        Raises `UnmadeStageError` for an unfinished stage with `making` off.
         """
         done = self.runs / stage.kind / f"{stage.name}-{stage.key}" / "record.json"
         if not done.exists():
             if not self.making:
-                raise StudyError(
+                raise UnmadeStageError(
                     f"{stage.kind} {stage.name} is not made for this configuration; set MAKE = True to make it, or read "
                     f"the executed notebook in results/{self.config['profile']}/notebooks."
                 )

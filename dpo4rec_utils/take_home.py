@@ -8,7 +8,7 @@ import pandas as pd
 
 from dpo4rec_utils.config import Config
 from dpo4rec_utils.data.own import read_interactions
-from dpo4rec_utils.files import atomic_path
+from dpo4rec_utils.files import StudyError, UnmadeStageError, atomic_path
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.knowledge.policies import Policy
@@ -55,8 +55,15 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
     the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet: user, sample, text,
     vector. Raises `StudyError` for a policy that is not made and for a file that cannot be used.
     """
+    if out.suffix != ".parquet" or out.is_dir():
+        raise StudyError(f"--out {out} is written as Parquet; name a file that ends in .parquet.")
     study = Study(config, making=False)
-    policy = study.policy(policy_name)
+    try:
+        policy = study.policy(policy_name)
+    except UnmadeStageError:
+        raise StudyError(
+            f"{config.profile} has made no policy {policy_name} on this machine; run study --profile {config.profile} first."
+        ) from None
     table = read_interactions(interactions, config.data, study.data.dataset, config.seed)
     histories = dict(list(table.groupby("user_id", sort=True)))
     knowledge, llm = study.knowledge, config.llm

@@ -52,7 +52,7 @@ def validated(dataset: Dataset) -> Dataset:
         row = inter[bad].iloc[0]
         raise StudyError(
             f"{dataset.name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
-            f"{row.to_dict()}."
+            f"{row.to_dict()}; user and item are needed, a rating is a number, a time is a number or a date like 2026-11-25."
         )
     without = items.item_id.isna() | items.title.isna()
     if without.mean() > MOST_BAD_ROWS:

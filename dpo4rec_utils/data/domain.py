@@ -59,7 +59,7 @@ def load_domain(name: str) -> Domain:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise StudyError(f"data.domain = {name!r} does not exist; allowed: {names}, or a YAML file's path.")
+        raise StudyError(f"data.domain = {name!r} is no domain; allowed: {names}, or the path of a YAML file.")
     try:
         domain = Domain.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -70,7 +70,10 @@ def load_domain(name: str) -> Domain:
         )  # a misspelt key explains most
         raise StudyError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
     for template in (*(words.question for words in domain.user.values()), *domain.profile, *vars(domain.item).values()):
-        _compiled(template)
+        try:
+            _compiled(template)
+        except StudyError as error:
+            raise StudyError(f"{path.name}: {error}") from None
     return domain
 
 

@@ -115,7 +115,7 @@ def _chosen(table: pd.DataFrame, columns: ColumnsConfig, wanted: tuple[str, ...]
 
 
 def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
-    """user_id, item_id, rating, timestamp; what is no number becomes missing."""
+    """user_id, item_id, rating, timestamp; what is no number or date becomes missing."""
     if config.feedback == "explicit" and "rating" not in table:
         raise StudyError(
             "data.feedback is explicit and data.columns names no rating; name one or set feedback: implicit."
@@ -128,8 +128,17 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
         found.loc[found.rating == config.implicit_rating, "rating"] = config.like_threshold
     for name in ("position", "timestamp"):
         if name in table:
-            found["timestamp"] = pd.to_numeric(table[name], errors="coerce")
+            found["timestamp"] = _moments(table[name])
     return found
+
+
+def _moments(column: pd.Series) -> pd.Series:
+    """Numbers as they are; dates as ISO 8601 writes them in seconds since 1970; missing where it is neither."""
+    number = pd.to_numeric(column, errors="coerce")
+    if number.notna().any():
+        return number
+    dates = pd.to_datetime(column.astype("str"), errors="coerce", utc=True, format="ISO8601")
+    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1s")
 
 
 def _ordered(table: pd.DataFrame, config: DataConfig, seed: int) -> tuple[pd.DataFrame, str]:
@@ -171,6 +180,9 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
         title = title.mask(title.str.contains(config.broken_title, na=False))
     found = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
     found["year"] = year.where(year.between(1000, 2100)).round().astype("Int64")
+    repeated = found.title.str.extract(r"^(.+?)\s*\((\d{4})\)$")  # "Heat (1995)" where the year has a column of its own
+    same = pd.to_numeric(repeated[1]).astype("Int64").eq(found.year).fillna(False).astype(bool)
+    found["title"] = found.title.mask(same, repeated[0])
     for name in config.columns.attributes:
         found[name] = [_values(cell) for cell in table[name]]
     return found

@@ -55,7 +55,7 @@ def headline(records: Records):
     own = table[table.scorer == "own"]
     beaten, lost = own[own.ci_low > 0].baseline.map(label), own[own.ci_high < 0].baseline.map(label)
     return figure, (
-        f"With own scorers {label(records.last)} is better than {', '.join(beaten) or 'none'} and worse than {', '.join(lost) or 'none'} "
+        f"With own scorers {label(records.last)} is better than {', '.join(beaten) or 'no other'} and worse than {', '.join(lost) or 'no other'} "
         f"(95 % intervals of the mean of {len(records.backbones)} backbones, n = {own.users.max()} test users)."
     )
 

@@ -233,6 +233,23 @@ def test_an_order_is_given_or_seeded_and_said(tmp_path):
     assert placed.order == "position" and placed.notes == ()
 
 
+@pytest.mark.parametrize("written_as", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+def test_a_time_may_be_a_date(tmp_path, written_as):
+    days = pd.to_datetime(INTERACTIONS.timestamp, unit="D")
+    written(tmp_path, INTERACTIONS.assign(timestamp=days.dt.strftime(written_as)))
+    found = load_own(config(tmp_path), 0).interactions
+    assert (found.timestamp == INTERACTIONS.timestamp * 86400).all()
+    INTERACTIONS.assign(timestamp=days).to_parquet(tmp_path / "inter.parquet")
+    found = load_own(config(tmp_path, interactions=str(tmp_path / "inter.parquet")), 0).interactions
+    assert (found.timestamp == INTERACTIONS.timestamp * 86400).all()
+
+
+def test_a_title_does_not_say_the_year_twice(tmp_path):
+    items = ITEMS.assign(title=["Heat (1999)", "1984 (2001)", "(1999)"] + ["Thing"] * 27)
+    found = load_own(config(written(tmp_path, items=items)), 0).items.title
+    assert found.tolist()[:3] == ["Heat", "1984 (2001)", "(1999)"]
+
+
 def test_a_rating_may_say_that_the_item_was_met(tmp_path):
     table = INTERACTIONS.assign(rating=INTERACTIONS.rating.replace(1, 0))
     dataset = load_own(config(written(tmp_path, table), implicit_rating=0.0, like_threshold=4.5), 0)
