@@ -194,6 +194,8 @@ def test_knowledge_to_take_home(finished, tmp_path):
         (("--policy", "dpo_round_9", "--interactions", "new.csv"), "dpo_round_9"),
         (("--interactions", "nowhere.csv"), "nowhere.csv could not be opened"),
         (("--interactions", "unlisted.csv"), "none of the 1 interactions is with a listed item"),
+        (("--interactions", "new.csv", "--out", "texts.xlsx"), "name a file that ends in .parquet"),
+        (("--interactions", "new.csv", "--profile", "ml-100k"), "run study --profile ml-100k first"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(finished, tmp_path, command, words):
@@ -202,7 +204,7 @@ def test_what_cannot_be_written_is_one_sentence(finished, tmp_path, command, wor
     table.to_csv(tmp_path / "unlisted.csv", index=False)
     given = [str(tmp_path / part) if part.endswith(".csv") else part for part in command]
     process = start(
-        finished, "-m", "dpo4rec_utils", "write", "--profile", "smoke", "--out", str(tmp_path / "o"), *given
+        finished, "-m", "dpo4rec_utils", "write", "--profile", "smoke", "--out", str(tmp_path / "o.parquet"), *given
     )
     output, _ = process.communicate()
     assert process.returncode == 2 and words in output and "Traceback" not in output, output[-2000:]

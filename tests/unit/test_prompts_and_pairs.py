@@ -121,9 +121,7 @@ def test_a_template_that_names_an_unknown_fact_is_one_sentence():
         render_words("{{ title }} {{ colour }}", prompts.item_words(ITEMS.iloc[0], DATASET))
     with pytest.raises(StudyError, match="cannot be written"):
         render_words("{{ title.__class__.__mro__ }}", prompts.item_words(ITEMS.iloc[0], DATASET))
-    with pytest.raises(
-        StudyError, match="data.domain = 'films' is no domain; allowed: books, games, movies, products"
-    ):
+    with pytest.raises(StudyError, match="data.domain = 'films' is no domain; allowed: books, games, movies, products"):
         load_domain("films")
 
 
