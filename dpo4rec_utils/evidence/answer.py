@@ -6,7 +6,13 @@ from dpo4rec_utils.evidence.figures import better_worse
 from dpo4rec_utils.evidence.loop_tables import accuracy_on_new_pairs
 from dpo4rec_utils.evidence.records import Records
 
-DATA = {"ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
+DATA = {
+    "ml-100k": "MovieLens-100K",
+    "ml-1m": "MovieLens-1M",
+    "games": "Amazon Video Games 2018",
+    "book-crossing": "Book-Crossing",
+    "amazon": "Amazon Reviews 2023",
+}
 MODELS = {"embedded": "SmolLM2-135M-Instruct"}
 
 
