@@ -20,6 +20,8 @@ from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
+# What is read of each table, besides the attributes of items.
+COLUMNS = {"interactions": ("user", "item", "rating", "timestamp", "position"), "items": ("item", "title", "year")}
 SEPARATOR = re.compile(r"\s*[|;]\s*")  # between the values of one attribute
 
 
@@ -41,9 +43,6 @@ def load_own(config: DataConfig, seed: int) -> Dataset:
     return validated(
         Dataset(config.name, inter, listed, tuple(columns.attributes), order, Counter(dropped) + Counter(short), notes)
     )
-
-
-COLUMNS = {"interactions": ("user", "item", "rating", "timestamp", "position"), "items": ("item", "title", "year")}
 
 
 def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
