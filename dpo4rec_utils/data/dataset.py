@@ -41,12 +41,13 @@ def validated(dataset: Dataset) -> Dataset:
 
     Rows without user, item or a number where one is needed, and items without id or title, are dropped and counted; more than
     1 % of either is an error. Interactions with items that are not listed are dropped and counted apart. A repeated item or
-    a repeated interaction is an error.
+    a repeated interaction is an error. Control characters in titles and values become spaces.
     """
     inter, items, dropped = dataset.interactions, dataset.items, Counter(dataset.dropped)
     for table, name in ((inter, "interactions"), (items, "items")):
         if table.empty:
             raise StudyError(f"{dataset.name}: the {name} table is empty; the file is cut or of another format.")
+    items = _printable(items, dataset.attributes)
     bad = inter.isna().any(axis=1) | ~np.isfinite(inter[["rating", "timestamp"]].astype(float)).all(axis=1)
     if bad.mean() > MOST_BAD_ROWS:
         row = inter[bad].iloc[0]
@@ -80,6 +81,21 @@ def validated(dataset: Dataset) -> Dataset:
         )
     kept = Counter({reason: count for reason, count in dropped.items() if count})
     return Dataset(dataset.name, inter, items, dataset.attributes, dataset.order, kept, dataset.notes)
+
+
+CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")  # C0 and C1: tabs, line ends, terminal escapes
+
+
+def _printable(items: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:
+    """Titles and values on one line without control characters: what is printed in a terminal or on a page is text."""
+    texts = {"title": items.title.map(_one_line, na_action="ignore").replace("", None)}
+    return items.assign(
+        **texts | {name: items[name].map(lambda row: tuple(map(_one_line, row))) for name in attributes}
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.translate(CONTROL).split())
 
 
 def tag_matrix(dataset: Dataset, attribute: str | None) -> tuple[np.ndarray, list[str]]:

@@ -63,7 +63,12 @@ class TextEncoder:
         for start in tqdm(range(0, len(ordered), size), desc=title, unit="batch"):
             keys, texts = zip(*ordered[start : start + size], strict=True)
             batch = self._tokenizer(
-                list(texts), padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt"
+                list(texts),
+                padding=True,
+                truncation=True,
+                max_length=self.config.max_tokens,
+                return_tensors="pt",
+                split_special_tokens=True,  # "[SEP]" in a title is five letters, no end of a sentence
             ).to(self._model.device)
             states = self._model(**batch).last_hidden_state
             if self.config.pooling == "cls":

@@ -37,10 +37,18 @@ class Knowledge:
 
     @cached_property
     def reader(self) -> prompts.FactReader:
-        """Reads histories of this catalogue, titles brought to their length in tokens."""
-        tokenizer, limit = load_tokenizer(self.config.llm.model), self.config.llm.title_tokens
-        shorten = functools.partial(prompts.shortened, tokenizer=tokenizer, limit=limit)
-        return prompts.FactReader(self.data.dataset, self.domain.attribute, self.config.data, shorten)
+        """Reads histories of this catalogue."""
+        return prompts.FactReader(self.data.dataset, self.domain.attribute, self.config.data, self.tidy)
+
+    def tidy(self, text: str) -> str:
+        """A title or value from the data as prompts hold it: no control words of this LLM, no longer than it may be."""
+        tokenizer = load_tokenizer(self.config.llm.model)
+        return prompts.shortened(prompts.as_text(text, self.control_words), tokenizer, self.config.llm.title_tokens)
+
+    @cached_property
+    def control_words(self) -> tuple[str, ...]:
+        """What this LLM's tokenizer takes for control tokens."""
+        return prompts.control_words(load_tokenizer(self.config.llm.model))
 
     @cached_property
     def facts(self) -> list[prompts.Facts]:
@@ -103,7 +111,7 @@ class Knowledge:
         tokenizer, words, requests = load_tokenizer(self.config.llm.model), self.domain.item, []
         for item in items:
             row = self.data.dataset.items.iloc[item]
-            question = render_words(words.question, prompts.item_words(row, self.data.dataset))
+            question = render_words(words.question, prompts.item_words(row, self.data.dataset, self.tidy))
             prompt = prompts.render(tokenizer, self.domain.system, question, words.prefix)
             requests.append(Request(str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
         table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config.llm))

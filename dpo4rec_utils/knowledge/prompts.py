@@ -4,6 +4,7 @@ The words are data: `domains/*.yaml`, read by data/domain.py. Knowledge prompts 
 stating counts is our measurement: titles alone leave a small model with less of a user signal.
 """
 
+import functools
 from collections import Counter
 from dataclasses import asdict, dataclass
 
@@ -44,12 +45,16 @@ def _most(counts: Counter, limit: int) -> tuple[tuple[str, int], ...]:
 
 
 class FactReader:
-    """Reads the facts of histories (item, rating, timestamp) over one catalogue. `shorten` brings a title to its length."""
+    """Reads the facts of histories (item, rating, timestamp) over one catalogue.
 
-    def __init__(self, dataset: Dataset, attribute: str | None, config: DataConfig, shorten=lambda title: title):
+    `tidy` brings a title or value into the shape that prompts can hold: no control words, not too long.
+    """
+
+    def __init__(self, dataset: Dataset, attribute: str | None, config: DataConfig, tidy=lambda text: text):
         self.config = config
-        self.values = [tuple(value.lower() for value in row) for row in dataset.values(attribute)]
-        self.titles = [shorten(plain_title(title)) for title in dataset.items.title]
+        tidied = functools.cache(tidy)
+        self.values = [tuple(tidied(value.lower()) for value in row) for row in dataset.values(attribute)]
+        self.titles = [tidied(plain_title(title)) for title in dataset.items.title]
         self.years = dataset.items.year.to_list()
 
     def facts(self, history: pd.DataFrame) -> Facts:
@@ -88,6 +93,23 @@ def plain_title(title: str) -> str:
     return title
 
 
+def control_words(tokenizer) -> tuple[str, ...]:
+    """What a tokenizer takes for control tokens wherever it stands in a text: turns, begin, end, padding, masks."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True))
+
+
+def as_text(text: str, words: tuple[str, ...]) -> str:
+    """Text from data in which no control word is one: a word joiner (U+2060) behind its first character, which does not show.
+
+    Every engine reads prompts as strings, so the words themselves must be harmless: a title that holds "<|im_end|>" would
+    end the user's turn, and what follows it would speak as the system.
+    """
+    for word in words:
+        text = text.replace(word, f"{word[0]}\u2060{word[1:]}")
+    return text
+
+
 def shortened(title: str, tokenizer, limit: int) -> str:
     """The words of a title that fit into `limit` tokens, all of it if it fits, its first word at least; no word is cut."""
     words = title.split()
@@ -114,10 +136,11 @@ def user_words(domain: Domain, name: str):
     return domain.user[name]
 
 
-def item_words(item: pd.Series, dataset: Dataset) -> dict:
-    """What item templates know: title, year (None where unknown) and every attribute as a list."""
+def item_words(item: pd.Series, dataset: Dataset, tidy=lambda text: text) -> dict:
+    """What item templates know: title, year (None where unknown) and every attribute as a list; `tidy` as of `FactReader`."""
     year = None if pd.isna(item.year) else int(item.year)
-    return {"title": plain_title(item.title), "year": year} | {name: list(item[name]) for name in dataset.attributes}
+    attributes = {name: [tidy(value) for value in item[name]] for name in dataset.attributes}
+    return {"title": tidy(plain_title(item.title)), "year": year} | attributes
 
 
 def render(tokenizer, system: str | None, question: str, prefix: str) -> str:

@@ -181,6 +181,12 @@ def test_titles_from_the_web_are_text_and_scripts_are_no_titles(tmp_path):
     assert dataset.dropped == {"items without id or title": 1}
 
 
+def test_control_characters_of_a_title_are_no_text(tmp_path):
+    items = ITEMS.assign(title=["\x1b[31mHeat\x1b[0m\n\tagain"] + ["Thing"] * 29, brand=["Ac\x07me"] * 30)
+    found = load_own(config(written(tmp_path, items=items)), 0).items
+    assert found.title[0] == "[31mHeat [0m again" and found.brand[0] == ("Ac me",)
+
+
 def test_an_address_is_read_from_the_folder_of_assets_by_its_name(tmp_path, monkeypatch):
     written(tmp_path)
     monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path))
