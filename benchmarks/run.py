@@ -1,6 +1,7 @@
-"""Three ratios, each measured side by side in one run: `make bench` (about 8 minutes on 2 CPU cores).
+"""Ratios, each measured side by side in one run: `make bench` (about 8 minutes on 2 CPU cores).
 
-1. Sampling: tokens a second, OpenVINO GenAI against transformers, eight samples a prompt.
+1. Sampling: tokens a second, OpenVINO GenAI and our batches with transformers, each against transformers' `generate` with one
+   prompt a call; eight samples a prompt.
 2. DPO: seconds of one forward and backward over eight pairs, prefix-shared against stock trl.
 3. Re-ranker: seconds of an epoch, whole-table indexing against a per-sample Dataset and DataLoader of the same model.
 """
@@ -37,23 +38,41 @@ def seconds_of(action, repeats: int) -> float:
     return statistics.median(runs)
 
 
-def sampling(study, folder) -> dict:
-    """Tokens a second of both engines; every call has prompts of its own, so no prefix is in a cache that users share."""
-    speed = {}
-    for engine, count, calls in (("openvino", 48, 3), ("transformers", 4, 3)):
-        sampler = open_sampler(study.zero_shot, study.config.llm.changed(engine=engine), folder)
-        rates = []
-        for call in range(calls + 1):
-            prompts = study.knowledge.prompts()[call * count : (call + 1) * count]
-            start = time.perf_counter()
+def one_by_one(sampler, prompts, samples: int) -> list[list]:
+    """`generate` as it is most often called: one prompt, its samples in a batch, the prompt computed once a sample."""
+    found = []
+    for prompt in prompts:
+        inputs = sampler.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(sampler.model.device)
+        config = sampler.config
+        options = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+        options |= {"max_new_tokens": config.max_new_tokens, "num_return_sequences": samples, "do_sample": True}
+        with torch.inference_mode():
+            tokens = sampler.model.generate(**inputs, **options, pad_token_id=sampler.tokenizer.pad_token_id)
+        new = tokens[:, inputs.input_ids.shape[1] :]
+        found.append([int((row != sampler.tokenizer.pad_token_id).sum()) for row in new])
+    return found
+
+
+def tokens_a_second(study, engine: str, folder, plain: bool = False) -> float:
+    """Median of three calls; every call has prompts of its own, so no prefix is in a cache that users share."""
+    count = 4 if plain else 48
+    sampler, rates = open_sampler(study.zero_shot, study.config.llm.changed(engine=engine), folder), []
+    for call in range(4):
+        prompts = study.knowledge.prompts()[call * count : (call + 1) * count]
+        start = time.perf_counter()
+        if plain:
+            tokens = sum(map(sum, one_by_one(sampler, prompts, 8)))
+        else:
             answers = sampler.sample(prompts, [8] * count, list(range(count)))
-            rates.append(sum(c.tokens for row in answers for c in row) / (time.perf_counter() - start))
-        speed[engine] = statistics.median(rates[1:])
-    return {
-        "fast": speed["openvino"],
-        "slow": speed["transformers"],
-        "ratio": speed["openvino"] / speed["transformers"],
-    }
+            tokens = sum(c.tokens for row in answers for c in row)
+        rates.append(tokens / (time.perf_counter() - start))
+    return statistics.median(rates[1:])
+
+
+def sampling(study, folder, engine: str) -> dict:
+    """An engine against `generate`, one prompt a call."""
+    fast, slow = tokens_a_second(study, engine, folder), tokens_a_second(study, "transformers", folder, plain=True)
+    return {"fast": fast, "slow": slow, "ratio": fast / slow}
 
 
 def preference_step(study, folder) -> dict:
@@ -141,14 +160,15 @@ def reranker_epoch(study) -> dict:
 def main() -> None:
     """Run the benchmarks that are asked for and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["sampling", "dpo", "reranker"])
+    parser.add_argument("--only", choices=["sampling", "batched", "dpo", "reranker"])
     asked = parser.parse_args().only
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         study = Study(load_config("ml-100k"), root=folder)  # so that no record of a study is touched
         runs = {
-            "sampling": ("tokens/s", 5, lambda: sampling(study, folder)),
+            "sampling": ("tokens/s", 5, lambda: sampling(study, folder, "openvino")),
+            "batched": ("tokens/s", 8, lambda: sampling(study, folder, "transformers")),
             "dpo": ("s a batch of 8 pairs", 7, lambda: preference_step(study, folder)),
             "reranker": ("s an epoch", 10, lambda: reranker_epoch(study)),
         }

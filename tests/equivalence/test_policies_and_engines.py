@@ -5,6 +5,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from peft import LoraConfig, get_peft_model
+from transformers import TopPLogitsWarper
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.alignment import log_probs
@@ -13,6 +14,7 @@ from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import gguf_export, policies, prompts
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import openvino
+from dpo4rec_utils.knowledge.engines import transformers as transformers_engine
 from dpo4rec_utils.knowledge.engines.openvino import OpenVINOSampler
 from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
 
@@ -69,6 +71,33 @@ def test_sampling_is_seeded_per_prompt(engine, tmp_path):
     assert first == sampler.sample(PROMPTS[:2], [3, 2], [7, 8])
     assert first[0] != sampler.sample(PROMPTS[:1], [3], [9])[0]
     assert len({c.text for c in first[0]}) > 1 and all(c.tokens <= 6 for c in first[0])
+
+
+@pytest.mark.parametrize(
+    "scale", [0.1, 4.0]
+)  # nearly flat: the likeliest 256 of 2,000 do not hold the mass; steep: they do
+def test_a_token_is_drawn_from_what_transformers_keeps(scale):
+    config = LLMConfig(temperature=0.8, top_p=0.7)
+    torch.manual_seed(0)
+    row = torch.randn(1, 2000) * scale
+    kept = TopPLogitsWarper(0.7)(None, row / 0.8).softmax(dim=1)[0]
+    chances = torch.linspace(0, 1 - 1e-6, 200_000)
+    drawn = torch.cat(
+        [transformers_engine.pick(row.expand(len(part), -1), part, config) for part in chances.split(2000)]
+    )
+    share = torch.bincount(drawn, minlength=2000) / len(chances)
+    assert (share - kept).abs().max() < 2e-5 and (kept > 0).sum() == (share > 0).sum()
+
+
+def test_a_batch_continues_as_generate_does_one_by_one():
+    """Prompts of other lengths beside it, on the left padded: the same tokens as alone, without a random part."""
+    config = LLMConfig(max_new_tokens=10, temperature=0.05, top_p=0.05)
+    sampler = TransformersSampler(policies.Policy("zero_shot", "embedded"), config)
+    prompts_ = [CHAT.format(f"Movies liked: Alien; Heat {n}." + " And more." * 5 * n) for n in range(3)]
+    for prompt, answers in zip(prompts_, sampler.sample(prompts_, [1, 3, 2], [1, 2, 3]), strict=True):
+        ids = sampler.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        alone = sampler.model.generate(**ids, do_sample=False, max_new_tokens=10)[0, ids.input_ids.shape[1] :]
+        assert {answer.text for answer in answers} == {sampler.tokenizer.decode(alone, skip_special_tokens=True)}
 
 
 def test_a_model_that_is_nowhere_is_one_sentence(monkeypatch, tmp_path):

@@ -1,47 +1,139 @@
-"""transformers' `generate`: the reference engine, on any device and for any model."""
+"""transformers on any device and for any causal language model: prompts in batches, each computed once for all its samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from transformers import DynamicCache
 
 from dpo4rec_utils.config import LLMConfig
 from dpo4rec_utils.knowledge.engines import Completion
 from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer
 
+ROWS = 128  # completions that grow together; their cached keys and values are most of the memory
+LIKELIEST = 256  # tokens that are looked at first; all of them where these do not hold the mass that is asked for
+
+
+class _Rows:
+    """Rows of tokens that grow together: a mask, cached keys and values, and (R, V) float32 logits behind the last token."""
+
+    def __init__(self, model, prompts: list[list[int]], pad_token_id: int):
+        self.model, self.cache = model, DynamicCache(config=model.config)
+        width = max(map(len, prompts))
+        padded = [[pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        self.mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
+        self._forward(torch.tensor(padded, device=model.device))
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows alone; a row may be named more than once."""
+        rows = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.logits = self.mask[rows], self.logits[rows]
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        """One more token a row, (R,)."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self._forward(tokens[:, None])
+
+    def _forward(self, tokens: torch.Tensor) -> None:
+        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        self.logits = (
+            self.model(
+                input_ids=tokens,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
+
 
 class TransformersSampler:
-    """One prompt at a time, its samples in a batch: slow, and what the fast engine is compared with."""
+    """A model in memory. A prompt's samples depend on its seed and, in the last bits, on what else is in a batch."""
 
     def __init__(self, policy: Policy, config: LLMConfig):
-        self.model = load_model(policy)
+        self.model, self.config = load_model(policy), config
         self.tokenizer = load_tokenizer(policy.model)
-        self.config = config
+        ends = self.model.generation_config.eos_token_id
+        self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
         """See `Sampler`."""
-        return [self._one(*request) for request in zip(prompts, samples, seeds, strict=True)]
+        ids = [self.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+        # Every sample's random numbers are drawn beforehand, so that they do not depend on the other rows of a batch.
+        steps = self.config.max_new_tokens
+        chances = [np.random.default_rng(seed).random((n, steps)) for n, seed in zip(samples, seeds, strict=True)]
+        answers: list[list] = [[None] * count for count in samples]
+        for batch in self._batches(ids, samples):
+            for (prompt, sample), tokens in self._grow(batch, ids, chances):
+                answers[prompt][sample] = self._completion(tokens)
+        return answers
 
-    def _one(self, prompt: str, samples: int, seed: int) -> list[Completion]:
-        inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(self.model.device)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            output = self.model.generate(
-                **inputs,
-                do_sample=True,
-                num_return_sequences=samples,
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature,
-                top_p=self.config.top_p,
-                top_k=0,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-            )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        ends = new == self.tokenizer.eos_token_id
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        lengths = torch.where(ends.any(1), ends.int().argmax(1), new.shape[1])
-        return [
-            Completion(text, int(length), bool(end))
-            for text, length, end in zip(texts, lengths, ends.any(1), strict=True)
-        ]
+    def _batches(self, ids: list[list[int]], samples: Sequence[int]) -> Iterator[list[int]]:
+        """Prompts of similar length, about `ROWS` samples together."""
+        batch, rows = [], 0
+        for prompt in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+            if batch and rows + samples[prompt] > ROWS:
+                yield batch
+                batch, rows = [], 0
+            batch.append(prompt)
+            rows += samples[prompt]
+        if batch:
+            yield batch
+
+    def _grow(self, batch: list[int], ids: list[list[int]], chances: list[np.ndarray]) -> Iterator[tuple]:
+        """Yields (prompt, sample) and tokens, the end included, of every sample of a batch of prompts."""
+        rows = _Rows(self.model, [ids[prompt] for prompt in batch], self.tokenizer.pad_token_id)
+        place = [(prompt, sample) for prompt in batch for sample in range(len(chances[prompt]))]
+        rows.keep([batch.index(prompt) for prompt, _ in place])  # every prompt once for each of its samples
+        tokens: dict[tuple, list[int]] = {row: [] for row in place}
+        for step in range(self.config.max_new_tokens):
+            chosen = pick(rows.logits, [chances[prompt][sample, step] for prompt, sample in place], self.config)
+            for row, token in zip(place, chosen.tolist(), strict=True):
+                tokens[row].append(token)
+            going = [i for i, row in enumerate(place) if tokens[row][-1] not in self.ends]
+            if not going or step + 1 == self.config.max_new_tokens:
+                break
+            if len(going) < len(place):
+                rows.keep(going)
+                place, chosen = [place[i] for i in going], chosen[going]
+            rows.advance(chosen)
+        yield from tokens.items()
+
+    def _completion(self, tokens: list[int]) -> Completion:
+        finished = tokens[-1] in self.ends
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Completion(text, len(tokens) - finished, finished)
+
+
+def pick(logits: torch.Tensor, chance: Sequence[float], config: LLMConfig) -> torch.Tensor:
+    """(R,) tokens drawn from (R, V) logits at `config.temperature` from the likeliest that hold `config.top_p` of the mass.
+
+    chance: (R,) in [0, 1), where in the cumulated mass the token lies (Holtzman et al., arXiv 1904.09751). No full sort: the
+    likeliest 256 are enough where they hold the mass.
+    """
+    chance = torch.as_tensor(chance, dtype=torch.float32, device=logits.device)
+    logits = logits / config.temperature
+    total = logits.logsumexp(dim=1, keepdim=True)
+    found = logits.topk(min(LIKELIEST, logits.shape[1]), dim=1)
+    tokens = _drawn((found.values - total).exp(), found.indices, chance, config.top_p)
+    few = (found.values - total).exp().sum(dim=1) < config.top_p
+    if few.any():
+        ordered = logits[few].sort(dim=1, descending=True)
+        tokens[few] = _drawn((ordered.values - total[few]).exp(), ordered.indices, chance[few], config.top_p)
+    return tokens
+
+
+def _drawn(mass: torch.Tensor, tokens: torch.Tensor, chance: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The token where `chance` lies in the mass that is kept; mass: (R, K), descending."""
+    reached = mass.cumsum(dim=1)
+    kept = torch.where(reached - mass < top_p, mass, 0.0)
+    reached = kept.cumsum(dim=1)
+    place = torch.searchsorted(reached, chance[:, None] * reached[:, -1:], right=True)
+    last = (kept > 0).sum(dim=1, keepdim=True) - 1  # rounding may leave a chance near 1 behind the last
+    return tokens.gather(1, torch.minimum(place, last))[:, 0]
