@@ -59,7 +59,7 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     plain = _NOT.sub("", lower)
     value = bool(vocabulary.any_value.search(lower))
     title = any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower) for name in facts.titles)
-    avoided = facts.avoided
+    avoided = [name.lower() for name in facts.avoided]
     stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
     known = {word for fact in stated for word in _words(fact)}
     return {

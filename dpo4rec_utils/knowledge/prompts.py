@@ -53,7 +53,7 @@ class FactReader:
     def __init__(self, dataset: Dataset, attribute: str | None, config: DataConfig, tidy=lambda text: text):
         self.config = config
         tidied = functools.cache(tidy)
-        self.values = [tuple(tidied(value.lower()) for value in row) for row in dataset.values(attribute)]
+        self.values = [tuple(tidied(value) for value in row) for row in dataset.values(attribute)]
         self.titles = [tidied(plain_title(title)) for title in dataset.items.title]
         self.years = dataset.items.year.to_list()
 
