@@ -195,7 +195,7 @@ def rounds(records: Records):
     referees, claim = (end.loc[("validation", f"{who}_log_likelihood")] for who in ("independent", "claimed"))
     users = records.metrics("data", "cohort")["users"]["validation"]
     return figure, (
-        f"After {table['round'].max()} rounds the reward models claim {claim.difference_to_round_0:+.4f} nats a candidate for validation "
+        f"After round {table['round'].max()} the reward models claim {claim.difference_to_round_0:+.4f} nats a candidate for validation "
         f"users; referees see {referees.difference_to_round_0:+.4f} (t = {referees.t:.1f}, n = {users} users)."
     )
 
