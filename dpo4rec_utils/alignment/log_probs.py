@@ -5,7 +5,7 @@ import torch
 
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
 from dpo4rec_utils.keys import content_key
-from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer
+from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer, token_ids
 from dpo4rec_utils.store import Stage
 
 
@@ -15,8 +15,8 @@ def completion_log_probs(policy: Policy, prompts: list[str], completions: list[s
     model, tokenizer = load_model(policy), load_tokenizer(policy.model)
     out = []
     for start in range(0, len(prompts), batch):
-        heads = [tokenizer(p, add_special_tokens=False).input_ids for p in prompts[start : start + batch]]
-        tails = [tokenizer(c, add_special_tokens=False).input_ids for c in completions[start : start + batch]]
+        heads = [token_ids(tokenizer, prompt) for prompt in prompts[start : start + batch]]
+        tails = [token_ids(tokenizer, completion) for completion in completions[start : start + batch]]
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
         ids = torch.full((len(heads), width), tokenizer.pad_token_id)
         attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)

@@ -29,7 +29,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.files import StudyError
-from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer
+from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer, token_ids
 
 # Distinct prompts of a forward pass, which decide its memory; gradients are accumulated to the batch size.
 MICRO_PROMPTS = 2
@@ -37,7 +37,21 @@ MICRO_PROMPTS = 2
 disable_progress_bars()
 
 
-class PrefixSharedDPOTrainer(DPOTrainer):
+class TokenRows:
+    """Takes rows of token ids as they are, the same that engines sample from.
+
+    From strings trl would put a second BOS before a prompt whose chat template writes one, as Llama 3's does.
+    """
+
+    def _prepare_dataset(self, dataset, *_, **__):
+        return dataset
+
+
+class StockDPOTrainer(TokenRows, DPOTrainer):
+    """`DPOTrainer` on our rows."""
+
+
+class PrefixSharedDPOTrainer(TokenRows, DPOTrainer):
     """`DPOTrainer` with every distinct prompt of a batch computed once; same losses, metrics and options.
 
     Needs `precompute_ref_log_probs=True`, and no truncation, which would cut chosen and rejected differently.
@@ -173,6 +187,29 @@ def _train(trainer, run: Run) -> list[dict]:
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
+def pair_rows(tokenizer, pairs: pd.DataFrame) -> TableDataset:
+    """(prompt, chosen, rejected) as `prompt_ids`, `chosen_ids`, `rejected_ids`, a completion with its end."""
+    rows = [
+        {"prompt_ids": token_ids(tokenizer, row.prompt)}
+        | {f"{side}_ids": _ended(tokenizer, getattr(row, side)) for side in ("chosen", "rejected")}
+        for row in pairs.itertuples()
+    ]
+    return TableDataset.from_list(rows)
+
+
+def example_rows(tokenizer, examples: pd.DataFrame) -> TableDataset:
+    """(prompt, completion) as `input_ids` and `labels`, -100 on the prompt."""
+    rows = []
+    for prompt, completion in zip(examples.prompt, examples.completion, strict=True):
+        head, tail = token_ids(tokenizer, prompt), _ended(tokenizer, completion)
+        rows.append({"input_ids": head + tail, "labels": [-100] * len(head) + tail})
+    return TableDataset.from_list(rows)
+
+
+def _ended(tokenizer, completion: str) -> list[int]:
+    return [*token_ids(tokenizer, completion), tokenizer.eos_token_id]
+
+
 def warm_start(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
     """Supervised fine-tuning on (prompt, completion) rows, loss on completions only.
 
@@ -182,23 +219,18 @@ def warm_start(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
         raise StudyError("No examples to fine-tune on: give more users or samples.")
     tokenizer = load_tokenizer(policy.model)
     examples = shuffled_by_prompt(examples, run.seed)
-    rows = [
-        {"prompt": prompt, "completion": completion + tokenizer.eos_token}
-        for prompt, completion in zip(examples.prompt, examples.completion, strict=True)
-    ]
     supervised = run.config.changed(learning_rate=run.config.warm_start_learning_rate)
     arguments = _arguments(
         SFTConfig,
         replace(run, config=supervised),
         examples.prompt,
         max_length=None,
-        completion_only_loss=True,
         packing=False,
     )
     trainer = (PrefixSharedSFTTrainer if run.config.implementation == "prefix_shared" else SFTTrainer)(
         load_model(policy),
         args=arguments,
-        train_dataset=TableDataset.from_list(rows),
+        train_dataset=example_rows(tokenizer, examples),
         processing_class=tokenizer,
         peft_config=_lora(run.config),
     )
@@ -224,11 +256,12 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
         label_smoothing=config.label_smoothing,
         precompute_ref_log_probs=shared,
     )
-    return (PrefixSharedDPOTrainer if shared else DPOTrainer)(
+    tokenizer = load_tokenizer(policy.model)
+    return (PrefixSharedDPOTrainer if shared else StockDPOTrainer)(
         load_model(policy),
         args=arguments,
-        train_dataset=TableDataset.from_pandas(pairs[["prompt", "chosen", "rejected"]], preserve_index=False),
-        processing_class=load_tokenizer(policy.model),
+        train_dataset=pair_rows(tokenizer, pairs),
+        processing_class=tokenizer,
         peft_config=_lora(run.config),
     )
 
@@ -285,9 +318,8 @@ def _stored_texts(groups: pd.DataFrame, prompts: list[str], trainer) -> dict:
     for prompt in prompts:
         row, number = groups.loc[prompt], turn[prompt]
         turn[prompt] += 1
-        out["prompt_ids"].append(tokenizer(prompt, add_special_tokens=False).input_ids)
-        tail = tokenizer(row.texts[number], add_special_tokens=False).input_ids
-        out["completion_ids"].append([*tail, tokenizer.eos_token_id])
+        out["prompt_ids"].append(token_ids(tokenizer, prompt))
+        out["completion_ids"].append(_ended(tokenizer, row.texts[number]))
         out["reward"].append(row.rewards[number])
     return out
 

@@ -95,6 +95,11 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
+def token_ids(tokenizer, text: str) -> list[int]:
+    """The tokens of a prompt or a completion as it stands: whatever begins a text, the chat template has written."""
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
 def _known(model: str) -> str:
     folder = dense_folder(model)
     if not Path(folder).exists() and (folder.startswith((".", "/", "~")) or folder.count("/") != 1):

@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from dpo4rec_utils.config import LLMConfig
 from dpo4rec_utils.knowledge.engines import Completion
-from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer
+from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer, token_ids
 
 ROWS = 128  # completions that grow together; their cached keys and values are most of the memory
 LIKELIEST = 256  # tokens that are looked at first; all of them where these do not hold the mass that is asked for
@@ -64,7 +64,7 @@ class TransformersSampler:
     @torch.inference_mode()
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
         """See `Sampler`."""
-        ids = [self.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+        ids = [token_ids(self.tokenizer, prompt) for prompt in prompts]
         # Every sample's random numbers are drawn beforehand, so that they do not depend on the other rows of a batch.
         steps = self.config.max_new_tokens
         chances = [np.random.default_rng(seed).random((n, steps)) for n, seed in zip(samples, seeds, strict=True)]
