@@ -7,11 +7,13 @@ The second source is the original home of each asset (GroupLens, Hugging Face Hu
 
 import functools
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 import urllib.request
 import zipfile
 from dataclasses import dataclass
@@ -160,6 +162,8 @@ def download(url: str, path: Path) -> Path:
             while block := answer.read(1 << 18):
                 out.write(block)
                 bar.update(len(block))
+        if total and out.tell() != total:
+            raise OSError(f"{out.tell()} of {total} bytes came")
     return path
 
 
@@ -202,19 +206,21 @@ def fetch(name: str, log=print) -> Path:
 
 
 def archive(url: str) -> Path:
-    """A file of data by its address: from `DPO4REC_ASSETS` or the cache by its name, else downloaded from there.
+    """A file of data by its address: from `DPO4REC_ASSETS` by its name, from the cache by its address, or downloaded.
 
-    Raises `StudyError` where it is in neither and cannot be fetched.
+    Raises `StudyError` where it is in neither and cannot be fetched whole.
     """
-    name, local = url.rsplit("/", 1)[-1], local_folder()
-    for folder in (local, cache_folder()):
+    name, local = urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1], local_folder()
+    if not name:
+        raise StudyError(f"{url} names no file; give the address of one.")
+    for folder in (local, cache_folder() / content_key(url)):
         if folder and (folder / name).exists():
             return folder / name
     try:
-        return download(url, cache_folder() / name)
-    except (OSError, ValueError) as error:
+        return download(url, cache_folder() / content_key(url) / name)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise StudyError(
-            f"{name} could not be downloaded from {url} ({type(error).__name__}); connect to the network, or put the "
+            f"{name} could not be downloaded from {url} ({type(error).__name__}: {error}); connect to the network, or put the "
             f"file into a folder and name that folder in {VARIABLE}."
         ) from None
 

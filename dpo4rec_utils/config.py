@@ -13,6 +13,7 @@ from dpo4rec_utils.arms import ARMS, VARIANTS
 
 PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 PROTOCOLS = ("popularity", "uniform")
+BUILT_IN = ("ml-100k", "ml-1m")  # data sets with a loader of their own
 SPLITS = ("train", "validation", "test")
 REFEREE_KINDS = ("log_likelihood", "ndcg")
 
@@ -63,6 +64,15 @@ class ColumnsConfig(Section):
         {}, description="name in templates: column of the items, such as genres, authors, brand"
     )
 
+    @field_validator("attributes")
+    @classmethod
+    def _are_no_other_columns(cls, given):
+        for name in {"item_id", "title", "year"} & set(given):
+            raise ValueError(
+                f"data.columns.attributes names {name!r}, which is no attribute; choose another name for it."
+            )
+        return given
+
 
 class CoreConfig(Section):
     """The k-core of own tables: interactions that every user and every item must have, data/core.py."""
@@ -105,7 +115,10 @@ class DataConfig(Section):
         None, ge=1, le=10000, description="leave out users of own tables with fewer, after `core`"
     )
     first_interactions: int | None = Field(
-        None, ge=1, le=10**6, description="of a user of own tables keep the first so many"
+        None,
+        ge=1,
+        le=10**6,
+        description="of a user the first so many are history and lists; none of the others is a negative",
     )
     domain: str = Field("movies", description="a file of knowledge/domains, or the path of your own YAML")
     max_users: int | None = Field(None, ge=20, le=10**7, description="keep only this many users (in hash order)")
@@ -127,6 +140,15 @@ class DataConfig(Section):
         """How many folds of test users there are with these shares."""
         others = 1 - self.validation_share
         return int(round(others / (others - self.train_share), 6))
+
+    @model_validator(mode="after")
+    def _own_tables_have_a_name(self):
+        given = [k for k in ("archive", "interactions", "items", "core", "min_interactions") if getattr(self, k)]
+        if self.name in BUILT_IN and given:
+            raise ValueError(
+                f"data.{given[0]} is of own tables and data.name = {self.name!r} is a built-in data set; give them another name."
+            )
+        return self
 
     @field_validator("broken_title")
     @classmethod

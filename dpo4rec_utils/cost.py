@@ -32,7 +32,7 @@ GIB = 2**30
 def cost_sentences(study: Study) -> list[str]:
     """Texts, pairs and re-rankers of a whole run, and minutes, memory and disk. Samples a few texts and keeps none."""
     config, (seconds, tokens) = study.config, _sampling_trial(study)
-    texts, trained, encoded = sampled_texts(study), trained_texts(config), len(study.data.dataset.items)
+    texts, trained, encoded = sampled_texts(study), trained_texts(study), len(study.data.dataset.items)
     rerankers = trained_rerankers(config)
     sampling, training = texts * seconds / 60, (trained + ENCODED * (texts + encoded)) * seconds / 60
     ranking = rerankers * BESIDE * _reranker_trial(study) / config.evaluation.workers / 60
@@ -58,13 +58,15 @@ def sampled_texts(study: Study) -> int:
     return round(config.evaluation.folds * each + wide)
 
 
-def trained_texts(config: Config) -> float:
+def trained_texts(study: Study) -> float:
     """What a run trains, as the number of sampled texts that take as long."""
+    config, users = study.config, len(study.data.cohort.users)
     settings, controls = config.alignment, _controls(config)
     trained = EXAMPLE * settings.warm_start * settings.warm_start_examples
-    trained += PAIR * settings.pairs * settings.epochs * (
-        settings.rounds + controls + len(config.evaluation.ablations)
-    ) + COMPARED * settings.rounds * config.llm.evaluation_samples * (config.data.max_users or 1000)
+    trained += (
+        PAIR * settings.pairs * settings.epochs * (settings.rounds + controls + len(config.evaluation.ablations))
+        + COMPARED * settings.rounds * config.llm.evaluation_samples * users
+    )
     return config.evaluation.folds * trained
 
 

@@ -22,13 +22,14 @@ class Cohort:
     """Users with their history and future, positions for ids.
 
     users: (U,) ids; split: (U,) one of SPLITS; history and future: a list a user of (item position, rating, timestamp)
-    frames in time order.
+    frames in time order; met: a list a user of all item positions, those after `first_interactions` too.
     """
 
     users: np.ndarray
     split: np.ndarray
     history: list[pd.DataFrame]
     future: list[pd.DataFrame]
+    met: list[np.ndarray]
 
     def of(self, *splits: str) -> np.ndarray:
         """Positions of the users of these splits, ascending."""
@@ -53,10 +54,11 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
     position = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)
     table = dataset.interactions.assign(item=position[dataset.interactions.item_id].to_numpy())
     table = table.sort_values("timestamp", kind="stable")
-    users, history, future = [], [], []
+    users, history, future, met = [], [], [], []
     groups, skipped = dict(list(table.groupby("user_id", sort=False))), 0
     for user in _hash_order(groups):
-        rows = groups[user][["item", "rating", "timestamp"]].reset_index(drop=True)
+        everything = groups[user][["item", "rating", "timestamp"]].reset_index(drop=True)
+        rows = everything[: config.first_interactions]
         cut = history_length(len(rows), config.history_limit)
         if len(rows) - cut < config.positives_per_list:
             continue
@@ -66,13 +68,15 @@ def build_cohort(dataset: Dataset, config: DataConfig, seed: int) -> Cohort:
         users.append(user)
         history.append(rows[:cut])
         future.append(rows[cut:].reset_index(drop=True))
+        met.append(everything.item.to_numpy())
         if config.max_users and len(users) == config.max_users:
             break
     if len(users) < 10:
         raise StudyError(
-            f"{dataset.name}: only {len(users)} users are long enough for a list; ten are needed at least."
+            f"{dataset.name}: only {len(users)} users are long enough for a list{' and not skipped' if skipped else ''}; ten are "
+            "needed at least."
         )
-    cohort = Cohort(np.array(users), _split(len(users), config, seed), history, future)
+    cohort = Cohort(np.array(users), _split(len(users), config, seed), history, future, met)
     check_cohort(cohort)
     return cohort
 
@@ -99,8 +103,9 @@ def check_cohort(cohort: Cohort) -> None:
     """Assert the protocol: users once, disjoint splits, no empty history, no future in a history."""
     if len(set(cohort.users)) != len(cohort.users):
         raise StudyError("A user stands twice in the cohort.")
-    if not set(cohort.split) <= set(SPLITS):
-        raise StudyError(f"Unknown split among {sorted(set(cohort.split))}.")
+    if set(cohort.split) != set(SPLITS):
+        missing = ", ".join(sorted(set(SPLITS) ^ set(cohort.split)))
+        raise StudyError(f"No user is in split {missing}; give more users or change data.train_share.")
     for user, past, later in zip(cohort.users, cohort.history, cohort.future, strict=True):
         if past.empty:
             raise StudyError(f"User {user} has an empty history; give at least one interaction before the lists.")

@@ -16,12 +16,13 @@ def hashed_ids(parts: Iterator[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray, n
     users, items, present = [], [], []
     for part in parts:
         present.append(part[["user", "item"]].notna().all(axis=1).to_numpy())
-        users.append(_hashes(part.user))
-        items.append(_hashes(part.item))
+        users.append(hashes(part.user))
+        items.append(hashes(part.item))
     return np.concatenate(users), np.concatenate(items), np.concatenate(present)
 
 
-def _hashes(ids: pd.Series) -> np.ndarray:
+def hashes(ids: pd.Series) -> np.ndarray:
+    """(n,) uint64 hashes of texts; a missing one counts as an empty text."""
     return pd.util.hash_array(ids.fillna("").to_numpy(object), categorize=False)
 
 
@@ -32,7 +33,7 @@ def core_rows(users: np.ndarray, items: np.ndarray, least: tuple[int, int]) -> n
     stay or go together. Users and items with too few go in turns until none is left that has too few (Seidman, Network
     structure and minimum degree, Social Networks 5, 1983, https://doi.org/10.1016/0378-8733(83)90028-X).
     """
-    users, items = (np.unique(hashes, return_inverse=True)[1] for hashes in (users, items))
+    users, items = (np.unique(ids, return_inverse=True)[1] for ids in (users, items))
     pairs = np.unique(users * (items.max(initial=0) + 1) + items)
     pair_users, pair_items = np.divmod(pairs, items.max(initial=0) + 1)
     enough = [np.ones(users.max(initial=0) + 1, bool), np.ones(items.max(initial=0) + 1, bool)]

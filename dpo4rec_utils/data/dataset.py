@@ -10,6 +10,8 @@ from dpo4rec_utils.files import StudyError
 
 ORDERS = ("time", "position", "arbitrary")
 MOST_BAD_ROWS = 0.01  # a larger share is an error: the file is of another format than it is said to be
+UNLISTED = "of unlisted items"  # why an interaction is left out
+LEAST_LISTED = 0.5  # of the interactions: below it the ids of the two tables are of different kinds
 MOST_TAGS = 200  # values of an attribute that re-rankers read as a feature, the most frequent
 
 
@@ -48,13 +50,7 @@ def validated(dataset: Dataset) -> Dataset:
         if table.empty:
             raise StudyError(f"{dataset.name}: the {name} table is empty; the file is cut or of another format.")
     items = _printable(items, dataset.attributes)
-    bad = inter.isna().any(axis=1) | ~np.isfinite(inter[["rating", "timestamp"]].astype(float)).all(axis=1)
-    if bad.mean() > MOST_BAD_ROWS:
-        row = inter[bad].iloc[0]
-        raise StudyError(
-            f"{dataset.name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
-            f"{row.to_dict()}; user and item are needed, a rating is a number, a time is a number or a date like 2026-11-25."
-        )
+    inter, malformed = usable(inter, dataset.name)
     without = items.item_id.isna() | items.title.isna()
     if without.mean() > MOST_BAD_ROWS:
         raise StudyError(
@@ -64,15 +60,13 @@ def validated(dataset: Dataset) -> Dataset:
     items, untitled = items[~without].reset_index(drop=True), int(without.sum())
     if items.item_id.duplicated().any():
         raise StudyError(f"{dataset.name}: item {items.item_id[items.item_id.duplicated()].iloc[0]} is listed twice.")
-    inter = inter[~bad]
     listed = inter.item_id.isin(set(items.item_id))
-    if not listed.any():
+    if listed.mean() < LEAST_LISTED:
+        some = listed.sum() or "none"
         raise StudyError(
-            f"{dataset.name}: none of the {len(inter)} interactions is with a listed item; check the item ids."
+            f"{dataset.name}: {some} of the {len(inter)} interactions is with a listed item; check the item ids."
         )
-    dropped.update(
-        {"malformed": int(bad.sum()), "of unlisted items": int((~listed).sum()), "items without id or title": untitled}
-    )
+    dropped.update({"malformed": malformed, UNLISTED: int((~listed).sum()), "items without id or title": untitled})
     inter = inter[listed].reset_index(drop=True)
     if inter.duplicated(["user_id", "item_id"]).any():
         row = inter[inter.duplicated(["user_id", "item_id"])].iloc[0]
@@ -81,6 +75,18 @@ def validated(dataset: Dataset) -> Dataset:
         )
     kept = Counter({reason: count for reason, count in dropped.items() if count})
     return Dataset(dataset.name, inter, items, dataset.attributes, dataset.order, kept, dataset.notes)
+
+
+def usable(inter: pd.DataFrame, name: str) -> tuple[pd.DataFrame, int]:
+    """The interactions with user, item and numbers, and how many lack one; `StudyError` where these are more than 1 %."""
+    bad = inter.isna().any(axis=1) | ~np.isfinite(inter[["rating", "timestamp"]].astype(float)).all(axis=1)
+    if bad.mean() > MOST_BAD_ROWS:
+        row = inter[bad].iloc[0]
+        raise StudyError(
+            f"{name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
+            f"{row.to_dict()}; user and item are needed, a rating is a number, a time is a number or a date like 2026-11-25."
+        )
+    return inter[~bad].reset_index(drop=True), int(bad.sum())
 
 
 CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")  # C0 and C1: tabs, line ends, terminal escapes

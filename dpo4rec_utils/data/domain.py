@@ -102,6 +102,6 @@ def render_words(template: str, facts: dict) -> str:
     """A template with facts; `StudyError` in one sentence for a fact that it names and nobody knows."""
     try:
         return _compiled(template).render(facts)
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         known = ", ".join(sorted(facts))
         raise StudyError(f"The template {template[:60]!r} cannot be written: {error}; known: {known}.") from None

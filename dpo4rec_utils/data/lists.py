@@ -15,6 +15,8 @@ from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
+TRIES = 50  # rejections in a row before what is left is drawn from directly
+
 
 @dataclass(frozen=True)
 class CandidateLists:
@@ -58,9 +60,9 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
     size, skip = config.positives_per_list, config.max_lists if draw.later else 0
     sampler, rows = NegativeSampler(counts if draw.protocol == "popularity" else counts > 0), []
-    for index, (user, past, future) in enumerate(zip(cohort.users, cohort.history, cohort.future, strict=True)):
+    for index, (user, met, future) in enumerate(zip(cohort.users, cohort.met, cohort.future, strict=True)):
         rng = generator(draw.seed, "later negatives" if draw.later else "negatives", draw.protocol, user)
-        own = set(past.item) | set(future.item)
+        own = set(met)
         likes = liked(future.rating, config)
         for number in range(len(future) // size)[skip : skip + config.max_lists]:
             place = slice(number * size, (number + 1) * size)
@@ -82,6 +84,8 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
         draw.protocol, user.astype(np.int64), items.astype(np.int64), labels.astype(np.float32), observed
     )
     check_lists(lists, cohort)
+    if len(lists) and not lists.labels.any():
+        raise StudyError("No list holds a liked item; set data.like_threshold lower.")
     return lists
 
 
@@ -101,12 +105,18 @@ class NegativeSampler:
         if len(self.possible) - len(own) < count and len(set(self.possible.tolist()) - own) < count:
             return None
         drawn: dict[int, None] = {}
-        while len(drawn) < count:
+        for _ in range(TRIES):
             found = np.searchsorted(self.ends, rng.random(2 * count) * self.ends[-1], side="right")
             for item in found.tolist():
                 if item not in own and len(drawn) < count:
                     drawn.setdefault(item)
-        return np.array(list(drawn))
+            if len(drawn) == count:
+                return np.array(list(drawn))
+        # A user who met nearly everything: the same draw from what is left, one after the other.
+        weight = np.diff(self.ends, prepend=0.0)
+        weight[[*own, *drawn]] = 0
+        rest = rng.choice(len(weight), count - len(drawn), replace=False, p=weight / weight.sum())
+        return np.array([*drawn, *rest])
 
 
 def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
@@ -121,5 +131,5 @@ def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
         items, observed = lists.items[begin:end], lists.observed[begin:end]
         if set(items.ravel()) & set(cohort.history[index].item):
             raise StudyError(f"User {cohort.users[index]} has a history item among the candidates.")
-        if set(items[~observed]) & set(cohort.future[index].item):
+        if set(items[~observed]) & set(cohort.met[index]):
             raise StudyError(f"User {cohort.users[index]} has an own item among the negatives.")

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from dpo4rec_utils import assets
 from dpo4rec_utils.assets import VARIABLE, local_folder
 from dpo4rec_utils.config import ColumnsConfig, DataConfig
-from dpo4rec_utils.data.core import core_rows, hashed_ids
-from dpo4rec_utils.data.dataset import MOST_BAD_ROWS, Dataset, validated
+from dpo4rec_utils.data.core import core_rows, hashed_ids, hashes
+from dpo4rec_utils.data.dataset import MOST_BAD_ROWS, UNLISTED, Dataset, usable, validated
 from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
@@ -27,22 +27,21 @@ SEPARATOR = re.compile(r"\s*[|;]\s*")  # between the values of one attribute
 
 def load_own(config: DataConfig, seed: int) -> Dataset:
     """The data set that `config` describes; raises `StudyError` in one sentence for what is missing or malformed."""
-    columns = config.columns
-    table, dropped = _in_core(config)
+    listed = _items(pd.concat(_parts(config, "items"), ignore_index=True), config) if not config.core else None
+    table, dropped = _in_core(config) if config.core else _listed(config, listed.item_id)
     inter, order = _ordered(_interactions(table, config), config, seed)
+    inter, malformed = usable(inter, config.name)
     inter, short = _shortened(inter, config)
-    listed = pd.concat(_parts(config, "items"), ignore_index=True)
-    if config.core:
-        listed = listed[listed.item.isin(set(inter.item_id))].reset_index(drop=True)
-    listed = _items(listed, config)
+    if listed is None:
+        kept = set(inter.item_id)
+        listed = _items(pd.concat([part[part.item.isin(kept)] for part in _parts(config, "items")]), config)
     notes = (
         ("The order of a user's interactions is arbitrary (seeded): the data have none.",)
         if order == "arbitrary"
         else ()
     )
-    return validated(
-        Dataset(config.name, inter, listed, tuple(columns.attributes), order, Counter(dropped) + Counter(short), notes)
-    )
+    dropped = Counter({"malformed": malformed}) + Counter(dropped) + Counter(short)
+    return validated(Dataset(config.name, inter, listed, tuple(config.columns.attributes), order, dropped, notes))
 
 
 def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
@@ -50,36 +49,47 @@ def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
     given, first = getattr(config, part), None
     if not given:
         raise StudyError(f"data.{part} is missing; name a file, a folder, an address, or a member of data.archive.")
-    options = {"encoding": config.encoding, "sep": config.separator, "escapechar": config.escape}
-    options = {name: value for name, value in options.items() if value}
     source, member = (located(config.archive), given) if config.archive else (located(given), None)
     with tqdm(desc=f"read {part}", unit=" rows", unit_scale=True, delay=2) as bar:
-        for table in read_parts(source, member, **options):
+        for table in read_parts(source, member, **_reading(config)):
             first = table.columns if first is None else first  # a JSON line may lack what others have
             yield _chosen(table.reindex(columns=first), config.columns, COLUMNS[part])
             bar.update(len(table))
 
 
+def _reading(config: DataConfig) -> dict:
+    """How separated text is read, where the profile says it."""
+    options = {"encoding": config.encoding, "sep": config.separator, "escapechar": config.escape}
+    return {name: value for name, value in options.items() if value}
+
+
+def _listed(config: DataConfig, items: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The interactions as text, without those of unlisted items, and how many these were; where most are, all of them."""
+    table, listed = pd.concat(_parts(config, "interactions"), ignore_index=True), set(items)
+    known = table.item.isna() | table.item.isin(listed)
+    return (table[known].reset_index(drop=True), {UNLISTED: int((~known).sum())}) if known.mean() > 0.5 else (table, {})
+
+
 def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The interactions as text, those of `data.core` where it is given, and how many rows were left out for it."""
-    if not config.core:
-        return pd.concat(_parts(config, "interactions"), ignore_index=True), {}
+    """The interactions with listed items in `data.core`, as text, and how many rows were left out."""
+    listed = np.unique(np.concatenate([hashes(part.item) for part in _parts(config, "items")]))
     users, items, present = hashed_ids(_parts(config, "interactions"))
-    if 1 - present.mean() > MOST_BAD_ROWS:
+    if (~present).sum() > MOST_BAD_ROWS * len(present):
         raise StudyError(f"{config.name}: {(~present).sum()} of {len(present)} interactions lack a user or an item.")
-    keep = present.copy()
-    keep[present] = core_rows(users[present], items[present], (config.core.users, config.core.items))
+    known = present & np.isin(items, listed)
+    keep = known.copy()
+    keep[known] = core_rows(users[known], items[known], (config.core.users, config.core.items))
     if not keep.any():
         raise StudyError(
             f"{config.name}: no interaction is left with data.core.users = {config.core.users} and data.core.items = "
-            f"{config.core.items}; set them lower."
+            f"{config.core.items}; set them lower, and check the item ids: {known.sum()} interactions are with listed items."
         )
     kept, begin = [], 0
     for part in _parts(config, "interactions"):
         kept.append(part[keep[begin : begin + len(part)]])
         begin += len(part)
-    dropped = {"outside the core": int((present & ~keep).sum()), "malformed": int((~present).sum())}
-    return pd.concat(kept, ignore_index=True), dropped
+    dropped = {"malformed": ~present, UNLISTED: present & ~known, "outside the core": known & ~keep}
+    return pd.concat(kept, ignore_index=True), {reason: int(rows.sum()) for reason, rows in dropped.items()}
 
 
 def located(name: str) -> Path:
@@ -108,8 +118,12 @@ def _chosen(table: pd.DataFrame, columns: ColumnsConfig, wanted: tuple[str, ...]
             raise StudyError(
                 f"data.columns names {source!r} for {name}, which is no column; there are {', '.join(map(str, table.columns))}."
             )
-        compact = name in ("user", "item", "title")  # the type for text is a quarter of the size of Python's strings
-        found[name] = table[source].astype("str") if compact else table[source]
+        if isinstance(table[source], pd.DataFrame):
+            raise StudyError(f"data.columns names {source!r} for {name}, and there are two such columns; rename one.")
+        column = table[source]
+        if name in ("user", "item", "title"):  # the type for text is a quarter of the size of Python's strings
+            column = column.map(lambda cell: " ".join(cell) if isinstance(cell, list) else cell).astype("str")
+        found[name] = column
     return pd.DataFrame(found)
 
 
@@ -125,7 +139,7 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     )
     if config.implicit_rating is not None:
         found.loc[found.rating == config.implicit_rating, "rating"] = config.like_threshold
-    for name in ("position", "timestamp"):
+    for name in ("timestamp", "position"):  # where both are named, the position counts
         if name in table:
             found["timestamp"] = _moments(table[name])
     return found
@@ -134,7 +148,7 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
 def _moments(column: pd.Series) -> pd.Series:
     """Numbers as they are; dates as ISO 8601 writes them in seconds since 1970; missing where it is neither."""
     number = pd.to_numeric(column, errors="coerce")
-    if number.notna().any():
+    if number.notna().mean() >= 0.5:
         return number
     dates = pd.to_datetime(column.astype("str"), errors="coerce", utc=True, format="ISO8601")
     return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1s")
@@ -150,7 +164,7 @@ def _ordered(table: pd.DataFrame, config: DataConfig, seed: int) -> tuple[pd.Dat
 
 
 def _shortened(table: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The interactions without repeats and with as many a user as the profile wants, and how many were left out for each.
+    """The interactions without repeats and without users who have too few, and how many were left out for each.
 
     Of repeats the first or last in order is kept; 'error' leaves them to `validated`.
     """
@@ -161,9 +175,6 @@ def _shortened(table: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, d
     if config.min_interactions:
         kept = order[order.groupby("user_id").item_id.transform("size") >= config.min_interactions]
         order, dropped[f"of users with fewer than {config.min_interactions}"] = kept, len(order) - len(kept)
-    if config.first_interactions:
-        kept = order[order.groupby("user_id").cumcount() < config.first_interactions]
-        order, dropped[f"after a user's first {config.first_interactions}"] = kept, len(order) - len(kept)
     if order.empty:
         raise StudyError(f"{config.name}: no user has data.min_interactions = {config.min_interactions}; set it lower.")
     return order.sort_index().reset_index(drop=True), dropped
@@ -171,15 +182,21 @@ def _shortened(table: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, d
 
 def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     """item_id, title, year and a tuple of values for each attribute."""
+    table = table.reset_index(drop=True)
     if config.duplicates != "error":
-        table = table.drop_duplicates("item", keep=config.duplicates).reset_index(drop=True)
-    year = pd.to_numeric(table.year, errors="coerce") if "year" in table else pd.Series(np.nan, table.index)
-    title = table.title.map(html.unescape, na_action="ignore").str.strip()  # catalogues from the web hold "&amp;"
+        table = table[table.item.isna() | ~table.item.duplicated(config.duplicates)].reset_index(drop=True)
+    text = table.year.astype("str") if "year" in table else pd.Series(None, table.index, dtype="str")
+    year = pd.to_numeric(text.str.extract(r"^\s*([0-9]{4})(?![0-9])")[0])  # "1999", "1999.0", "1999-05-01"
+    title = (
+        table.title.map(html.unescape, na_action="ignore").astype("str").str.strip()
+    )  # catalogues from the web hold "&amp;"
     if config.broken_title:
         title = title.mask(title.str.contains(config.broken_title, na=False))
     found = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
-    found["year"] = year.where(year.between(1000, 2100)).round().astype("Int64")
-    repeated = found.title.str.extract(r"^(.+?)\s*\((\d{4})\)$")  # "Heat (1995)" where the year has a column of its own
+    found["year"] = year.where(year.between(1000, 2100)).astype("Int64")
+    repeated = found.title.str.extract(
+        r"^(.+?)\s*\(([0-9]{4})\)$"
+    )  # "Heat (1995)" where the year has a column of its own
     same = pd.to_numeric(repeated[1]).astype("Int64").eq(found.year).fillna(False).astype(bool)
     found["title"] = found.title.mask(same, repeated[0])
     for name in config.columns.attributes:
@@ -188,12 +205,12 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
 
 
 def _values(cell) -> tuple[str, ...]:
-    """The values of an attribute's cell: a list as it is, text split at | and ;, nothing for a missing one."""
-    if isinstance(cell, (list, tuple, np.ndarray)):
-        return tuple(str(value) for value in cell)
+    """The values of an attribute's cell: those of a list, text split at | and ;, nothing for a missing one."""
+    if isinstance(cell, list):
+        return tuple(html.unescape(str(value)) for value in cell if isinstance(value, (str, int, float)))
     if cell is None or cell != cell:
         return ()
-    return tuple(value for value in SEPARATOR.split(str(cell).strip()) if value)
+    return tuple(value for value in SEPARATOR.split(html.unescape(str(cell)).strip()) if value)
 
 
 def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: int) -> pd.DataFrame:
@@ -204,9 +221,10 @@ def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: in
     given = config.columns
     if config.interactions is None:  # a built-in data set, whose loader names the columns
         given = given.changed(rating="rating", timestamp="timestamp")
-    found = pd.concat(read_parts(Path(path)), ignore_index=True)
+    found = pd.concat(read_parts(Path(path), **_reading(config)), ignore_index=True)
     table = _interactions(_chosen(found, given, COLUMNS["interactions"]), config)
     table, order = _ordered(table, config.changed(columns=given), seed)
+    table, _ = _shortened(table, config.changed(min_interactions=None))
     table = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order)).interactions
     place = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)
     return table.assign(item=place[table.item_id].to_numpy()).sort_values("timestamp", kind="stable")

@@ -7,6 +7,8 @@ at a time, so that one of many gigabytes needs no more memory than a small one; 
 import gzip
 import io
 import json
+import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
+import pyarrow
 import pyarrow.parquet
 
 from dpo4rec_utils.files import StudyError
@@ -57,7 +60,7 @@ def _sources(source: Path, member: str | None) -> Iterator[tuple[str, BinaryIO]]
             if member not in archive.namelist():
                 names = ", ".join(archive.namelist()[:8])
                 raise StudyError(f"{source.name} holds no {member}; it holds {names}.")
-            with archive.open(member) as file:
+            with _one_sentence(member), archive.open(member) as file:
                 yield member, file
         return
     files = sorted(path for path in source.iterdir() if _kind(path.name)) if source.is_dir() else [source]
@@ -85,15 +88,44 @@ def _parts(name: str, file: BinaryIO, options: dict) -> Iterator[pd.DataFrame]:
     stream = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
     if kind == ".parquet":
         for batch in pyarrow.parquet.ParquetFile(io.BytesIO(stream.read())).iter_batches(PART):
-            table = batch.to_pandas()
-            yield table.astype(str).where(table.notna(), None)
+            columns = {
+                name: _arrow_cells(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            }
+            _check_names(name, batch.schema.names)
+            yield pd.DataFrame(columns, dtype=object)
     elif kind in (".jsonl", ".json"):
         yield from _json_parts(name, stream)
     else:
         text = {"sep": SEPARATORS[kind], "dtype": str, "keep_default_na": False, "na_values": [""]} | options
-        for table in pd.read_csv(stream, chunksize=PART, **text):
-            # RecBole writes a column's type behind its name: user_id:token.
-            yield table.rename(columns=lambda column: str(column).split(":")[0] if kind[1] in "iu" else column)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # more cells than columns would be cut in silence
+            for table in pd.read_csv(stream, chunksize=PART, index_col=False, **text):
+                yield _without_types(name, table) if kind in (".inter", ".item", ".user") else table
+
+
+def _without_types(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """RecBole writes a column's type behind its name: user_id:token; a token_seq's values stand apart by spaces."""
+    for column in table:
+        if str(column).endswith(":token_seq"):
+            table[column] = [cell.split(" ") if isinstance(cell, str) else None for cell in table[column]]
+    table = table.rename(columns=lambda column: str(column).split(":")[0])
+    _check_names(name, table.columns)
+    return table
+
+
+def _arrow_cells(column: pyarrow.Array) -> list:
+    """A column's cells as text, lists as they are; an integer beside a missing one stays an integer."""
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    nested = pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)
+    cells = (column if nested else column.cast(pyarrow.string())).to_pylist()
+    return [None if cell in ("", "nan") else cell for cell in cells]
+
+
+def _check_names(name: str, columns) -> None:
+    repeated = sorted({str(column) for column in columns if list(columns).count(column) > 1})
+    if repeated:
+        raise StudyError(f"{name} has two columns {repeated[0]}; rename one.")
 
 
 def _json_parts(name: str, stream: BinaryIO) -> Iterator[pd.DataFrame]:
@@ -110,7 +142,14 @@ def _json_row(name: str, number: int, line: str) -> dict:
         raise StudyError(f"{name} is malformed: line {number} is no JSON ({error}).") from None
     if not isinstance(row, dict):
         raise StudyError(f"{name} is malformed: line {number} is no JSON object; one a line is expected.")
-    return {key: value if isinstance(value, (str, list, type(None))) else str(value) for key, value in row.items()}
+    return {key: _json_cell(value) for key, value in row.items()}
+
+
+def _json_cell(value):
+    """Text, a list, or None for what is missing: null, NaN, an empty text."""
+    if value is None or value == "" or value != value:
+        return None
+    return value if isinstance(value, (str, list)) else str(value)
 
 
 @contextmanager
@@ -118,6 +157,8 @@ def _one_sentence(name: str) -> Iterator[None]:
     """Whatever a reader raises as a `StudyError` with the file's name."""
     try:
         yield
+    except StudyError:
+        raise
     except UnicodeDecodeError as error:
         near = error.object[max(0, error.start - 20) : error.start + 1]
         raise StudyError(
@@ -128,6 +169,16 @@ def _one_sentence(name: str) -> Iterator[None]:
     except zipfile.BadZipFile as error:
         raise StudyError(f"{name} is no whole member of its zip archive ({error}); fetch it again.") from None
     except (EOFError, OSError, zlib.error) as error:
-        raise StudyError(f"{name} is no whole gzip file ({error}); fetch it again.") from None
-    except (pd.errors.ParserError, ValueError, KeyError) as error:
+        kind = "gzip file" if name.endswith(".gz") else "file"
+        raise StudyError(f"{name} is no whole {kind} ({error}); fetch it again.") from None
+    # What readers raise for an encoding or separator that is none, an encrypted member, a compression they do not know, ...
+    except (
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        re.error,
+    ) as error:
         raise StudyError(f"{name} is malformed: {' '.join(str(error).split())[:160]}.") from None

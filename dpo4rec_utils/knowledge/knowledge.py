@@ -111,7 +111,9 @@ class Knowledge:
         tokenizer, words, requests = load_tokenizer(self.config.llm.model), self.domain.item, []
         for item in items:
             row = self.data.dataset.items.iloc[item]
-            question = render_words(words.question, prompts.item_words(row, self.data.dataset, self.tidy))
+            question = render_words(
+                words.question, self._counted | prompts.item_words(row, self.data.dataset, self.tidy)
+            )
             prompt = prompts.render(tokenizer, self.domain.system, question, words.prefix)
             requests.append(Request(str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
         table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config.llm))
@@ -143,7 +145,12 @@ class Knowledge:
     def item_text(self, item: int) -> str:
         """The text of an item (position) without an LLM: what the catalogue says of it."""
         row = self.data.dataset.items.iloc[item]
-        return render_words(self.domain.item.facts, prompts.item_words(row, self.data.dataset))
+        return render_words(self.domain.item.facts, self._counted | prompts.item_words(row, self.data.dataset))
+
+    @property
+    def _counted(self) -> dict:
+        """The domain's attribute without values, for a catalogue that lacks it."""
+        return {self.domain.attribute: []} if self.domain.attribute else {}
 
     def vectors(self, policy: Policy, samples: int | None = None) -> np.ndarray:
         """(U, S, T) vectors of a policy's texts with their prefix, the first `samples` of a user; NaN where absent."""

@@ -147,6 +147,16 @@ def test_rejection_has_the_distribution_of_drawing_from_what_is_allowed():
         assert abs(ours[drawn] - times) < 5 * np.sqrt(2 * times + 1), (drawn, ours[drawn], times)
 
 
+def test_what_rejection_cannot_find_is_drawn_directly():
+    """Nineteen items with nearly all the mass are the user's own; the others are drawn as if these were not there."""
+    weight = np.array([1e9] * 19 + [1.0, 2.0, 3.0, 4.0])
+    sampler, rng = lists.NegativeSampler(weight), np.random.default_rng(0)
+    drawn = [sampler.draw(1, set(range(19)), rng)[0] for _ in range(2000)]
+    share = np.bincount(drawn, minlength=23)[19:] / 2000
+    assert np.abs(share - [0.1, 0.2, 0.3, 0.4]).max() < 0.04
+    assert sorted(sampler.draw(4, set(range(19)), rng)) == [19, 20, 21, 22]
+
+
 def test_a_user_who_knows_nearly_everything_is_one_sentence():
     sampler = lists.NegativeSampler(np.ones(5))
     assert sampler.draw(3, {0, 1, 2}, np.random.default_rng(0)) is None

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from dpo4rec_utils import cli
 from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data import reading
+from dpo4rec_utils.data.cohort import build_cohort
 from dpo4rec_utils.data.core import core_rows, hashed_ids
+from dpo4rec_utils.data.lists import Draw, build_lists
 from dpo4rec_utils.data.own import load_own
 from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.files import StudyError
@@ -73,7 +75,8 @@ def test_other_formats_are_the_same_tables(tmp_path, ending):
 def test_recboles_atomic_files_a_folder_and_an_archive(tmp_path, monkeypatch):
     types = {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float"}
     inter = INTERACTIONS.rename(columns=types | {"timestamp": "timestamp:float"})
-    items = ITEMS.rename(columns={"item_id": "item_id:token", "title": "title:token_seq", "year": "year:token"})
+    items = ITEMS.assign(brand=["Acme Sons Co"] * 15 + [""] * 15)  # RecBole separates by spaces
+    items = items.rename(columns={"item_id": "item_id:token", "title": "title:token_seq", "year": "year:token"})
     inter.to_csv(tmp_path / "mine.inter", sep="\t", index=False)
     items.rename(columns={"brand": "brand:token_seq"}).to_csv(tmp_path / "mine.item", sep="\t", index=False)
     atomic = {"interactions": str(tmp_path / "mine.inter"), "items": str(tmp_path / "mine.item")}
@@ -162,11 +165,16 @@ def test_a_core_is_read_as_a_stream_and_its_items_alone_are_listed(tmp_path, mon
 def test_users_with_few_are_left_out_and_long_ones_are_cut_in_order(tmp_path):
     few = pd.DataFrame([("few", f"i{i}", 5, 100 - i) for i in range(5)], columns=INTERACTIONS.columns)
     written(tmp_path, pd.concat([INTERACTIONS, few]))
-    dataset = load_own(config(tmp_path, min_interactions=6, first_interactions=10), 0)
-    assert dataset.dropped == {"of users with fewer than 6": 5, "after a user's first 10": 100}
-    assert dataset.interactions.query("user_id == 'u0'").timestamp.tolist() == list(range(100, 110))
-    first = load_own(config(tmp_path, first_interactions=3), 0).interactions.query("user_id == 'few'")
-    assert sorted(first.item_id) == ["i2", "i3", "i4"], "the earliest in time, not in the file"
+    assert load_own(config(tmp_path, min_interactions=6), 0).dropped == {"of users with fewer than 6": 5}
+    short = config(tmp_path, first_interactions=11)
+    dataset = load_own(short, 0)
+    cohort = build_cohort(dataset, short, 1)
+    user = cohort.users.tolist().index("u0")
+    rows = pd.concat([cohort.history[user], cohort.future[user]])
+    assert rows.timestamp.tolist() == list(range(100, 111)) and len(cohort.met[user]) == 14
+    lists = build_lists(dataset, cohort, short.changed(negatives_per_list=12), Draw("uniform", 1))
+    mine = lists.user == user
+    assert not set(lists.items[mine][~lists.observed[mine]]) & set(cohort.met[user]), "met later is no negative"
     with pytest.raises(StudyError, match="no user has data.min_interactions = 99"):
         load_own(config(tmp_path, min_interactions=99), 0)
 
@@ -195,8 +203,8 @@ def test_an_address_is_read_from_the_folder_of_assets_by_its_name(tmp_path, monk
     }
     same(load_own(config(tmp_path, **addresses), 0))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(StudyError, match="else.csv could not be downloaded from nowhere://else.csv .* connect"):
-        load_own(config(tmp_path, interactions="nowhere://else.csv"), 0)
+    with pytest.raises(StudyError, match="else.csv could not be downloaded from nowhere://example/else.csv .* connect"):
+        load_own(config(tmp_path, interactions="nowhere://example/else.csv"), 0)
     assert not list(tmp_path.rglob("else.csv*"))
 
 
@@ -224,7 +232,48 @@ def test_amazon_reviews_of_both_years_as_they_are_published(tmp_path, monkeypatc
     assert found.interactions.query("user_id == 'u0' and item_id == 'i0'").rating.item() == 2, "the last review counts"
     older = load_own(load_config("amazon-2018").data.changed(min_interactions=14, first_interactions=12), 0)
     assert older.items.title.iloc[0] == "Mario & Luigi" and set(older.interactions.rating) == {1.0}
-    assert older.dropped == {"outside the core": 1, "repeated": 1, "after a user's first 12": 50}
+    assert older.dropped == {"outside the core": 1, "repeated": 1}
+
+
+def test_parquet_keeps_lists_and_whole_numbers_beside_missing_ones(tmp_path):
+    numbers = INTERACTIONS.assign(user_id=INTERACTIONS.user_id.str[1:].astype("Int64"))
+    numbers.loc[3, "user_id"] = None
+    numbers.to_parquet(tmp_path / "inter.parquet")
+    ITEMS.assign(brand=[["Acme", "Sons"]] * 30).to_parquet(tmp_path / "items.parquet")
+    given = {part: str(tmp_path / f"{name}.parquet") for part, name in (("interactions", "inter"), ("items", "items"))}
+    found = load_own(config(tmp_path, **given), 0)
+    assert set(found.interactions.user_id) == {str(i) for i in range(25)} and found.dropped == {"malformed": 1}
+    assert found.items.brand[0] == ("Acme", "Sons")
+
+
+def test_rows_that_cannot_be_used_are_counted_before_anything_else(tmp_path):
+    worse = INTERACTIONS[:3].assign(rating="bad", timestamp=999)
+    written(tmp_path, pd.concat([INTERACTIONS, worse]))
+    found = load_own(config(tmp_path, duplicates="last"), 0)
+    assert found.dropped == {"malformed": 3} and len(found.interactions) == 350, "a bad repeat replaces no good row"
+    written(tmp_path, spoilt(INTERACTIONS, user_id=[None] * 175 + list(INTERACTIONS.user_id[175:])))
+    with pytest.raises(StudyError, match="175 of 350 interactions are malformed, the first in row 1"):
+        load_own(config(tmp_path, duplicates="first", min_interactions=5), 0)
+
+
+def test_a_core_is_of_listed_items_alone(tmp_path):
+    written(tmp_path, items=ITEMS[:20])
+    found = load_own(config(tmp_path, core={"users": 9, "items": 2}), 0)
+    assert found.interactions.user_id.value_counts().min() >= 9 and found.interactions.item_id.value_counts().min() >= 2
+    assert found.dropped["of unlisted items"] == (~INTERACTIONS.item_id.isin(ITEMS.item_id[:20])).sum()
+
+
+@pytest.mark.parametrize("year", ["1999.0", "1999-05-01", " 1999"])
+def test_a_year_is_read_from_a_number_or_a_date(tmp_path, year):
+    items = ITEMS.assign(year=year, title=["Foo (１９９９)"] + ["Bar (1999)"] * 29)
+    found = load_own(config(written(tmp_path, items=items)), 0).items
+    assert set(found.year) == {1999} and found.title.tolist()[:2] == ["Foo (１９９９)", "Bar"]
+
+
+@pytest.mark.parametrize("options", [{"encoding": "utf-9"}, {"separator": "(("}])
+def test_a_way_to_read_that_is_none_is_one_sentence(tmp_path, options):
+    with pytest.raises(StudyError, match="items.csv is malformed"):
+        load_own(config(written(tmp_path), **options), 0)
 
 
 def test_an_order_is_given_or_seeded_and_said(tmp_path):
@@ -317,6 +366,13 @@ BAD_TABLES = {
     ),
     "UTF-16": ("user_id,item_id\n1,2\n".encode("utf-16"), ITEMS, "inter.csv is not UTF-8"),
     "binary": (bytes(range(128, 256)) * 9, ITEMS, "inter.csv is not UTF-8"),
+    "more cells than columns": (
+        "user_id,item_id,rating,timestamp\n7,u1,i1,5,9\n",
+        ITEMS,
+        "inter.csv is malformed: .*header",
+    ),
+    "all titles are missing": (INTERACTIONS, spoilt(ITEMS, title=None), "30 of 30 items lack an id or a title"),
+    "half of the items unlisted": (INTERACTIONS, ITEMS[:10], "of the 350 interactions is with a listed item"),
     "another separator": (INTERACTIONS.to_csv(index=False, sep=";"), ITEMS, "'user_id' for user"),
 }
 
@@ -343,6 +399,8 @@ BAD_FILES = {
     "a cut parquet": (b"PAR1" + bytes(99), "inter.parquet", "inter.parquet is malformed"),
     "JSON that is none": (b"{user_id: 1}\n", "inter.jsonl", "inter.jsonl is malformed"),
     "a cut JSON": (b'{"user_id": "1"}\n{"user_', "inter.jsonl", "inter.jsonl is malformed"),
+    "two columns of one name": (b"user_id:token\tuser_id:float\n1\t2\n", "x.inter", "x.inter has two columns user_id"),
+    "deep JSON": (b'{"user_id": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "inter.jsonl", "inter.jsonl is malformed"),
     "JSON in one list": (
         b'[{"user_id": "1"}, {"user_id": "2"}]',
         "inter.json",
@@ -378,6 +436,7 @@ def test_a_bad_archive_is_one_sentence(tmp_path, case):
     if content in ("whole", "cut"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("inter.csv", INTERACTIONS.to_csv(index=False))
+            archive.writestr("items.csv", ITEMS.to_csv(index=False))
         path.write_bytes(cut(path.read_bytes()) if content == "cut" else path.read_bytes())
     elif content:
         path.write_bytes(content)
@@ -409,6 +468,8 @@ BAD_SETTINGS = {
     "data.core.users=0": "data.core.users = 0 is out of range; allowed: int from 1 to 10000",
     "data.core.k=5": "Unknown key data.core.k = 5; allowed here: users, items",
     "data.core=5": "data.core = 5: a mapping is expected; keys: users, items",
+    "data.interactions=mine.csv": "data.interactions is of own tables and data.name = 'ml-100k' is a built-in data set",
+    "data.columns.attributes={title: brand}": "data.columns.attributes names 'title', which is no attribute",
     "data.min_interactions=many": "data.min_interactions = 'many' has the wrong type; allowed: int from 1 to 10000, or null",
     "data.broken_title='['": "data.broken_title = .* is no regular expression",
     "data.dislike_threshold=4": "data.dislike_threshold = 4.* must be below",

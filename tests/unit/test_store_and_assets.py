@@ -1,7 +1,9 @@
 """Artefacts are whole or absent and never reused for another input, code or library; bad assets and data are one sentence."""
 
+import http.server
 import os
 import re
+import threading
 import zipfile
 
 import numpy as np
@@ -310,6 +312,36 @@ def test_a_small_file_by_hand(tmp_path):
 def test_malformed_rows_are_one_sentence(tmp_path, changed, words):
     with pytest.raises(StudyError, match=words):
         movielens.load_ml_100k(atomic(tmp_path, **changed))
+
+
+class Cut(http.server.BaseHTTPRequestHandler):
+    """Announces more than it sends under /cut.csv, sends all under another name."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "99" if "cut" in self.path else "5")
+        self.end_headers()
+        self.wfile.write(b"a,b,c")
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_cut_download_is_not_kept_and_addresses_of_one_name_are_two(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(assets.VARIABLE, raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Cut) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(StudyError, match="cut.csv could not be downloaded"):
+            assets.archive(f"{home}/cut.csv")
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        one, other = (assets.archive(f"{home}/{folder}/data.csv?x=1") for folder in ("a", "b"))
+        assert one != other and one.read_bytes() == other.read_bytes() == b"a,b,c" and one.name == "data.csv"
+        with pytest.raises(StudyError, match="names no file"):
+            assets.archive(f"{home}/folder/")
+        server.shutdown()
+    assert assets.archive(f"{home}/a/data.csv?x=1") == one, "kept"
 
 
 def test_a_broken_archive_is_one_sentence(tmp_path):
