@@ -1,4 +1,4 @@
-"""Ratios, each measured side by side in one run: `make bench` (about 8 minutes on 2 CPU cores).
+"""Ratios, each measured side by side in one run: `make bench` (about 15 minutes on 2 CPU cores).
 
 1. Sampling: tokens a second, OpenVINO GenAI and our batches with transformers, each against transformers' `generate` with one
    prompt a call; eight samples a prompt.

@@ -38,9 +38,8 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     results, began, rows = project_root() / "results" / config.profile, time.time(), []
     print(f"== results go to results/{config.profile}", flush=True)
     if not only:
-        with ProcessPoolExecutor(
-            1, mp_context=get_context("spawn")
-        ) as apart:  # its memory goes back before the run begins
+        # In a process of its own, whose memory goes back before the run begins.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
             print("\n".join(apart.submit(_cost, config).result()), flush=True)
     for path in notebook_paths(only):
         print(f"== {path.stem}", flush=True)

@@ -15,7 +15,7 @@ from dpo4rec_utils import assets
 from dpo4rec_utils.assets import VARIABLE, local_folder
 from dpo4rec_utils.config import ColumnsConfig, DataConfig
 from dpo4rec_utils.data.core import core_rows, hashed_ids, hashes
-from dpo4rec_utils.data.dataset import MOST_BAD_ROWS, UNLISTED, Dataset, usable, validated
+from dpo4rec_utils.data.dataset import LEAST_LISTED, MOST_BAD_ROWS, UNLISTED, Dataset, usable, validated
 from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
@@ -67,7 +67,11 @@ def _listed(config: DataConfig, items: pd.Series) -> tuple[pd.DataFrame, dict[st
     """The interactions as text, without those of unlisted items, and how many these were; where most are, all of them."""
     table, listed = pd.concat(_parts(config, "interactions"), ignore_index=True), set(items)
     known = table.item.isna() | table.item.isin(listed)
-    return (table[known].reset_index(drop=True), {UNLISTED: int((~known).sum())}) if known.mean() > 0.5 else (table, {})
+    return (
+        (table[known].reset_index(drop=True), {UNLISTED: int((~known).sum())})
+        if known.mean() >= LEAST_LISTED
+        else (table, {})
+    )
 
 
 def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -49,7 +49,9 @@ def learnt(records: Records) -> str:
     found = [value for value in map(accuracy_on_new_pairs, logs) if value == value]
     if not found:
         return "-"
-    return f"on pairs not yet trained on, rounds are right for {min(found):.0%} to {max(found):.0%} (chance: 50 %)"
+    least, most = f"{min(found):.0%}", f"{max(found):.0%}"
+    share = least if least == most else f"{least} to {most}"
+    return f"on pairs not yet trained on, rounds are right for {share} (chance: 50 %)"
 
 
 def seen_on(records: Records) -> str:

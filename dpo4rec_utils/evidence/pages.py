@@ -175,14 +175,16 @@ def _head(path: Path) -> tuple[str, str]:
 
 
 def effects_block(results: Path) -> str:
-    """The last round against every baseline, a table a profile that has a main table."""
+    """The last round against every baseline, a table a profile that has a main table; above it, whether the loop learnt."""
     parts = []
     for name in committed(results):
         records = read_records(results / name)
         if not any(record.startswith("own-") for record in records.listed):
             continue
-        short = "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
-        parts.append(f"### `{name}`\n\n{answer(records)['Seen on']}.{short}\n\n{effect_table(records)}")
+        found = answer(records)
+        told = f" {found['Learnt'][0].upper()}{found['Learnt'][1:]}."
+        told += "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
+        parts.append(f"### `{name}`\n\n{found['Seen on']}.{told}\n\n{effect_table(records)}")
     return "\n\n".join(parts)
 
 
