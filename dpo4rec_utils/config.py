@@ -5,7 +5,7 @@
 
 import re
 import typing
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -180,11 +180,30 @@ class DataConfig(Section):
         return self
 
 
+class ServerConfig(Section):
+    """A server with an OpenAI-compatible `/v1/completions` (vLLM, SGLang, llama.cpp, transformers serve)."""
+
+    url: str = Field(pattern=r"^https?://", description="up to and with /v1")
+    names: dict[str, str] = Field({}, description="policy -> the name that the server knows it by; zero_shot: the base")
+    extra: dict[str, Any] = Field(
+        {}, description="more fields of a request, such as top_k: -1 where the server cuts by itself"
+    )
+    listed: bool = Field(
+        True, description="false: the server loads what is asked for and lists nothing (transformers serve)"
+    )
+    concurrency: int = Field(16, ge=1, le=1024, description="requests at a time")
+    retries: int = Field(4, ge=0, le=20, description="of a request, each after twice the wait")
+    timeout: float = Field(300.0, ge=1, le=3600, description="seconds for an answer")
+
+
 class LLMConfig(Section):
     """The language model and how it is sampled."""
 
-    model: str = Field("embedded", description="'embedded' (SmolLM2-135M-Instruct), a local folder or a Hub id")
-    engine: Literal["openvino", "transformers"] = "openvino"
+    model: str = Field(
+        "embedded", description="'embedded' (SmolLM2-135M-Instruct), 'gemma-3-270m', a local folder or a Hub id"
+    )
+    engine: Literal["openvino", "transformers", "server"] = "openvino"
+    server: ServerConfig | None = Field(None, description="where engine: server finds the policies")
     prompt: str = Field("counts", description="a user template of the domain: counts or titles, or one of your own")
     title_tokens: int = Field(24, ge=3, le=256, description="tokens of a title in a prompt; whole words are left out")
     train_samples: int = Field(8, ge=2, le=64, description="texts of a user whose texts become pairs (N of the paper)")
@@ -193,6 +212,12 @@ class LLMConfig(Section):
     temperature: float = Field(0.9, ge=0.05, le=2.0)
     top_p: float = Field(0.95, ge=0.05, le=1.0)
     shard_users: int = Field(96, ge=1, le=10000, description="users a shard: what an interruption can lose")
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self):
+        if (self.engine == "server") != (self.server is not None):
+            raise ValueError("llm.server goes with llm.engine = 'server'; give both or none.")
+        return self
 
     @model_validator(mode="after")
     def _evaluated_texts(self):
@@ -206,9 +231,11 @@ class LLMConfig(Section):
 class EncoderConfig(Section):
     """The sentence encoder."""
 
-    model: str = Field("embedded", description="'embedded' (all-MiniLM-L6-v2), a local folder or a Hub id")
-    pooling: Literal["mean", "cls"] = "mean"
-    batch_size: int = Field(64, ge=1, le=4096)
+    model: str = Field(
+        "embedded", description="'embedded' (all-MiniLM-L6-v2), a sentence-transformers folder or Hub id"
+    )
+    prompt: str | None = Field(None, description="the name of one of the model's prompts; null: the model's default")
+    batch_size: int = Field(16, ge=1, le=4096)
     max_tokens: int = Field(96, ge=8, le=512)
 
 
@@ -285,6 +312,19 @@ TRAINING_SETTINGS = {
 }
 
 
+class DeviceConfig(Section):
+    """Where and how models compute; a GPU is used where there is one."""
+
+    sampling: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="weights that engine: transformers samples with; auto: bfloat16 where it is faster"
+    )
+    training: Literal["float32", "bfloat16"] = Field(
+        "float32", description="the LLM's weights in training; the adapter's are float32"
+    )
+    gradient_checkpointing: bool = Field(False, description="a third slower, for models that would not fit")
+    micro_prompts: int = Field(2, ge=1, le=64, description="prompts of a training pass, with all their completions")
+
+
 class EvaluationConfig(Section):
     """The main table."""
 
@@ -318,6 +358,7 @@ class Config(Section):
     reranker: RerankerConfig = RerankerConfig()
     reward: RewardConfig = RewardConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    device: DeviceConfig = DeviceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from dpo4rec_utils.assets import ASSETS, fetch
+from dpo4rec_utils.assets import ASSETS, DEFAULTS, fetch
 from dpo4rec_utils.execute import KERNEL
 from dpo4rec_utils.files import StudyError, project_root
 
@@ -19,11 +19,11 @@ DISK_GIB, MEMORY_GIB = 5, 8
 def checks() -> Iterator[tuple[bool, str, str]]:
     """(passed, what, detail) of every check."""
     yield from _packages()
-    for name, asset in ASSETS.items():
+    for name in DEFAULTS:
         try:
             yield True, f"asset {name}", str(fetch(name, log=lambda _: None).name)
         except StudyError as error:
-            yield False, f"asset {name} ({asset.requirement})", str(error)
+            yield False, f"asset {name} ({ASSETS[name].requirements})", str(error)
     free = shutil.disk_usage(project_root()).free / 2**30
     yield free >= DISK_GIB, "disk", f"{free:.0f} GiB free, {DISK_GIB} needed"
     memory = psutil.virtual_memory().available / 2**30

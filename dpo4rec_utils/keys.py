@@ -20,7 +20,8 @@ PACKAGE = "dpo4rec_utils"
 # What moves results between stages without changing them, and plain data: settings enter a key by value, assets by hash,
 # arms by the texts that they lead to.
 INFRASTRUCTURE = frozenset(
-    f"{PACKAGE}{name}" for name in ("", ".store", ".files", ".keys", ".assets", ".config", ".settings", ".arms")
+    f"{PACKAGE}{name}"
+    for name in ("", ".store", ".files", ".keys", ".assets", ".config", ".settings", ".arms", ".device")
 )
 # Import name -> the distributions whose versions decide its numbers.
 LIBRARIES = {
@@ -30,6 +31,7 @@ LIBRARIES = {
     "trl": ("trl", "accelerate"),
     "peft": ("peft",),
     "gguf": ("gguf",),
+    "sentence_transformers": ("sentence-transformers",),
     "numpy": ("numpy",),
     "scipy": ("scipy",),
     "pandas": ("pandas",),

@@ -75,7 +75,7 @@ class Study:
     @cached_property
     def aligner(self) -> Aligner:
         """Training of policies."""
-        return Aligner(self.store, self.config.alignment, self.seed)
+        return Aligner(self.store, self.config)
 
     # The loop
 

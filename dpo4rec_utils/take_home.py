@@ -71,7 +71,7 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
     asked = [knowledge.prompt(one, llm.prompt) for one in facts]
     seeds = [derive_seed(config.seed, "sampling", user) for user in histories]
     with tempfile.TemporaryDirectory() as folder:
-        answers = open_sampler(policy, llm, Path(folder)).sample(asked, [llm.evaluation_samples] * len(asked), seeds)
+        answers = open_sampler(policy, config, Path(folder)).sample(asked, [llm.evaluation_samples] * len(asked), seeds)
     rows = [
         (u, s, knowledge.prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)
     ]

@@ -5,10 +5,11 @@ from functools import cached_property
 
 import pandas as pd
 
-from dpo4rec_utils.config import TRAINING_SETTINGS, AlignmentConfig
+from dpo4rec_utils.config import TRAINING_SETTINGS, Config
+from dpo4rec_utils.device import fast_precision
 from dpo4rec_utils.files import require_free_memory
 from dpo4rec_utils.keys import content_key
-from dpo4rec_utils.knowledge.policies import Policy, fast_precision
+from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.seeds import derive_seed
 from dpo4rec_utils.store import Stage, Store
 from dpo4rec_utils.workers import stop_workers
@@ -29,20 +30,20 @@ class Recipe:
 class Aligner:
     """Trains policies with the settings of one configuration, each once."""
 
-    def __init__(self, store: Store, config: AlignmentConfig, seed: int):
-        self.store, self.config, self.seed = store, config, seed
+    def __init__(self, store: Store, config: Config):
+        self.store, self.config, self.device, self.seed = store, config.alignment, config.device, config.seed
 
     @cached_property
     def precision(self) -> str:
         """'bf16' or 'fp32' for alignment."""
         asked = self.config.precision
-        return fast_precision(self.store.runs / "precision.json") if asked == "auto" else asked
+        return fast_precision() if asked == "auto" else asked
 
     def train(self, parent: Policy, table: pd.DataFrame, recipe: Recipe, config=None) -> Policy:
         """`parent` trained on `table`; `config` replaces the settings, for variants."""
         config, precision = config or self.config, self.precision
         seed = derive_seed(self.seed, "align", recipe.name)
-        settings = {"precision": precision}
+        settings = {"precision": precision, "weights": self.device.training}
         settings |= {field: getattr(config, field) for field in TRAINING_SETTINGS[recipe.method]}
 
         def build(folder):
@@ -51,7 +52,7 @@ class Aligner:
 
             stop_workers()
             require_free_memory(3)
-            run = trainers.Run(folder, config, seed, precision)
+            run = trainers.Run(folder, config, seed, precision, self.device)
             log = getattr(trainers, recipe.method)(parent, table, run)
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
             return {"examples": len(table), "log": [{k: row[k] for k in LOGGED if k in row} for row in log]}

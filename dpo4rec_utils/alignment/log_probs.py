@@ -5,7 +5,8 @@ import torch
 
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
 from dpo4rec_utils.keys import content_key
-from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.policies import Policy, load_model
 from dpo4rec_utils.store import Stage
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset as TableDataset
 from datasets import disable_progress_bars
 from peft import LoraConfig
@@ -27,12 +26,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
-from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.config import AlignmentConfig, DeviceConfig
+from dpo4rec_utils.device import DTYPES, the_device
 from dpo4rec_utils.files import StudyError
-from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer, token_ids
-
-# Distinct prompts of a forward pass, which decide its memory; gradients are accumulated to the batch size.
-MICRO_PROMPTS = 2
+from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids, turn_end
+from dpo4rec_utils.knowledge.policies import Policy, load_model
 
 disable_progress_bars()
 
@@ -100,20 +98,28 @@ class PlainProgress(TrainerCallback):
         self.bar.close()
 
 
-def micro_batch(prompts: pd.Series, batch_size: int) -> int:
-    """Rows of a forward pass: 1, 2 or 4, about `MICRO_PROMPTS` prompts with all their rows; it divides `batch_size`."""
-    rows = MICRO_PROMPTS * max(1, len(prompts) // prompts.nunique())
-    return math.gcd(batch_size, 4 if rows >= 4 else 2)
+def micro_batch(prompts: pd.Series, batch_size: int, at_once: int = 2) -> int:
+    """Rows of a forward pass, a power of two that divides `batch_size`: about `at_once` prompts with all their rows.
+
+    At most two rows a prompt are counted: a pass is no larger where a user has many pairs. Gradients are accumulated to the
+    batch size.
+    """
+    rows = at_once * min(2, max(1, len(prompts) // prompts.nunique()))
+    return math.gcd(batch_size, 2 ** int(math.log2(rows)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: where it writes, its settings, its seed and 'fp32' or 'bf16'. The adapter is left in `folder/adapter`."""
+    """One training: where it writes, its settings, its seed, 'fp32' or 'bf16' arithmetic, and how it computes.
+
+    The adapter is left in `folder/adapter`.
+    """
 
     folder: Path
     config: AlignmentConfig
     seed: int
     precision: str
+    device: DeviceConfig = DeviceConfig()
 
     @property
     def title(self) -> str:
@@ -121,12 +127,16 @@ class Run:
         return self.folder.name.rsplit("-", 1)[0]
 
 
+def _model(policy: Policy, run: Run):
+    return load_model(policy, DTYPES[run.device.training])
+
+
 def _arguments(kind, run: Run, prompts: pd.Series, **extra):
     config, rows = run.config, len(prompts)
-    micro = micro_batch(prompts, config.batch_size)
+    micro = micro_batch(prompts, config.batch_size, run.device.micro_prompts)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     given = {
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": the_device() == "cpu",
         "output_dir": str(run.folder / "checkpoints"),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": config.batch_size // micro,
@@ -135,7 +145,7 @@ def _arguments(kind, run: Run, prompts: pd.Series, **extra):
         "lr_scheduler_type": "linear",
         "warmup_steps": max(1, round(0.1 * config.epochs * rows / config.batch_size)),
         "bf16": run.precision == "bf16",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": run.device.gradient_checkpointing,
         "logging_steps": 1,
         "logging_first_step": True,
         "save_strategy": "steps",
@@ -187,27 +197,27 @@ def _train(trainer, run: Run) -> list[dict]:
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def pair_rows(tokenizer, pairs: pd.DataFrame) -> TableDataset:
+def pair_rows(model: str, pairs: pd.DataFrame) -> TableDataset:
     """(prompt, chosen, rejected) as `prompt_ids`, `chosen_ids`, `rejected_ids`, a completion with its end."""
     rows = [
-        {"prompt_ids": token_ids(tokenizer, row.prompt)}
-        | {f"{side}_ids": _ended(tokenizer, getattr(row, side)) for side in ("chosen", "rejected")}
+        {"prompt_ids": token_ids(load_tokenizer(model), row.prompt)}
+        | {f"{side}_ids": _ended(model, getattr(row, side)) for side in ("chosen", "rejected")}
         for row in pairs.itertuples()
     ]
     return TableDataset.from_list(rows)
 
 
-def example_rows(tokenizer, examples: pd.DataFrame) -> TableDataset:
+def example_rows(model: str, examples: pd.DataFrame) -> TableDataset:
     """(prompt, completion) as `input_ids` and `labels`, -100 on the prompt."""
     rows = []
     for prompt, completion in zip(examples.prompt, examples.completion, strict=True):
-        head, tail = token_ids(tokenizer, prompt), _ended(tokenizer, completion)
+        head, tail = token_ids(load_tokenizer(model), prompt), _ended(model, completion)
         rows.append({"input_ids": head + tail, "labels": [-100] * len(head) + tail})
     return TableDataset.from_list(rows)
 
 
-def _ended(tokenizer, completion: str) -> list[int]:
-    return [*token_ids(tokenizer, completion), tokenizer.eos_token_id]
+def _ended(model: str, completion: str) -> list[int]:
+    return [*token_ids(load_tokenizer(model), completion), turn_end(model)]
 
 
 def warm_start(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
@@ -228,9 +238,9 @@ def warm_start(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
         packing=False,
     )
     trainer = (PrefixSharedSFTTrainer if run.config.implementation == "prefix_shared" else SFTTrainer)(
-        load_model(policy),
+        _model(policy, run),
         args=arguments,
-        train_dataset=example_rows(tokenizer, examples),
+        train_dataset=example_rows(policy.model, examples),
         processing_class=tokenizer,
         peft_config=_lora(run.config),
     )
@@ -258,9 +268,9 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
     )
     tokenizer = load_tokenizer(policy.model)
     return (PrefixSharedDPOTrainer if shared else StockDPOTrainer)(
-        load_model(policy),
+        _model(policy, run),
         args=arguments,
-        train_dataset=pair_rows(tokenizer, pairs),
+        train_dataset=pair_rows(policy.model, pairs),
         processing_class=tokenizer,
         peft_config=_lora(run.config),
     )
@@ -300,9 +310,9 @@ def grpo(policy: Policy, groups: pd.DataFrame, run: Run) -> list[dict]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*rollout_func.*")
         trainer = GRPOTrainer(
-            load_model(policy),
+            _model(policy, run),
             reward_funcs=_stored_reward,
-            rollout_func=functools.partial(_stored_texts, groups.set_index("prompt")),
+            rollout_func=functools.partial(_stored_texts, policy.model, groups.set_index("prompt")),
             args=arguments,
             train_dataset=TableDataset.from_pandas(groups[["prompt"]], preserve_index=False),
             processing_class=load_tokenizer(policy.model),
@@ -311,15 +321,15 @@ def grpo(policy: Policy, groups: pd.DataFrame, run: Run) -> list[dict]:
     return _train(trainer, run)
 
 
-def _stored_texts(groups: pd.DataFrame, prompts: list[str], trainer) -> dict:
+def _stored_texts(model: str, groups: pd.DataFrame, prompts: list[str], trainer) -> dict:
     """trl's `rollout_func`: a prompt stands in `prompts` once for each of its texts."""
-    tokenizer, turn = trainer.processing_class, Counter()
+    tokenizer, turn = load_tokenizer(model), Counter()
     out = {"prompt_ids": [], "completion_ids": [], "logprobs": None, "reward": []}
     for prompt in prompts:
         row, number = groups.loc[prompt], turn[prompt]
         turn[prompt] += 1
         out["prompt_ids"].append(token_ids(tokenizer, prompt))
-        out["completion_ids"].append(_ended(tokenizer, row.texts[number]))
+        out["completion_ids"].append(_ended(model, row.texts[number]))
         out["reward"].append(row.rewards[number])
     return out
 

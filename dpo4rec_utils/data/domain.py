@@ -40,7 +40,7 @@ class Domain(_Part):
     """The words of one kind of catalogue.
 
     attribute: the item attribute whose values are counted as liked and disliked, or null. system: the system turn, or null
-    for the chat template's own. user: question and prefix by name. profile: phrasings of a templated profile, which continue
+    for the chat template's own. completion: the prompt of an LLM without a chat template; the prefix follows on a line of its own. user: question and prefix by name. profile: phrasings of a templated profile, which continue
     the prefix. Templates of users know `titles`, `liked` and `disliked` (name and count each), `decades`; those of profiles
     `titles`, `values`, `decades`, `avoided` (names); those of items `title`, `year` and every attribute (a list). An absent
     fact is an empty list, or None.
@@ -48,6 +48,7 @@ class Domain(_Part):
 
     attribute: str | None = None
     system: str | None = None
+    completion: str = "{% if system %}{{ system }}\n\n{% endif %}{{ question }}"
     user: dict[str, UserWords] = Field(min_length=1)
     item: ItemWords
     profile: list[str] = Field(min_length=1)
@@ -69,7 +70,12 @@ def load_domain(name: str) -> Domain:
             error.errors(), key=lambda found: found["type"] != "extra_forbidden"
         )  # a misspelt key explains most
         raise StudyError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
-    for template in (*(words.question for words in domain.user.values()), *domain.profile, *vars(domain.item).values()):
+    for template in (
+        *(words.question for words in domain.user.values()),
+        *domain.profile,
+        domain.completion,
+        *vars(domain.item).values(),
+    ):
         try:
             _compiled(template)
         except StudyError as error:

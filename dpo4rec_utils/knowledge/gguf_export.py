@@ -13,8 +13,11 @@ from gguf import GGMLQuantizationType, quants
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.files import StudyError, atomic_path, file_sha256, read_json, write_json
-from dpo4rec_utils.knowledge.policies import Policy, gguf_of, load_model
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.knowledge.models import gguf_of, readable
+from dpo4rec_utils.knowledge.policies import Policy, load_model
+
+# The architectures that OpenVINO GenAI reads from GGUF and whose layout is known here.
+ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 
 
 def _gguf_layout(weight: np.ndarray, name: str, heads: int, kv_heads: int) -> np.ndarray:
@@ -32,31 +35,45 @@ def _read_gguf(source: Path) -> dict:
     the tokenizer's hundred thousand strings takes seconds."""
     kept = assets.cache_folder() / f"gguf-{file_sha256(source)[:12]}.json"
     if not kept.exists():
-        reader = gguf.GGUFReader(source)
+        with readable("llm.model", str(source)):
+            reader = gguf.GGUFReader(source)
         fields = [(f.name, f.contents(), f.types[0], f.types[-1]) for f in reader.fields.values()]
         write_json(kept, {"fields": fields, "tensors": [tensor.name for tensor in reader.tensors]})
     return read_json(kept)
+
+
+def gguf_obstacle(model: str) -> str | None:
+    """Why a model's policies cannot be written as GGUF files, in one clause; None where they can."""
+    source = gguf_of(model)
+    if source is None:
+        return "its base is no GGUF file to take the tokenizer from (llama.cpp's convert_hf_to_gguf.py reads the merged folder)"
+    architecture = _architecture(source)
+    if architecture not in ARCHITECTURES:
+        return f"its architecture, {architecture}, is not among {', '.join(ARCHITECTURES)} (llama.cpp's convert_hf_to_gguf.py reads the merged folder)"
+    return None
+
+
+def _architecture(source: Path) -> str | None:
+    return {name: value for name, value, *_ in _read_gguf(source)["fields"]}.get("general.architecture")
 
 
 def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
     """Write the merged policy as GGUF: norms fp32, metadata and tokenizer of the base GGUF.
 
     matrices: 'Q8_0', half as large, for Ollama and llama.cpp; 'F16', which OpenVINO samples from a tenth faster on a CPU
-    (nothing to dequantise) and which is nearer to what DPO trained. Raises `StudyError` if the base has no GGUF file of
-    the llama architecture to take the metadata from.
+    (nothing to dequantise) and which is nearer to what DPO trained. Raises `StudyError` where `gguf_obstacle` names one.
     """
-    source = gguf_of(policy.model)
-    found = _read_gguf(source) if source else {"fields": []}
-    architecture = {name: value for name, value, *_ in found["fields"]}.get("general.architecture")
-    if architecture != "llama":
+    obstacle = gguf_obstacle(policy.model)
+    if obstacle:
         raise StudyError(
-            f"llm.engine = 'openvino' needs a folder with a GGUF file of the llama architecture; {policy.model!r} has "
-            f"{architecture or 'none'}. Set llm.engine: transformers."
+            f"llm.model = {policy.model!r} cannot be written as GGUF: {obstacle}. Set llm.engine: transformers."
         )
+    source = gguf_of(policy.model)
+    found, architecture = _read_gguf(source), _architecture(source)
     model = load_model(policy)
     weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
-    by_name = {names.get_name(name, try_suffixes=(".weight",)): w for name, w in weights.items()}
+    names = gguf.get_tensor_name_map(ARCHITECTURES[architecture], model.config.num_hidden_layers)
+    by_name = {names.get_name(name, try_suffixes=(".weight", ".bias")): w for name, w in weights.items()}
     with atomic_path(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
         for name, value, kind, inner in found["fields"]:
@@ -67,7 +84,9 @@ def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{matrices}"])
         for name in found["tensors"]:
             config = model.config
-            weight = _gguf_layout(by_name[name], name, config.num_attention_heads, config.num_key_value_heads)
+            weight = by_name[name]
+            if architecture == "llama":
+                weight = _gguf_layout(weight, name, config.num_attention_heads, config.num_key_value_heads)
             kind = GGMLQuantizationType.F32 if weight.ndim == 1 else GGMLQuantizationType[matrices]
             writer.add_tensor(name, quants.quantize(weight, kind), raw_dtype=kind)
         writer.write_header_to_file()
@@ -75,14 +94,3 @@ def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
         writer.write_tensors_to_file()
         writer.close()
     return path
-
-
-def export_stage(policy: Policy) -> Stage:
-    """A policy as GGUF (Q8_0), for Ollama or llama.cpp; read back as its path."""
-    name = "dpo4rec-q8_0.gguf"
-
-    def build(folder):
-        path = export_gguf(policy, folder / name)
-        return {"mib": round(path.stat().st_size / 2**20, 1)}
-
-    return Stage("export", policy.name, {"policy": policy.key}, build, lambda folder: folder / name)

@@ -19,7 +19,8 @@ from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge import prompts
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
-from dpo4rec_utils.knowledge.policies import Policy, base_policy, load_tokenizer
+from dpo4rec_utils.knowledge.models import load_tokenizer
+from dpo4rec_utils.knowledge.policies import Policy, base_policy
 from dpo4rec_utils.knowledge.prompts import Facts
 from dpo4rec_utils.seeds import derive_seed, generator
 from dpo4rec_utils.store import Store, made_by
@@ -63,7 +64,7 @@ class Knowledge:
     def prompt(self, facts: Facts, name: str) -> str:
         """The full prompt of a user with these facts by user template `name`."""
         words, tokenizer = prompts.user_words(self.domain, name), load_tokenizer(self.config.llm.model)
-        return prompts.render(tokenizer, self.domain.system, render_words(words.question, asdict(facts)), words.prefix)
+        return prompts.render(tokenizer, self.domain, render_words(words.question, asdict(facts)), words.prefix)
 
     def question(self, user: int) -> str:
         """What a user's prompt asks, without chat template and prefix."""
@@ -77,7 +78,7 @@ class Knowledge:
         Of a rewarded policy `pair_users` have `train_samples` texts; everyone else has `evaluation_samples`. Of the policy
         of a variant, validation and test users alone have texts.
         """
-        table = self.store.make(texts_stage(policy.name, policy, self._requests(policy), self.config.llm))
+        table = self.store.make(texts_stage(policy.name, policy, self._requests(policy), self.config))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
 
     def _requests(self, policy: Policy) -> list[Request]:
@@ -114,9 +115,9 @@ class Knowledge:
             question = render_words(
                 words.question, self._counted | prompts.item_words(row, self.data.dataset, self.tidy)
             )
-            prompt = prompts.render(tokenizer, self.domain.system, question, words.prefix)
+            prompt = prompts.render(tokenizer, self.domain, question, words.prefix)
             requests.append(Request(str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
-        table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config.llm))
+        table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config))
         return table.assign(item=table.id.astype(int), text=words.prefix + table.text)[["item", "text"]]
 
     def template_texts(self, count: int, full: bool) -> list[list[str]]:
@@ -133,7 +134,7 @@ class Knowledge:
     def encoder(self) -> TextEncoder:
         """The sentence encoder with its memory on disk, which is of these weights, this code and these libraries."""
         config = self.config.encoder
-        identity = as_dict(config) | {"weights": weights_identity(config.model, "minilm")}
+        identity = as_dict(config) | {"weights": weights_identity(config.model, "encoder")}
         key = content_key(identity | made_by(TextEncoder.__module__))
         return TextEncoder(config, self.store.folder("encoder", "texts", key))
 

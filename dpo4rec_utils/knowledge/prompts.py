@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+from jinja2 import TemplateError
 
 from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data.dataset import Dataset
@@ -143,14 +144,31 @@ def item_words(item: pd.Series, dataset: Dataset, tidy=lambda text: text) -> dic
     return {"title": tidy(plain_title(item.title)), "year": year} | attributes
 
 
-def render(tokenizer, system: str | None, question: str, prefix: str) -> str:
-    """The full prompt text: chat template, assistant turn opened, prefix begun.
+def render(tokenizer, domain: Domain, question: str, prefix: str) -> str:
+    """The full prompt text, whatever begins a text included: chat template, assistant turn opened, prefix begun.
 
-    `system`, where it is not None, replaces what the chat template says by itself about the assistant.
+    A system turn of the domain replaces what the template says by itself about the assistant. Without a chat template it is
+    the domain's completion prompt. Raises `StudyError` for a template that refuses the domain's turns.
     """
-    turns = [] if system is None else [{"role": "system", "content": system}]
-    turns.append({"role": "user", "content": question})
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + prefix
+    if not tokenizer.chat_template:
+        begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+        words = {"system": domain.system or "", "question": question}
+        return (tokenizer.bos_token if begins else "") + render_words(domain.completion, words) + "\n" + prefix
+    turns = [{"role": "user", "content": question}]
+    system = [] if domain.system is None else [{"role": "system", "content": domain.system}]
+    try:
+        return _chat(tokenizer, system + turns) + prefix
+    except TemplateError as error:
+        if domain.system:
+            raise StudyError(
+                f"The LLM's chat template refuses a system turn ({error}); put the domain's system words into its questions "
+                "and set system: null."
+            ) from None
+        return _chat(tokenizer, turns) + prefix  # an empty system turn only silences the template's own
+
+
+def _chat(tokenizer, turns: list[dict]) -> str:
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, full: bool = False) -> str:

@@ -1,20 +1,15 @@
 """Prefix sharing against stock trl: the same loss and LoRA gradients, on a tiny model and on one SmolLM2 batch."""
 
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from dpo4rec_utils.alignment import packing, trainers
 from dpo4rec_utils.alignment.trainers import Run
 from dpo4rec_utils.config import LOSSES, AlignmentConfig
-from dpo4rec_utils.knowledge.policies import Policy, dense_folder, load_tokenizer
-from dpo4rec_utils.knowledge.prompts import render
+from dpo4rec_utils.knowledge.models import load_tokenizer
+from dpo4rec_utils.knowledge.policies import Policy
 
 PROMPTS = ["Movies liked: Heat.\nThis viewer enjoys", "Movies liked: Alien; Aliens; The Thing.\nThis viewer enjoys"]
 PAIRS = pd.DataFrame(
@@ -108,49 +103,6 @@ def test_one_smollm2_batch(tmp_path):
     ours = loss_and_gradients(tmp_path / "a", "prefix_shared")
     stock = loss_and_gradients(tmp_path / "b", "stock")
     assert_equal(ours, stock)
-
-
-def test_tokens_are_those_of_stock_trl():
-    """trl's own rows of the same strings, for a tokenizer that begins no text with a token of its own."""
-    tokenizer, kept = load_tokenizer("embedded"), {}
-    for kind, trainer, table in (
-        ("dpo", DPOTrainer, PAIRS),
-        ("sft", SFTTrainer, PAIRS.rename(columns={"chosen": "completion"})),
-    ):
-        rows = Dataset.from_pandas(table[[c for c in ("prompt", "chosen", "rejected", "completion") if c in table]])
-        arguments = (DPOConfig if kind == "dpo" else SFTConfig)(output_dir="unused", max_length=None, use_cpu=True)
-        shell = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss=True)
-        extra = () if kind == "dpo" else (False, None)
-        kept[kind] = trainer._prepare_dataset(shell, rows, tokenizer, arguments, *extra, "train")
-    ours = trainers.pair_rows(tokenizer, PAIRS)
-    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
-        assert ours[name][:] == kept["dpo"][name][:]
-    ours = trainers.example_rows(tokenizer, PAIRS.rename(columns={"chosen": "completion"}))
-    for name in ("input_ids", "labels"):
-        assert ours[name][:] == kept["sft"][name][:]
-
-
-def begun_twice(tmp_path):
-    """A tokenizer that begins every text with a token, and a chat template that writes it, too, as Llama 3's."""
-    tokenizer = AutoTokenizer.from_pretrained(dense_folder("embedded"))
-    begin = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    tokenizer.bos_token = "<|endoftext|>"
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", begin)]
-    )
-    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
-    tokenizer.save_pretrained(tmp_path)
-    return AutoTokenizer.from_pretrained(tmp_path), begin
-
-
-def test_a_text_begins_once(tmp_path):
-    tokenizer, begin = begun_twice(tmp_path)
-    prompt = render(tokenizer, "", "Movies liked: Heat.", "This viewer enjoys")
-    table = PAIRS[:1].assign(prompt=prompt)
-    assert tokenizer(prompt).input_ids.count(begin) == 2, "what trl makes of the string"
-    assert trainers.pair_rows(tokenizer, table)[0]["prompt_ids"].count(begin) == 1
-    row = trainers.example_rows(tokenizer, table.rename(columns={"chosen": "completion"}))[0]
-    assert row["input_ids"].count(begin) == 1 and row["input_ids"][-1] == tokenizer.eos_token_id
 
 
 def test_gradients_repeat_bit_by_bit():

@@ -27,17 +27,15 @@ def policy(folder, weights: bytes, settings: bytes = b"{}") -> Policy:
 
 def test_texts_by_policy_prompt_sample_seed_and_decoding(tmp_path):
     one = policy(tmp_path / "a", b"one")
-    key = texts_stage("t", one, REQUESTS, LLMConfig()).key
-    assert key == texts_stage("t", policy(tmp_path / "b", b"one"), REQUESTS, LLMConfig()).key, (
-        "by content, not by place"
-    )
+    key = texts_stage("t", one, REQUESTS, CONFIG).key
+    assert key == texts_stage("t", policy(tmp_path / "b", b"one"), REQUESTS, CONFIG).key, "by content, not by place"
     others = [
-        texts_stage("t", policy(tmp_path / "c", b"two"), REQUESTS, LLMConfig()),
-        texts_stage("t", policy(tmp_path / "d", b"one", b'{"lora_alpha": 9}'), REQUESTS, LLMConfig()),
-        texts_stage("t", Policy("dpo_round_1", "embedded"), REQUESTS, LLMConfig()),
-        *(texts_stage("t", one, [REQUESTS[0]._replace(**change), REQUESTS[1]], LLMConfig()) for change in CHANGES),
-        texts_stage("t", one, REQUESTS[::-1], LLMConfig()),
-        *(texts_stage("t", one, REQUESTS, LLMConfig(**change)) for change in DECODINGS),
+        texts_stage("t", policy(tmp_path / "c", b"two"), REQUESTS, CONFIG),
+        texts_stage("t", policy(tmp_path / "d", b"one", b'{"lora_alpha": 9}'), REQUESTS, CONFIG),
+        texts_stage("t", Policy("dpo_round_1", "embedded"), REQUESTS, CONFIG),
+        *(texts_stage("t", one, [REQUESTS[0]._replace(**change), REQUESTS[1]], CONFIG) for change in CHANGES),
+        texts_stage("t", one, REQUESTS[::-1], CONFIG),
+        *(texts_stage("t", one, REQUESTS, CONFIG.changed(llm=LLMConfig(**change))) for change in DECODINGS),
     ]
     assert len({key, *(stage.key for stage in others)}) == 1 + len(others)
 

