@@ -13,7 +13,7 @@ DATA = {
     "book-crossing": "Book-Crossing",
     "amazon": "Amazon Reviews 2023",
 }
-MODELS = {"embedded": "SmolLM2-135M-Instruct"}
+MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
 
 
 def answer(records: Records, scorer: str = "own") -> dict[str, str]:
