@@ -156,7 +156,9 @@ def environment() -> dict:
         cpu += " with AVX-512" * (" avx512f " in text)  # twice the speed, and other arithmetic
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    return {"date": date, "versions": versions, "commit": _commit(), "device": f"{cpu}, {cores} cores"}
+    torch = sys.modules.get("torch")  # a process that never imported it computed nothing on a GPU
+    gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
+    return {"date": date, "versions": versions, "commit": _commit(), "device": f"{cpu}, {cores} cores{gpu}"}
 
 
 class Store:

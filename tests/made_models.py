@@ -1,7 +1,10 @@
 """Tiny random language models with the habits of real families: how a text begins, how a turn ends, what a template refuses."""
 
+import json
 from pathlib import Path
 
+import gguf
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -11,6 +14,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -88,3 +93,63 @@ def made_model(family: str, folder: Path, seed: int = 0) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def made_gguf(architecture: str, folder: Path) -> str:
+    """A folder with a random Qwen as GGUF, F16, as llama.cpp's converter lays it out; its path as `llm.model` takes it."""
+    tokenizer = made_tokenizer("qwen")
+    torch.manual_seed(0)
+    size = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    if architecture == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**size, head_dim=128))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**size))
+    config, folder = model.config, Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(folder / "model.gguf", architecture)
+    writer.add_context_length(512)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    if architecture == "qwen3":
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(len(tokenizer))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_words(writer, tokenizer)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, architecture.upper()), config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        if name != "lm_head.weight":
+            place = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            writer.add_tensor(place, weight.numpy().astype(np.float16 if weight.ndim == 2 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(folder)
+
+
+def _add_words(writer: gguf.GGUFWriter, tokenizer) -> None:
+    words = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    control = [gguf.TokenType.CONTROL if word in FAMILIES["qwen"][0] else gguf.TokenType.NORMAL for word, _ in words]
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([word for word, _ in words])
+    writer.add_token_types(control)
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    writer.add_pad_token_id(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)

@@ -16,6 +16,7 @@ from dpo4rec_utils.files import MissingRecordError, StudyError, atomic_path, wri
 TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "sanity_rankers": loop_tables.sanity_rankers,
     "knowledge_texts": loop_tables.knowledge_texts,
+    "hostile_title": loop_tables.hostile_title,
     "reward_reliability": loop_tables.reward_reliability,
     "training_summary": loop_tables.training_summary,
     "text_guards": loop_tables.text_guards,

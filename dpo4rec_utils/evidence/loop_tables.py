@@ -24,6 +24,11 @@ def knowledge_texts(records: Records) -> pd.DataFrame:
     return pd.DataFrame([records.metrics("guards", name) for name in ("zero_shot", "template")])
 
 
+def hostile_title(records: Records) -> pd.DataFrame:
+    """What a title with control words does: title, control_tokens of a prompt, tokens a text, mean reward, a_text."""
+    return pd.DataFrame(records.metrics("title", "hostile")["rows"])
+
+
 def reward_reliability(records: Records) -> pd.DataFrame:
     """Split-half reliability of every reward model: reward_model, split, reward, r, gain, users."""
     rows = []

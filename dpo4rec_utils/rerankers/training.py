@@ -23,6 +23,7 @@ from dpo4rec_utils.config import DataConfig, RerankerConfig, as_dict
 from dpo4rec_utils.data.cohort import Cohort
 from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.data.lists import CandidateLists
+from dpo4rec_utils.device import the_device
 from dpo4rec_utils.files import atomic_path
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.metrics import log_likelihood
@@ -78,7 +79,11 @@ def history_table(cohort: Cohort, config: DataConfig, limit: int = 15) -> np.nda
 
 def _model(task: Task):
     tags = torch.from_numpy(np.array(task.tags))
-    return build_reranker(task.backbone, task.config, tags, task.item_text.shape[1])
+    return build_reranker(task.backbone, task.config, tags, task.item_text.shape[1]).to(the_device())
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).to(the_device())
 
 
 def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:
@@ -88,13 +93,16 @@ def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:
 def train_reranker(task: Task) -> Trained:
     """Train one re-ranker: per-candidate cross-entropy, AdamW, one learning-rate cycle, then `calibrate`.
 
-    On one thread, so that results do not depend on how many there are; the caller's number is set again afterwards.
+    On the GPU where there is one, else on one thread, so that results do not depend on how many there are; the caller's
+    number is set again afterwards.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         model, losses = _train(task)
-        return Trained({name: t.numpy() for name, t in model.state_dict().items()}, losses, calibrate(model, task))
+        return Trained(
+            {name: t.cpu().numpy() for name, t in model.state_dict().items()}, losses, calibrate(model, task)
+        )
     finally:
         torch.set_num_threads(threads)
 
@@ -107,14 +115,13 @@ def _train(task: Task):
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, fused=True)
     # Smith and Topin, Super-Convergence, arXiv 1708.07120.
     cycle = OneCycleLR(optimiser, config.learning_rate, max(steps, 2), pct_start=0.15, cycle_momentum=False)
-    item_text = torch.from_numpy(np.array(task.item_text))
-    text = torch.from_numpy(np.array(task.text))
+    item_text, text = _tensor(task.item_text), _tensor(task.text)
     present = [np.flatnonzero(~np.isnan(rows[:, 0])) for rows in np.asarray(task.text)]
     known = text[torch.from_numpy(np.unique(task.train.user))].flatten(0, 1)
     model.standardise("user", known[~known[:, 0].isnan()])
     model.standardise("item", item_text)
-    history = torch.from_numpy(np.array(task.history)) if model.core.uses_history else None
-    items, labels = torch.from_numpy(task.train.items), torch.from_numpy(task.train.labels)
+    history = _tensor(task.history) if model.core.uses_history else None
+    items, labels = _tensor(task.train.items), _tensor(task.train.labels)
     losses = []
     for _ in range(config.epochs):
         order = rng.permutation(len(task.train))
@@ -165,7 +172,7 @@ def score_lists(model, task: Task, lists: CandidateLists, text: np.ndarray | Non
 def score_texts(model, task: Task, lists: CandidateLists, text: np.ndarray, batch: int = 1024) -> np.ndarray:
     """Scores (L, S, C) with each of a user's S texts in turn; NaN where a text is absent."""
     model.eval()
-    item_text = torch.from_numpy(np.array(task.item_text))
+    item_text = _tensor(task.item_text)
     out = np.full((len(lists), text.shape[1], lists.items.shape[1]), np.nan, dtype=np.float32)
     for sample in range(text.shape[1]):
         for start in range(0, len(lists), batch):
@@ -176,9 +183,9 @@ def score_texts(model, task: Task, lists: CandidateLists, text: np.ndarray, batc
             if not there.any():
                 continue
             rows, users, vectors = rows[there], users[there], vectors[there]
-            past = torch.from_numpy(np.array(task.history)[users]) if model.core.uses_history else None
-            logits = model(torch.from_numpy(lists.items[rows]), torch.from_numpy(vectors), item_text, past)
-            out[rows, sample] = logits.numpy()
+            past = _tensor(np.asarray(task.history)[users]) if model.core.uses_history else None
+            logits = model(_tensor(lists.items[rows]), _tensor(vectors), item_text, past)
+            out[rows, sample] = logits.cpu().numpy()
     return out
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -20,8 +20,9 @@ from dpo4rec_utils.data.domain import load_domain
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import exports, models, prompts
 from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.knowledge.gguf_export import gguf_obstacle
 from dpo4rec_utils.knowledge.policies import Policy, load_model
-from tests.made_models import FAMILIES, made_model
+from tests.made_models import FAMILIES, made_gguf, made_model
 
 DOMAIN = load_domain("movies")
 QUESTIONS = [
@@ -171,6 +172,24 @@ def test_weights_of_two_bytes_train_and_sample(model, tmp_path):
     sampler = open_sampler(policy, config, tmp_path)
     assert log and sampler.model.dtype == torch.bfloat16
     assert len(sampler.sample(asked(model), [2, 2], [1, 2])[0]) == 2
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_a_qwen_gguf_with_an_adapter_reaches_openvino(architecture, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = made_gguf(architecture, tmp_path / "model")
+    assert gguf_obstacle(model) is None
+    torch.manual_seed(1)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(models.load_base(model), lora).save_pretrained(tmp_path / "adapter")
+    base, said = Policy("zero_shot", model), {}
+    for policy in (base, base.extended("adapted", tmp_path / "adapter")):
+        for engine in ("transformers", "openvino"):
+            config = study_config(model, engine=engine, temperature=0.05, top_p=0.05, max_new_tokens=4)
+            answers = open_sampler(policy, config, tmp_path).sample(asked(model), [1, 1], [1, 2])
+            said[policy.name, engine] = [row[0].text for row in answers]
+    assert said["zero_shot", "openvino"] == said["zero_shot", "transformers"]
+    assert said["adapted", "openvino"] == said["adapted", "transformers"] != said["zero_shot", "transformers"]
 
 
 # What cannot be used is one sentence with a way out.

@@ -17,8 +17,7 @@ from tests.conftest import made_dataset
 CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, tag_dim=4, epochs=3, batch_size=16)
 
 
-@pytest.fixture(scope="module")
-def task():
+def made_task(backbone="prm") -> training.Task:
     dataset = made_dataset()
     cohort = users.build_cohort(dataset, DataConfig(), 0)
     made = candidate.build_lists(dataset, cohort, DataConfig(), candidate.Draw("popularity", 0))
@@ -28,7 +27,12 @@ def task():
     train, validation = (made.of_users(cohort.of(split)) for split in ("train", "validation"))
     items = rng.normal(size=(len(dataset.items), 12)).astype(np.float32)
     genres, history = tag_matrix(dataset, "genres")[0], training.history_table(cohort, DataConfig(), 6)
-    return training.Task("prm", CONFIG, text, items, genres, history, train, validation, 5)
+    return training.Task(backbone, CONFIG, text, items, genres, history, train, validation, 5)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return made_task()
 
 
 @pytest.mark.parametrize("adapter", ["hea", "moe", "mlp"])
