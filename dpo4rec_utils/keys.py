@@ -21,7 +21,7 @@ PACKAGE = "dpo4rec_utils"
 # arms by the texts that they lead to.
 INFRASTRUCTURE = frozenset(
     f"{PACKAGE}{name}"
-    for name in ("", ".store", ".files", ".keys", ".assets", ".config", ".settings", ".arms", ".device")
+    for name in ("", ".store", ".files", ".keys", ".assets", ".config", ".settings", ".arms", ".device", ".locks")
 )
 # Import name -> the distributions whose versions decide its numbers.
 LIBRARIES = {

@@ -6,7 +6,9 @@ table of single values (`values.parquet`) where a stage leaves one.
 """
 
 import ctypes
+import functools
 import gc
+import math
 import os
 import platform
 import shutil
@@ -26,17 +28,24 @@ import pandas as pd
 import psutil
 
 from dpo4rec_utils.files import (
+    PARTIAL,
     MissingRecordError,
     StudyError,
     UnmadeStageError,
     atomic_path,
+    file_identity,
     file_sha256,
+    profile_of,
     project_root,
     read_json,
     require_free_disk,
+    results_folder,
+    sweep,
+    system_sentence,
     write_json,
 )
 from dpo4rec_utils.keys import code_key, content_key, library_versions
+from dpo4rec_utils.locks import alone, locks_folder, results_alone
 
 VALUES = "values.parquet"
 VERSIONED = ("torch", "transformers", "trl", "peft", "openvino-genai", "gguf", "numpy", "pandas", "papermill")
@@ -92,17 +101,62 @@ def release_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+LISTED = "files.json"
+HASHED_BYTES = 2**22  # files up to this size are known by hash, larger ones by size
+
+
+def list_files(folder: Path) -> None:
+    """Leave in `folder` what its files are, so that a finished stage is checked and not trusted."""
+    write_json(folder / LISTED, {name: file_identity(path, HASHED_BYTES) for name, path in _files(folder)})
+
+
+def _files(folder: Path):
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        inside = name.startswith(("checkpoints/", PARTIAL)) or f"/{PARTIAL}" in name
+        if path.is_file() and not inside and name not in (LISTED, "record.json", "cost.json"):
+            yield name, path
+
+
+@functools.cache
+def check_files(folder: Path) -> None:
+    """Raise `StudyError` where a finished stage lacks a file or holds one that was changed since; once a process."""
+    if not (folder / LISTED).exists():  # made before files were listed
+        return
+    for name, identity in read_json(folder / LISTED).items():
+        path = folder / name
+        if not path.is_file() or file_identity(path, HASHED_BYTES) != identity:
+            state = "was changed" if path.exists() else "is gone"
+            raise StudyError(f"{path} {state} since it was made; delete {folder} and run again.")
+
+
 @dataclass
 class Cost:
-    """Wall time in seconds and peak resident memory of this process and its children in MiB."""
+    """Wall time in seconds and peak resident memory of this process and its children in MiB.
+
+    Seconds of a stage that is built inside another's block count for that stage alone.
+    """
 
     seconds: float = 0.0
     peak_rss_mib: float = 0.0
-    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    journal: Path | None = field(default=None, repr=False)
+    started: float = field(default_factory=time.perf_counter, repr=False)
+    elsewhere: float = field(default=0.0, repr=False)
+    stop: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def __post_init__(self):
+        before = read_json(self.journal) if self.journal and self.journal.exists() else {}
+        self.before, self.peak_rss_mib = before.get("seconds", 0.0), before.get("peak_rss_mib", 0.0)
+
+    def count(self) -> None:
+        """Bring `seconds` up to date and keep them in the journal, so that they outlive whatever ends this process."""
+        self.seconds = self.before + time.perf_counter() - self.started - self.elsewhere
+        if self.journal:
+            write_json(self.journal, {"seconds": self.seconds, "peak_rss_mib": self.peak_rss_mib})
 
     def watch(self) -> None:
         """Follow the memory until the measured block ends."""
-        process = psutil.Process()
+        process, ticks = psutil.Process(), 0
         while True:
             total = 0
             for member in (process, *process.children(recursive=True)):
@@ -111,33 +165,43 @@ class Cost:
                 except psutil.Error:
                     continue
             self.peak_rss_mib = max(self.peak_rss_mib, total / 2**20)
-            if self._stop.wait(0.5):
+            if self.stop.wait(0.5):
                 return
+            ticks += 1
+            if ticks % JOURNAL_TICKS == 0:
+                self.count()
+
+
+JOURNAL_TICKS = 6  # half seconds between two entries
+_OPEN: list[Cost] = []  # blocks that are measured now, the innermost last
 
 
 @contextmanager
 def measure(journal: Path | None = None):
     """Measure a block as `Cost`; with `journal`, seconds spent before an interruption are kept there and added."""
-    before = read_json(journal) if journal and journal.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
-    cost = Cost()
+    cost = Cost(journal=journal)
     thread = threading.Thread(target=cost.watch, daemon=True)
     thread.start()
-    start = time.perf_counter()
+    _OPEN.append(cost)
     try:
         yield cost
     finally:
-        cost._stop.set()
+        _OPEN.remove(cost)
+        cost.stop.set()
         thread.join()
-        cost.seconds = time.perf_counter() - start + before["seconds"]
-        cost.peak_rss_mib = max(cost.peak_rss_mib, before["peak_rss_mib"])
-        if journal:
-            write_json(journal, {"seconds": cost.seconds, "peak_rss_mib": cost.peak_rss_mib})
+        cost.count()
+        if _OPEN and journal:
+            _OPEN[-1].elsewhere += time.perf_counter() - cost.started
 
 
 def _commit() -> str:
     """The checked-out commit, '-dirty' behind it where a tracked file outside results/ differs from it."""
-    git = ["git", "-C", str(project_root())]
+    root = project_root()
+    git = ["git", "-C", str(root)]
     try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
+        if Path(top.stdout.strip()).resolve() != root.resolve():
+            return "unknown"  # a copy inside another repository is not at that repository's commit
         asked = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)results"], capture_output=True)
         return asked.stdout.strip() + ("-dirty" if same.returncode else "")
@@ -158,7 +222,8 @@ def environment() -> dict:
     date = time.strftime("%Y-%m-%d", time.gmtime())
     torch = sys.modules.get("torch")  # a process that never imported it computed nothing on a GPU
     gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
-    return {"date": date, "versions": versions, "commit": _commit(), "device": f"{cpu}, {cores} cores{gpu}"}
+    device = {"device": f"{cpu}, {cores} cores{gpu}", "threads": torch.get_num_threads() if torch else cores}
+    return {"date": date, "versions": versions, "commit": _commit()} | device
 
 
 class Store:
@@ -170,7 +235,7 @@ class Store:
 
     def __init__(self, root: Path, config: dict, label: str = "", making: bool = True):
         self.root, self.config, self.label, self.making = Path(root), config, label, making
-        self.runs, self.results = self.root / "runs", self.root / "results" / config["profile"]
+        self.runs, self.results = self.root / "runs", results_folder(self.root, config["profile"])
 
     def folder(self, kind: str, name: str, key: str) -> Path:
         """The folder of an artefact: it exists, finished or not."""
@@ -191,10 +256,24 @@ class Store:
                     f"{stage.kind} {stage.name} is not made for this configuration; set MAKE = True to make it, or read "
                     f"the executed notebook in results/{self.config['profile']}/notebooks."
                 )
-            self._build(stage, self.folder(stage.kind, stage.name, stage.key))
+            self._build_alone(stage, done)
+        check_files(done.parent)
         if self.making:
             self.publish(read_json(done), done.with_name(VALUES))
         return stage.read(done.parent)
+
+    def _build_alone(self, stage: Stage, done: Path) -> None:
+        """Build a stage unless another process, which is waited for, does."""
+        lock = locks_folder(self.root) / f"{stage.kind}-{stage.name}-{stage.key}.lock"
+        try:
+            with alone(lock, f"{stage.kind} {stage.name}", wait=math.inf):
+                if not done.exists():
+                    sweep(self.folder(stage.kind, stage.name, stage.key))
+                    self._build(stage, done.parent)
+        except OSError as error:
+            if error.errno is None or type(error).__module__ != "builtins":
+                raise
+            raise StudyError(f"{stage.kind} {stage.name}: {system_sentence(error)}") from None
 
     def _build(self, stage: Stage, folder: Path) -> None:
         require_free_disk(folder, 0.5)
@@ -214,12 +293,17 @@ class Store:
             "config": self.config,
             **environment(),
         }
+        list_files(folder)
         write_json(folder / "record.json", record)
 
     def publish(self, record: dict, values: Path) -> None:
         """Copy a record and its table, if there is one, to the results with this store's label; list them in `manifest.json`."""
         # An artefact may have been made for another profile that agrees in all it depends on.
         record = record | {"config": self.config, "label": self.label}
+        with results_alone(self.root, self.config["profile"], wait=30.0):
+            self._publish(record, values)
+
+    def _publish(self, record: dict, values: Path) -> None:
         name = f"{record['kind']}-{record['name']}{self.label}"
         path = self.results / "records" / f"{name}.json"
         write_json(path, record)
@@ -251,7 +335,7 @@ def published_record(results: Path, name: str) -> dict:
     manifest = results / "manifest.json"
     entry = read_json(manifest)["records"].get(name) if manifest.exists() else None
     if entry is None:
-        raise MissingRecordError(f"There is no record {name} in {results.name}; run the notebook that makes it.")
+        raise MissingRecordError(f"There is no record {name} in {profile_of(results)}; run the notebook that makes it.")
     return read_json(_unaltered(results, entry))
 
 
@@ -260,7 +344,7 @@ def published_values(results: Path, name: str) -> pd.DataFrame:
     entry = read_json(results / "manifest.json")["records"].get(name, {}).get("values")
     if entry is None:
         raise MissingRecordError(
-            f"There is no table of record {name} in {results.name}; run the notebook that makes it."
+            f"There is no table of record {name} in {profile_of(results)}; run the notebook that makes it."
         )
     return pd.read_parquet(_unaltered(results, entry))
 
@@ -268,7 +352,7 @@ def published_values(results: Path, name: str) -> pd.DataFrame:
 def _unaltered(results: Path, entry: dict) -> Path:
     path = results / entry["file"]
     if not path.exists():
-        raise StudyError(f"{path.name} is listed in the manifest of {results.name} and gone; make it again.")
+        raise StudyError(f"{path.name} is listed in the manifest of {profile_of(results)} and gone; make it again.")
     if file_sha256(path) != entry["sha256"]:
-        raise StudyError(f"{path.name} differs from the manifest of {results.name}; make it again.")
+        raise StudyError(f"{path.name} differs from the manifest of {profile_of(results)}; make it again.")
     return path

@@ -68,7 +68,9 @@ def check_title(study: Study) -> None:
         task = study.scorers.task("prm", "popularity", knowledge.template_vectors(2, full=False), study.seed)
         rows, scorer = [], (task, load_reranker(task, train_reranker(task)))
         for kind, prompts in asked.items():
-            answers = sampler.sample(prompts, [count] * len(users), [study.seed + number for number in range(len(users))])
+            answers = sampler.sample(
+                prompts, [count] * len(users), [study.seed + number for number in range(len(users))]
+            )
             texts = [[knowledge.prefix + completion.text for completion in row] for row in answers]
             found = {"title": kind, "control_tokens": int(np.isin(token_ids(tokenizer, prompts[0]), control).sum())}
             found |= {"tokens": float(np.mean([completion.tokens for row in answers for completion in row]))}

@@ -9,7 +9,9 @@ log-probabilities once. So that a user's pairs meet in a batch, rows are shuffle
 """
 
 import functools
+import json
 import math
+import shutil
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -17,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from datasets import Dataset as TableDataset
 from datasets import disable_progress_bars
 from peft import LoraConfig
+from safetensors import safe_open
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -179,10 +183,25 @@ def _lora(config: AlignmentConfig) -> LoraConfig:
 
 
 def complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end (`trainer_state.json` is written last), or None."""
-    found = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json") if p.stat().st_size]
-    newest = max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
-    return str(newest) if newest else None
+    """The newest checkpoint that was written to its end, or None; what was cut is deleted."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True):
+        if _whole(path):
+            return str(path)
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether everything that training resumes from can be read."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        with safe_open(checkpoint / "adapter_model.safetensors", "pt") as weights:
+            weights.keys()
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.load(checkpoint / name, weights_only=False)
+    except Exception:  # whatever a library makes of a file that is cut
+        return False
+    return True
 
 
 def _train(trainer, run: Run) -> list[dict]:

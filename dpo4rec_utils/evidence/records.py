@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import round_name
 from dpo4rec_utils.config import Config, as_dict
-from dpo4rec_utils.files import MissingRecordError, StudyError, project_root, read_json
+from dpo4rec_utils.files import MissingRecordError, StudyError, profile_of, project_root, read_json, results_folder
 from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import published_record, published_values
 
@@ -20,7 +20,7 @@ def open_records(source: dict | str) -> "Records":
     Raises `StudyError` in one sentence where there are none, or where they are of other settings than a notebook asks for.
     """
     config, making = (load_config(source), False) if isinstance(source, str) else notebook_parameters(source)
-    records = Records(project_root() / "results" / config.profile)
+    records = Records(results_folder(project_root(), config.profile))
     if not making or (records.folder / "manifest.json").exists():
         records.require(config)
     return records
@@ -45,7 +45,7 @@ class Records:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.profile = self.folder.name
+        self.profile = profile_of(self.folder)
 
     @property
     def listed(self) -> dict[str, dict]:

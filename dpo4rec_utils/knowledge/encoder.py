@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from dpo4rec_utils import assets
 from dpo4rec_utils.config import EncoderConfig
 from dpo4rec_utils.device import the_device
-from dpo4rec_utils.files import StudyError, atomic_path
+from dpo4rec_utils.files import StudyError, atomic_path, read_arrays
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.models import TOKENIZER_FILES, readable
 from dpo4rec_utils.knowledge.prompts import as_text, control_words
@@ -32,8 +32,8 @@ class TextEncoder:
         self.path = folder / "vectors.npz"
         self.memory: dict[str, np.ndarray] = {}
         if self.path.exists():
-            with np.load(self.path) as saved:
-                self.memory = dict(zip(saved["keys"].tolist(), saved["vectors"], strict=True))
+            saved = read_arrays(self.path)
+            self.memory = dict(zip(saved["keys"].tolist(), saved["vectors"], strict=True))
         self._model = None
 
     def encode(self, texts: Iterable[str], title: str = "encode") -> np.ndarray:

@@ -83,12 +83,15 @@ def dense_source(model: str) -> str:
             _check_folder(model, folder)
         return str(folder)
     target = assets.cache_folder() / f"dense-{file_sha256(source)[:12]}"
-    if not (target / "config.json").exists():
+    if not assets.is_whole(target):
+        shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".dense-"))
         try:
             with readable("llm.model", model):
                 _dequantise(source, temporary)
+            assets.seal(temporary)
+            assets.is_whole.cache_clear()
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -24,7 +24,7 @@ from dpo4rec_utils.data.cohort import Cohort
 from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.device import the_device
-from dpo4rec_utils.files import atomic_path
+from dpo4rec_utils.files import atomic_path, read_arrays
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.metrics import log_likelihood
 from dpo4rec_utils.rerankers import build_reranker
@@ -214,8 +214,7 @@ def train_all(tasks: dict[str, Task], folder: Path, workers: int, title: str, fi
             bar.update(1)
     results = {}
     for name, path in paths.items():
-        with np.load(path) as saved:
-            results[name] = dict(saved)
+        results[name] = read_arrays(path)
     return results
 
 

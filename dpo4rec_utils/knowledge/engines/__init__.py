@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dpo4rec_utils.config import Config
 from dpo4rec_utils.device import sampling_weights
-from dpo4rec_utils.files import require_free_memory, write_text
+from dpo4rec_utils.files import StudyError, require_free_memory, write_text
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.store import Stage
@@ -121,5 +121,10 @@ def sample_shards(folder: Path, requests: Sequence[Request], open_engine, shard_
 
 def read_shards(folder: Path) -> pd.DataFrame:
     """All texts of a folder: id, sample, text, tokens, finished."""
-    rows = [json.loads(line) for path in sorted(folder.glob("shard-*.jsonl")) for line in path.open(encoding="utf-8")]
+    rows = []
+    for path in sorted(folder.glob("shard-*.jsonl")):
+        try:
+            rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError:
+            raise StudyError(f"{path} is damaged; delete it and run again.") from None
     return pd.DataFrame(rows, columns=["id", "sample", "text", "tokens", "finished"])
