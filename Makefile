@@ -4,7 +4,7 @@ PROFILE ?= ml-100k
 PIP_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: study test report lab setup doctor bench clean
+.PHONY: study test test-all kill report lab setup doctor bench clean
 study: setup
 	$(BIN)/python -m dpo4rec_utils study --profile $(PROFILE)
 
@@ -13,6 +13,12 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest
+
+# The whole study on smoke, killed at 20 moments and resumed, against an undisturbed one: about 20 minutes.
+kill: setup
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest tests/kill/test_smoke.py -m kill -s
+
+test-all: test kill
 
 # Every table, figure, report and page again, from the committed records alone.
 report: .venv/.ready

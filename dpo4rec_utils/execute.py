@@ -1,7 +1,7 @@
 """The notebooks, executed with papermill into `results/<profile>/notebooks/`."""
 
 import os
-import shutil
+import re
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -18,10 +18,14 @@ from dpo4rec_utils.files import (
     atomic_path,
     project_root,
     read_json,
+    recover,
+    remove,
+    replace_folder,
     require_free_disk,
     results_folder,
     staged_name,
     sweep,
+    system_sentence,
     write_json,
     write_text,
 )
@@ -31,7 +35,7 @@ from dpo4rec_utils.store import measure
 
 KERNEL = "dpo4rec"
 # What a notebook may end in with a sentence of ours, or of the system: no traceback.
-EXPECTED = ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError", "PermissionError", "MemoryError")
+EXPECTED = ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError", "MemoryError")
 
 
 def notebook_paths(only: str = "") -> list[Path]:
@@ -53,7 +57,7 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     install_kernel()
     with results_alone(root, config.profile), _variables(PYTHONHASHSEED="0", **{HOLDS: config.profile}):
         sweep(root / "results")
-        recover(root, config.profile)
+        recover(root / "results" / config.profile)
         parameters = {"PROFILE": profile, "OVERRIDES": overrides or {}}
         if only:
             _run(paths, results_folder(root, config.profile), parameters)
@@ -70,7 +74,7 @@ def _run_all(config: Config, paths: list[Path], parameters: dict) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
         print("\n".join(apart.submit(_cost, config).result()), flush=True)
     require_free_disk(root / "runs", 2)
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged)
     with _variables(**{STAGED: str(staged)}):
         rows = _run(paths, staged, parameters)
     write_text(staged / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
@@ -96,24 +100,6 @@ def _draw_report(root: Path, profile: str) -> None:
         write_report(Records(results))
         line = f"== read results/{profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet"
         print(line, flush=True)
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """`new` takes the place of `old`; `recover` mends what a kill between the two renames leaves."""
-    aside = old.with_name(f".{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        os.replace(old, aside)
-    os.replace(new, old)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def recover(root: Path, profile: str) -> None:
-    """Put back what was published, where a run was killed while it replaced it."""
-    old = root / "results" / profile
-    aside = old.with_name(f".{profile}.old")
-    if aside.exists() and not old.exists():
-        os.replace(aside, old)
 
 
 @contextmanager
@@ -160,9 +146,10 @@ def _execute(path: Path, target: Path, parameters: dict) -> None:
                 cwd=project_root(),
             )
         except PapermillExecutionError as error:
-            if error.ename in EXPECTED:
-                raise StudyError(f"{path.stem}: {' '.join(error.evalue.split())}") from None
-            raise
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            raise StudyError(f"{path.stem}: {sentence}") from None
         except DeadKernelError:
             making = left_unfinished(project_root())
             raise StudyError(
@@ -170,6 +157,16 @@ def _execute(path: Path, target: Path, parameters: dict) -> None:
                 "memory; close other programs and run the same command to go on."
             ) from None
         tidy(temporary)
+
+
+def _sentence(error) -> str | None:
+    """What a notebook's error says where it is one of ours or of the system's; None where it is a fault of the program."""
+    refused = re.match(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?$", error.evalue)
+    if error.ename in EXPECTED:
+        return " ".join(error.evalue.split())
+    if refused and error.ename.endswith("Error"):
+        return system_sentence(OSError(int(refused[1]), refused[2], refused[3]))
+    return None
 
 
 def _record_setup(results: Path) -> None:

@@ -77,6 +77,14 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Delete whatever is there: a folder with all in it, a file, a link, nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 STAGED = "DPO4REC_STAGED"  # the folder that a whole run publishes to until it has succeeded
 
 
@@ -96,6 +104,23 @@ def staged_name(profile: str) -> str:
 def profile_of(results: Path) -> str:
     """The profile whose records a folder holds."""
     return results.name.removeprefix(".").removesuffix(".new")
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """`new` takes the place of `old`; `recover` mends what a kill between the two renames leaves."""
+    aside = old.with_name(f".{old.name}.old")
+    remove(aside)
+    if old.exists():
+        os.replace(old, aside)
+    os.replace(new, old)
+    remove(aside)
+
+
+def recover(old: Path) -> None:
+    """Put back what stood at `old`, where a run was killed while it replaced it."""
+    aside = old.with_name(f".{old.name}.old")
+    if aside.exists() and not old.exists():
+        os.replace(aside, old)
 
 
 def system_sentence(error: OSError) -> str:

@@ -11,12 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from dpo4rec_utils.arms import label
+from dpo4rec_utils.config import PROFILE_NAME
 from dpo4rec_utils.evidence import loop_tables, tables
 from dpo4rec_utils.evidence.answer import answer, shortfalls
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
-from dpo4rec_utils.files import StudyError, project_root, read_json, write_text
+from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
+from dpo4rec_utils.locks import results_alone
 from dpo4rec_utils.settings import profile_names
 
 MAIN, ANSWER = "ml-100k", "ml-100k-folds"
@@ -38,9 +40,13 @@ def report_profiles(profile: str = "") -> Iterator[str]:
     if not names:
         raise StudyError("results/ holds no records; make them with `make study`.")
     for name in names:
+        if not PROFILE_NAME.fullmatch(name):
+            raise StudyError(f"{name!r} is no profile's name; allowed: {', '.join(committed(results))}.")
+        recover(results / name)
         records = read_records(results / name)
         yield records.provenance()
-        yield f"wrote {write_report(records).relative_to(project_root())}"
+        with results_alone(project_root(), name):
+            yield f"wrote {write_report(records).relative_to(project_root())}"
     if not profile and {MAIN, ANSWER} <= set(names):
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"

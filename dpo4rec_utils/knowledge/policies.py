@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from dpo4rec_utils import assets
 from dpo4rec_utils.config import LLMConfig
 from dpo4rec_utils.device import the_device
-from dpo4rec_utils.files import StudyError, file_sha256
+from dpo4rec_utils.files import StudyError, file_sha256, read_json
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.models import load_base
 
@@ -31,21 +31,18 @@ class Policy:
     @property
     def key(self) -> str:
         """Hash of the base model's identity, and of every adapter's weights and settings (which scale them)."""
-        base = assets.weights_identity(self.model, "llm")
-        return content_key(
-            [
-                base,
-                *(
-                    file_sha256(a / name)
-                    for a in self.adapters
-                    for name in ("adapter_model.safetensors", "adapter_config.json")
-                ),
-            ]
-        )
+        return content_key([assets.weights_identity(self.model, "llm"), *map(_adapter_identity, self.adapters)])
 
     def extended(self, name: str, adapter: Path, rewarded: bool = False, round: int = 0) -> "Policy":
         """This policy with one more adapter on top."""
         return Policy(name, self.model, (*self.adapters, adapter), rewarded, round)
+
+
+def _adapter_identity(adapter: Path) -> list:
+    """Weights by hash, and the settings that scale them; sets of names are written in any order."""
+    settings = read_json(adapter / "adapter_config.json")
+    plain = {k: sorted(v) if isinstance(v, list) else v for k, v in settings.items() if k != "base_model_name_or_path"}
+    return [file_sha256(adapter / "adapter_model.safetensors"), plain]
 
 
 def base_policy(config: LLMConfig) -> Policy:

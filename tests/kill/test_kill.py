@@ -1,0 +1,101 @@
+"""A round of the loop, killed without warning at seeded moments and resumed, against one that nobody disturbed."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.made_models import made_model
+
+ROOT = Path(__file__).parents[2]
+SEED, KILLS = 2026, 3
+ROUND = """
+import sys
+from dpo4rec_utils.settings import load_config
+from dpo4rec_utils.study import Study
+model = {"model": sys.argv[1], "engine": "transformers", "shard_users": 4}
+study = Study(load_config("smoke", {"llm": model, "device": {"sampling": "float32"}, "alignment": {"checkpoint_steps": 1}}))
+study.knowledge.texts(study.round(1).after)
+study.knowledge.vectors(study.round(1).after)
+"""
+
+
+def checkout(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("notebooks", "dpo4rec_utils"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def begin(root: Path, model: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", ROUND, model],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    """The process and all that it started, kernels and workers included."""
+    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        try:
+            os.kill(member.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate()
+
+
+def content(root: Path) -> dict:
+    """What a run leaves, but for when and how long: shards, adapters, vectors, tables and metrics by hash."""
+    found = {}
+    for path in sorted((root / "runs").rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if (
+            path.is_file()
+            and path.suffix in (".jsonl", ".safetensors", ".npz", ".parquet")
+            and "checkpoints" not in name
+        ):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return made_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory):
+    root = checkout(tmp_path_factory.mktemp("undisturbed") / "checkout")
+    start = time.monotonic()
+    output, _ = (process := begin(root, model)).communicate()
+    assert process.returncode == 0, output[-3000:]
+    return content(root), time.monotonic() - start
+
+
+def test_killed_at_seeded_moments_it_makes_the_same(model, undisturbed, tmp_path):
+    wanted, seconds = undisturbed
+    root, chance = checkout(tmp_path / "checkout"), random.Random(SEED)
+    for _ in range(KILLS):
+        process = begin(root, model)
+        try:
+            process.wait(timeout=chance.uniform(0.3, 0.95) * seconds)
+        except subprocess.TimeoutExpired:
+            kill_tree(process)
+    output, _ = (process := begin(root, model)).communicate()
+    assert process.returncode == 0, output[-3000:]
+    found = content(root)
+    assert found.keys() == wanted.keys() and len(wanted) > 10
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert not list(root.rglob(".partial-*"))

@@ -1,0 +1,52 @@
+"""`make kill`: the whole study on `smoke`, killed at 20 seeded moments over all its stages, against an undisturbed one."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kill.test_kill import checkout, content, kill_tree
+
+pytestmark = pytest.mark.kill
+ROOT = Path(__file__).parents[2]
+SEED, KILLS = 2026, 20
+TIMED = ("stages.csv", "notebooks.csv", "setup.csv", "cost.csv")  # tables of seconds and memory
+
+
+def begin(root: Path, log) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "dpo4rec_utils", "study", "--profile", "smoke"]
+    return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def published(root: Path) -> dict:
+    """Tables byte for byte and metrics of every record, but for seconds and memory."""
+    results = root / "results/smoke"
+    tables = {p.name: p.read_text() for p in (results / "tables").glob("*.csv") if p.name not in TIMED}
+    records = {p.name: json.loads(p.read_text())["metrics"] for p in (results / "records").glob("*.json")}
+    return tables | records
+
+
+def test_killed_over_all_stages_it_publishes_the_same(tmp_path):
+    calm, root, chance = checkout(tmp_path / "calm"), checkout(tmp_path / "killed"), random.Random(SEED)
+    with open(tmp_path / "log", "w") as log:
+        start = time.monotonic()
+        assert begin(calm, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
+        seconds = time.monotonic() - start
+        for number in range(KILLS):
+            process = begin(root, log)
+            try:
+                # Every start begins with what is finished, so that moments from all of a run reach all stages.
+                process.wait(timeout=chance.uniform(0.05, 0.6) * seconds)
+            except subprocess.TimeoutExpired:
+                kill_tree(process)
+                print(f"kill {number + 1}: {len(list(root.glob('runs/*/*/record.json')))} stages were finished")
+        assert begin(root, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
+    wanted, found = published(calm) | content(calm), published(root) | content(root)
+    assert found.keys() == wanted.keys() and len(wanted) > 100
+    assert [name for name in wanted if found[name] != wanted[name]] == []
