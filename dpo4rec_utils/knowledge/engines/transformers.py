@@ -22,6 +22,8 @@ class TransformersSampler:
     def __init__(self, policy: Policy, config: Config):
         self.model, self.config = load_model(policy, DTYPES[sampling_weights(config.device.sampling)]), config.llm
         self.tokenizer, self.ends = load_tokenizer(policy.model), end_tokens(policy.model)
+        # The prompts' last columns are a slice, for which torch would copy the head's weights once a prompt.
+        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
