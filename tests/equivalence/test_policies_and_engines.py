@@ -11,7 +11,7 @@ from dpo4rec_utils.alignment import log_probs
 from dpo4rec_utils.config import Config, LLMConfig
 from dpo4rec_utils.data.domain import load_domain
 from dpo4rec_utils.knowledge import gguf_export, models, policies, prompts
-from dpo4rec_utils.knowledge.engines import openvino
+from dpo4rec_utils.knowledge.engines import openvino, rows
 from dpo4rec_utils.knowledge.engines import transformers as transformers_engine
 from dpo4rec_utils.knowledge.engines.openvino import OpenVINOSampler
 from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
@@ -90,6 +90,26 @@ def test_a_token_is_drawn_from_what_transformers_keeps(scale):
     )
     share = torch.bincount(drawn, minlength=2000) / len(chances)
     assert (share - kept).abs().max() < 2e-5 and (kept > 0).sum() == (share > 0).sum()
+
+
+def test_logits_of_a_batch_equal_those_of_each_prompt_alone():
+    """Padded on the left, repeated, dropped and grown by tokens of their own: within 1e-4 of a plain forward pass."""
+    sampler = TransformersSampler(policies.Policy("zero_shot", "embedded"), made_config())
+    ids = [models.token_ids(sampler.tokenizer, CHAT.format("Movies liked: Heat." + " More." * 9 * n)) for n in range(3)]
+    with torch.inference_mode():
+        batch = rows.Rows(sampler.model, ids, sampler.tokenizer.pad_token_id)
+        grown = [ids[0], ids[1], ids[1], ids[2]]
+        batch.repeat([0, 1, 1, 2])
+        for step in range(3):
+            alone = [sampler.model(torch.tensor([row])).logits[0, -1] for row in grown]
+            assert (batch.logits - torch.stack(alone)).abs().max() < 1e-4 * torch.stack(alone).abs().max()
+            if step == 1:
+                order = batch.drop([True, False, True, True])
+                assert order == [0, 3, 2]
+                grown = [grown[i] for i in order]
+            tokens = torch.tensor([100 + 7 * step + number for number in range(len(grown))])
+            batch.advance(tokens)
+            grown = [[*row, token] for row, token in zip(grown, tokens.tolist(), strict=True)]
 
 
 def test_a_batch_continues_as_generate_does_one_by_one():

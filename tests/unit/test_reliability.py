@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from dpo4rec_utils import assets, cli, execute, files, locks, store
 from dpo4rec_utils.alignment.trainers import complete_checkpoint
+from dpo4rec_utils.evidence import report
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.store import Stage, Store, measure
 
@@ -466,3 +467,23 @@ def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
     assert found["commit"] == "unknown" and found["threads"] >= 1
     assert ("AVX-512" in found["device"]) == (" avx512f " in Path("/proc/cpuinfo").read_text())
     assert signal.SIGKILL == 9 and pd.notna(found["date"])
+
+
+# Names and words that reach a page
+
+
+@pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>", "../ml-100k", "..", "/etc", "A", "a b", "-a"])
+def test_a_name_that_is_none_is_one_sentence(name, capsys):
+    assert cli.main(["report", "--profile", name]) == 2
+    shown = capsys.readouterr().err
+    assert ("is no profile's name" in shown or name.startswith("-")) and shown.count("\n") == 1
+
+
+def test_words_of_a_table_are_text_on_a_page(tmp_path):
+    hostile = "<img src=x onerror=alert(1)>"
+    table = pd.DataFrame({"arm": [hostile], hostile: [1.0]})
+    (tmp_path / "results/made/tables").mkdir(parents=True)
+    table.to_csv(tmp_path / "results/made/tables/main_results.csv", index=False)
+    records = type("Made", (), {"folder": tmp_path / "results/made"})
+    shown = report._table(records, "main_results")["html"]
+    assert "<img" not in shown and shown.count("&lt;img") == 2
