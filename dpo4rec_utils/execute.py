@@ -22,6 +22,7 @@ from dpo4rec_utils.files import (
     remove,
     replace_folder,
     require_free_disk,
+    require_free_memory,
     results_folder,
     staged_name,
     sweep,
@@ -60,10 +61,13 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
         recover(root / "results" / config.profile)
         parameters = {"PROFILE": profile, "OVERRIDES": overrides or {}}
         if only:
-            _run(paths, results_folder(root, config.profile), parameters)
+            results = results_folder(root, config.profile)
+            _run(paths, results, parameters)
+            _draw_report(results)
         else:
             _run_all(config, paths, parameters)
-        _draw_report(root, config.profile)
+    line = f"== read results/{config.profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet"
+    print(line, flush=True)
 
 
 def _run_all(config: Config, paths: list[Path], parameters: dict) -> None:
@@ -74,11 +78,13 @@ def _run_all(config: Config, paths: list[Path], parameters: dict) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
         print("\n".join(apart.submit(_cost, config).result()), flush=True)
     require_free_disk(root / "runs", 2)
+    require_free_memory(3)
     remove(staged)
     with _variables(**{STAGED: str(staged)}):
         rows = _run(paths, staged, parameters)
     write_text(staged / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
     _record_setup(staged)
+    _draw_report(staged)
     replace_folder(staged, published)
 
 
@@ -94,12 +100,9 @@ def _run(paths: list[Path], results: Path, parameters: dict) -> list[str]:
     return rows
 
 
-def _draw_report(root: Path, profile: str) -> None:
-    results = results_folder(root, profile)
+def _draw_report(results: Path) -> None:
     if (results / "manifest.json").exists():
         write_report(Records(results))
-        line = f"== read results/{profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet"
-        print(line, flush=True)
 
 
 @contextmanager
