@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from dpo4rec_utils.files import StudyError, read_json, write_json
 
+LOCKS = ".locks"  # the folder of locks, in runs/ of stages and in results/ of profiles
 MOMENT = 2.0  # seconds
 HOLDS = "DPO4REC_HOLDS"  # the profile whose results folder a parent process writes, for the kernels that it starts
 
@@ -50,13 +51,13 @@ def results_alone(root: Path, profile: str, wait: float = 0.0):
     if os.environ.get(HOLDS) == profile:
         yield
         return
-    with alone(locks_folder(root) / f"results-{profile}.lock", f"results/{profile}", wait):
+    with alone(root / "results" / LOCKS / f"{profile}.lock", f"results/{profile}", wait):
         yield
 
 
-def locks_folder(root: Path) -> Path:
-    """Where the locks of a checkout are."""
-    return root / "runs" / ".locks"
+def stage_lock(root: Path, name: str) -> Path:
+    """The lock of a stage."""
+    return root / "runs" / LOCKS / f"{name}.lock"
 
 
 def _named(holder: Path) -> str:
@@ -70,7 +71,7 @@ def _named(holder: Path) -> str:
 def left_unfinished(root: Path) -> str | None:
     """What a process that ended without a word was making, the latest; None where nothing is left."""
     left = []
-    for path in locks_folder(root).glob("*.holder.json"):
+    for path in root.glob(f"*/{LOCKS}/*.holder.json"):
         try:
             found = read_json(path)
             if not psutil.pid_exists(found["pid"]):

@@ -45,7 +45,7 @@ from dpo4rec_utils.files import (
     write_json,
 )
 from dpo4rec_utils.keys import code_key, content_key, library_versions
-from dpo4rec_utils.locks import alone, locks_folder, results_alone
+from dpo4rec_utils.locks import alone, results_alone, stage_lock
 
 VALUES = "values.parquet"
 VERSIONED = ("torch", "transformers", "trl", "peft", "openvino-genai", "gguf", "numpy", "pandas", "papermill")
@@ -264,7 +264,7 @@ class Store:
 
     def _build_alone(self, stage: Stage, done: Path) -> None:
         """Build a stage unless another process, which is waited for, does."""
-        lock = locks_folder(self.root) / f"{stage.kind}-{stage.name}-{stage.key}.lock"
+        lock = stage_lock(self.root, f"{stage.kind}-{stage.name}-{stage.key}")
         try:
             with alone(lock, f"{stage.kind} {stage.name}", wait=math.inf):
                 if not done.exists():

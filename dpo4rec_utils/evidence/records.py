@@ -27,7 +27,7 @@ def open_records(source: dict | str) -> "Records":
 
 
 # Settings in which the records of one profile may differ: its user folds, and what changes no result.
-APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps")
+APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps", "encoder.batch_size")
 
 
 def _differences(made: dict, asked: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:

@@ -14,7 +14,7 @@ from tests.kill.test_kill import checkout, content, kill_tree
 
 pytestmark = pytest.mark.kill
 ROOT = Path(__file__).parents[2]
-SEED, KILLS = 2026, 20
+SEED, KILLS = 2026, int(os.environ.get("KILLS", 20))
 TIMED = ("stages.csv", "notebooks.csv", "setup.csv", "cost.csv")  # tables of seconds and memory
 
 
@@ -32,20 +32,27 @@ def published(root: Path) -> dict:
     return tables | records
 
 
+def finished(root: Path) -> int:
+    """How many stages are finished."""
+    return len(list(root.glob("runs/*/*/record.json")))
+
+
+def kill_at(process: subprocess.Popen, root: Path, stages: int, seconds: float) -> None:
+    """Kill the study so many seconds after it has finished so many stages, unless it ends before."""
+    while process.poll() is None and finished(root) < stages:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    if process.poll() is None:
+        kill_tree(process)
+
+
 def test_killed_over_all_stages_it_publishes_the_same(tmp_path):
     calm, root, chance = checkout(tmp_path / "calm"), checkout(tmp_path / "killed"), random.Random(SEED)
     with open(tmp_path / "log", "w") as log:
-        start = time.monotonic()
         assert begin(calm, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
-        seconds = time.monotonic() - start
-        for number in range(KILLS):
-            process = begin(root, log)
-            try:
-                # Every start begins with what is finished, so that moments from all of a run reach all stages.
-                process.wait(timeout=chance.uniform(0.05, 0.6) * seconds)
-            except subprocess.TimeoutExpired:
-                kill_tree(process)
-                print(f"kill {number + 1}: {len(list(root.glob('runs/*/*/record.json')))} stages were finished")
+        for stages in sorted(chance.sample(range(finished(calm)), KILLS)):
+            kill_at(begin(root, log), root, stages, chance.uniform(0, 2))
+            print(f"killed with {finished(root)} of {finished(calm)} stages finished", flush=True)
         assert begin(root, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
     wanted, found = published(calm) | content(calm), published(root) | content(root)
     assert found.keys() == wanted.keys() and len(wanted) > 100
