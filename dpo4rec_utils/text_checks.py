@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.alignment.log_probs import log_ratio_stage
-from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.config import as_dict
+from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.knowledge.guards import guards_stage, mean_likes, similarity_stage, words_stage
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
@@ -77,8 +78,11 @@ def check_title(study: Study) -> None:
             rows.append(found | {"reward": _mean_reward(study, scorer, users, texts), "a_text": texts[0][0]})
         return {"users": len(users), "rows": rows}
 
-    depends = {"title": HOSTILE_TITLE, "prompts": content_key(title_prompts(study, users)), "seed": study.seed}
-    study.store.make(Stage("title", "hostile", depends | {"policy": study.zero_shot.key}, build))
+    config, lists = study.config, study.data.lists("popularity")
+    depends = {"policy": study.zero_shot.key, "prompts": content_key(title_prompts(study, users)), "seed": study.seed}
+    depends |= {part: as_dict(getattr(config, part)) for part in ("llm", "encoder", "reranker", "device")}
+    depends |= {"reward": config.reward.kind, "lists": fingerprint(lists.user, lists.items, lists.labels)}
+    study.store.make(Stage("title", "hostile", depends, build))
 
 
 def title_prompts(study: Study, users) -> dict[str, list[str]]:

@@ -75,6 +75,7 @@ def gguf_of(model: str) -> Path | None:
     return files[0] if files else None
 
 
+@functools.cache
 def dense_source(model: str) -> str:
     """Where `from_pretrained` finds dense weights: a GGUF is dequantised once and kept as safetensors in the cache."""
     source, folder = gguf_of(model), source_of(model)

@@ -4,7 +4,6 @@ import errno
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -385,7 +384,7 @@ def content(results: Path) -> dict:
 STARTS = {
     "no assets": (
         ["study", "--profile", "smoke"],
-        {"DPO4REC_ASSETS": "/nowhere", "XDG_CACHE_HOME": "/tmp/dpo4rec-no-cache"},
+        {"DPO4REC_ASSETS": "/nowhere", "XDG_CACHE_HOME": "no-cache"},
         "which is no folder",
     ),
     "no such profile": (["study", "--profile", "smokey"], {}, "does not exist"),
@@ -466,7 +465,6 @@ def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
     found = store.environment()
     assert found["commit"] == "unknown" and found["threads"] >= 1
     assert ("AVX-512" in found["device"]) == (" avx512f " in Path("/proc/cpuinfo").read_text())
-    assert signal.SIGKILL == 9 and pd.notna(found["date"])
 
 
 # Names and words that reach a page
