@@ -146,11 +146,11 @@ def reranker_epoch(study) -> dict:
     batches = DataLoader(SampleDataset(task), task.config.batch_size, shuffle=True)
     model = training.load_reranker(task, training.train_reranker(task))
     items, user, item_text, _ = next(iter(batches))
-    table = model(items, user, torch.tensor(task.item_text))
+    table = model(items, [user], torch.tensor(task.item_text))
     assert torch.allclose(table, per_sample_scores(model, items, user, item_text), atol=1e-4)
 
     def per_sample():
-        model = build_reranker("prm", task.config, torch.tensor(task.tags), task.item_text.shape[1])
+        model = build_reranker("prm", task.config, torch.tensor(task.tags), (task.item_text.shape[1], ("user",)))
         optimiser = torch.optim.AdamW(model.parameters())
         for items, user, item_text, labels in batches:
             scores = per_sample_scores(model, items, user, item_text)

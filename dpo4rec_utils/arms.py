@@ -2,10 +2,45 @@
 
 An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here and name it in a profile's
 `evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS`; if its policy is trained in a
-new way, add it to `study.POLICIES`.
+new way, add the loop here.
 """
 
 from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A way to align the LLM, round after round; all have the same users, rounds and number of examples.
+
+    cold: starts from the zero-shot LLM and not from the warm start. examples: 'pairs' (best and worst of its own texts),
+    'swapped' (the pairs of the loop `dpo`, chosen and rejected swapped at random), 'chosen' (the chosen texts of its own
+    pairs) or 'templates' (full templates); the last two are learnt by supervised fine-tuning. residual: its reward model reads the history
+    mean, too, so that a text earns what it adds.
+    """
+
+    name: str
+    label: str
+    cold: bool = False
+    examples: str = "pairs"
+    residual: bool = False
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it fine-tunes on single texts."""
+        return self.examples in ("chosen", "templates")
+
+
+LOOPS = {
+    loop.name: loop
+    for loop in (
+        Loop("dpo", "DPO"),
+        Loop("random_labels", "random labels", examples="swapped"),
+        Loop("rft", "best of N", examples="chosen"),
+        Loop("template_sft", "templates imitated", examples="templates"),
+        Loop("dpo_cold", "DPO, no warm start", cold=True),
+        Loop("dpo_residual", "DPO, residual reward", residual=True),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -13,10 +48,11 @@ class Arm:
     """One arm of the tables.
 
     label: its words in figures. question: what it answers. user: the maker of the user's text vectors (`comparison.MAKERS`).
-    policy: whose texts, for makers that read texts; 'last' is the policy after the last round. item: whether re-rankers
-    get item text. against: the arms it is compared with, where both are there. baseline: its place among the arms that the
-    last round is compared with; None: it is not. shared: whether its texts are in the shared scorers' training (a new arm
-    with it changes every shared number). control: its policy is trained in round 1 beside DPO. judged: referees read it.
+    policy: whose texts, for makers that read texts: a policy's name, or a loop's for that after its last round. item: where
+    item text is from: the catalogue, the LLM, or nowhere. history: whether re-rankers read the history mean as a second
+    user input. against: the arms it is compared with, where both are there. baseline: its place among the arms that the last
+    round is compared with; None: it is not. shared: 'learnt' (its texts are in the shared scorers' training), 'scored'
+    (they are only scored) or 'no' (its inputs are others than theirs). judged: referees read it.
     """
 
     name: str
@@ -24,29 +60,47 @@ class Arm:
     question: str
     user: str
     policy: str | None = None
-    item: bool = True
+    item: str = "catalogue"
+    history: bool = False
     against: tuple[str, ...] = ()
     baseline: int | None = None
-    shared: bool = True
-    control: bool = False
+    shared: str = "learnt"
     judged: bool = False
+
+    @property
+    def loop(self) -> str | None:
+        """The loop that its policy is of; None for policies before any round."""
+        return self.policy.partition("_round_")[0] if self.policy not in (None, "zero_shot", "warm_start") else None
+
+
+def _on_top(of: str, label: str, question: str, policy: str | None, **more) -> Arm:
+    """The history mean and one more user input."""
+    user = {"template": "template", "dpo_shuffled": "shuffled"}.get(of, "texts")
+    against = ("history_mean", *more.pop("against", ()))
+    name, words = f"history_mean+{of}", f"history mean + {label}"
+    return Arm(name, words, question, user, policy, history=True, against=against, shared="no")
 
 
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item=False, shared=False),
-        Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=8),
+        Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item="nowhere", shared="no"),
+        Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=10),
         Arm(
             *("template", "template", "does the LLM add anything to stating facts?", "template"),
             against=("item",),
-            baseline=6,
+            baseline=7,
             judged=True,
         ),
         Arm(
-            *("history_mean", "history mean", "how much signal the history holds", "history_mean"),
+            *("shown_mean", "mean of items shown", "how much signal the prompt's items hold", "shown_mean"),
             against=("item",),
-            baseline=7,
+            baseline=8,
+        ),
+        Arm(
+            *("history_mean", "history mean", "how much signal the whole history holds", "history_mean"),
+            against=("item",),
+            baseline=9,
         ),
         Arm(
             *("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "texts", "zero_shot"),
@@ -56,31 +110,46 @@ ARMS = {
         Arm(
             *("warm_start", "warm start", "what imitating templates gives", "texts", "warm_start"),
             against=("zero_shot",),
-            baseline=5,
+            baseline=6,
         ),
         Arm(
-            *("rft", "best of N, one round", "is a contrast needed?", "texts", "rft"),
-            baseline=4,
-            control=True,
-            judged=True,
-        ),
-        Arm(
-            *("random_pairs", "random pairs, one round", "is the reward needed?", "texts", "random_pairs"),
+            *("random_labels", "random labels", "is it the preference?", "texts", "random_labels"),
             baseline=3,
-            control=True,
+            judged=True,
+        ),
+        Arm(*("rft", "best of N", "is a contrast needed?", "texts", "rft"), baseline=4, judged=True),
+        Arm(
+            *("template_sft", "templates imitated", "is it more than imitating a template?", "texts", "template_sft"),
+            baseline=5,
             judged=True,
         ),
         Arm(
-            *("dpo_cold", "DPO, no warm start", "the paper's path, one round", "texts", "dpo_cold"),
+            *("dpo_cold", "DPO, no warm start", "the paper's path", "texts", "dpo_cold"),
             against=("zero_shot",),
-            control=True,
             judged=True,
         ),
         Arm(
-            *("dpo_shuffled", "another user's text", "is it about this user?", "shuffled", "last"),
+            *("item_llm", "item text by the LLM", "do the LLM's item facts help?", "texts", "dpo"),
+            item="llm",
+            baseline=11,
+            shared="no",
+        ),
+        Arm(
+            *("dpo_shuffled", "another user's text", "is it about this user?", "shuffled", "dpo"),
             baseline=2,
-            shared=False,
+            shared="scored",
             judged=True,
+        ),
+        _on_top("zero_shot", "zero-shot", "does the LLM add to the history?", "zero_shot"),
+        _on_top("template", "template", "does a template add to the history?", None),
+        _on_top("dpo_shuffled", "another user's text", "is it a second input, whatever it says?", "dpo"),
+        _on_top(
+            *("dpo", "last round", "does the aligned LLM add to the history?", "dpo"),
+            against=("history_mean+zero_shot", "history_mean+template", "history_mean+dpo_shuffled"),
+        ),
+        _on_top(
+            *("dpo_residual", "residual reward", "and if it is rewarded for what it adds?", "dpo_residual"),
+            against=("history_mean+dpo", "history_mean+dpo_shuffled"),
         ),
     )
 }
@@ -90,8 +159,8 @@ BASELINES = tuple(sorted((a.name for a in ARMS.values() if a.baseline), key=lamb
 ABLATION_ARMS = {
     arm.name: arm
     for arm in (
-        Arm("user", "user text", "user text without item text", "texts", "last", item=False),
-        Arm("noise", "random words", "as many random words as the user's own text has", "noise", "last"),
+        Arm("user", "user text", "user text without item text", "texts", "dpo", item="nowhere"),
+        Arm("noise", "random words", "as many random words as the user's own text has", "noise", "dpo"),
     )
 }
 
@@ -100,66 +169,83 @@ ABLATION_ARMS = {
 class Variant:
     """Round 1 with one thing changed, judged by referees; or the zero-shot LLM asked otherwise (`prompt`).
 
-    alignment: fields of `AlignmentConfig`. reward: the kind of reward that makes the pairs. llm_only: a reward model that
-    never read a template. samples: the first N texts of a user. grpo: the same texts and rewards without pairs.
+    alignment, reward: fields of `AlignmentConfig` and `RewardConfig`. residual: a reward model that reads the history mean,
+    too. llm_only: one that never read a template. samples: the first N texts of a user. grpo: the same texts and rewards
+    without pairs.
     """
 
     name: str
     label: str
     alignment: dict = field(default_factory=dict)
-    reward: str | None = None
+    reward: dict = field(default_factory=dict)
+    residual: bool = False
     llm_only: bool = False
     samples: int | None = None
     grpo: bool = False
     prompt: str | None = None
 
 
+def _losses() -> list[Variant]:
+    """Losses of trl at two learning rates each; the default is the sigmoid at the higher one."""
+    found = []
+    for loss, label, more in (
+        ("sigmoid", "sigmoid", {}),
+        ("ipo", "IPO", {}),
+        ("apo_zero", "APO zero", {}),
+        ("exo_pair", "EXO", {"label_smoothing": 0.001}),
+        ("sigmoid_norm", "sigmoid per token", {}),
+    ):
+        for name, rate in (("high", 3e-4), ("low", 1e-4))[loss == "sigmoid" :]:
+            change = {"loss": loss, "learning_rate": rate} | more
+            found.append(Variant(f"{loss}_{name}", f"loss: {label}, rate {rate:g}", change))
+    return found
+
+
 VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("titles_prompt", "zero-shot, titles alone", prompt="titles"),
-        Variant("ndcg_reward", "reward: NDCG", reward="ndcg"),
-        Variant("map_reward", "reward: MAP", reward="map"),
+        Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
+        Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
+        Variant("residual_reward", "reward: beyond the history mean", residual=True),
+        Variant("any_length_reward", "reward: length counts", reward={"equal_length": False}),
+        Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
+        Variant("map_reward", "reward: MAP", reward={"kind": "map"}),
         Variant("llm_only_reward", "reward model without templates", llm_only=True),
         Variant("samples_2", "2 texts a user", samples=2),
         Variant("samples_4", "4 texts a user", samples=4),
         Variant("grpo", "GRPO", grpo=True),
-        Variant("ipo", "loss: IPO", {"loss": "ipo"}),
-        Variant("hinge", "loss: hinge", {"loss": "hinge"}),
-        Variant("robust", "loss: robust", {"loss": "robust", "label_smoothing": 0.1}),
-        Variant("exo_pair", "loss: EXO", {"loss": "exo_pair", "label_smoothing": 0.001}),
-        Variant("nca_pair", "loss: NCA", {"loss": "nca_pair"}),
-        Variant("aot", "loss: AOT", {"loss": "aot"}),
-        Variant("apo_zero", "loss: APO zero", {"loss": "apo_zero"}),
-        Variant("apo_down", "loss: APO down", {"loss": "apo_down"}),
-        Variant("discopop", "loss: DiscoPOP", {"loss": "discopop"}),
-        Variant("sigmoid_norm", "loss: sigmoid per token", {"loss": "sigmoid_norm"}),
-        Variant("smoothing_0.1", "label smoothing 0.1", {"label_smoothing": 0.1}),
-        Variant("beta_0.03", "beta 0.03", {"beta": 0.03}),
-        Variant("beta_0.3", "beta 0.3", {"beta": 0.3}),
-        Variant("margin_0.02", "reward gap above 0.02", {"margin": 0.02}),
+        *_losses(),
         Variant("one_pair_a_user", "one pair a user", {"pairs_per_user": 1}),
-        Variant("any_length", "pairs of unfinished texts too", {"finished_only": False}),
     )
 }
 
 
-def round_name(number: int) -> str:
-    """The name of the arm and of the policy after DPO round `number` (1, 2, ...)."""
-    return f"dpo_round_{number}"
+def round_name(number: int, loop: str = "dpo") -> str:
+    """The name of the arm and of the policy after round `number` (1, 2, ...) of a loop."""
+    return f"{loop}_round_{number}"
 
 
 def arm(name: str) -> Arm:
     """An arm by name, rounds and ablation arms included; raises `KeyError` for a name that is none."""
-    number = name.removeprefix("dpo_round_")
-    if name != number and number.isdigit():
-        return Arm(name, f"DPO round {number}", f"DPO4Rec after round {number}", "texts", name)
+    loop, _, number = name.partition("_round_")
+    if number.isdigit():
+        words = f"{LOOPS[loop].label} round {number}"
+        return Arm(name, words, f"{LOOPS[loop].label} after round {number}", "texts", name)
     return (ARMS | ABLATION_ARMS)[name]
 
 
 def label(name: str) -> str:
-    """The words that stand for an arm, a policy or a variant in figures and pages."""
-    return VARIANTS[name].label if name in VARIANTS else arm(name).label
+    """The words that stand for an arm, a loop, a policy or a variant in figures and pages."""
+    if name in VARIANTS:
+        return VARIANTS[name].label
+    return LOOPS[name].label if name in LOOPS and name not in ARMS else arm(name).label
+
+
+def trained_loops(arms: list[str]) -> list[str]:
+    """The loops that these arms need, the headline's first."""
+    asked = [ARMS[name].loop for name in arms]
+    return list(dict.fromkeys(["dpo", *(loop for loop in asked if loop)]))
 
 
 def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") -> list[str]:

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from dpo4rec_utils.arms import Arm, arm, round_name, table_arms
+from dpo4rec_utils.arms import Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
-from dpo4rec_utils.data.feedback import disliked, liked
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
@@ -50,9 +49,20 @@ def user_folds(study: Study) -> list[Study]:
 
 
 def arm_knowledge(study: Study, name: str) -> ArmKnowledge:
-    """What an arm gives to re-rankers: user text (U, S, T), S texts a user, and item text (I, T); zeros where it has none."""
-    found, items = arm(name), study.knowledge.item_vectors
-    return ArmKnowledge(name, MAKERS[found.user](study, found), items if found.item else np.zeros_like(items))
+    """What an arm gives to re-rankers: user text (U, S, T), S texts a user, item text (I, T), zeros where it has none; and the
+    history mean (U, T) where it is a second user input."""
+    found, knowledge = arm(name), study.knowledge
+    items = ITEM_MAKERS[found.item](knowledge)
+    return ArmKnowledge(
+        name, MAKERS[found.user](study, found), items, knowledge.history_mean if found.history else None
+    )
+
+
+ITEM_MAKERS: dict[str, Callable[[Knowledge], np.ndarray]] = {
+    "catalogue": lambda knowledge: knowledge.item_vectors,
+    "llm": lambda knowledge: knowledge.llm_item_vectors(),
+    "nowhere": lambda knowledge: np.zeros_like(knowledge.item_vectors),
+}
 
 
 def _nothing(study: Study, _: Arm) -> np.ndarray:
@@ -65,14 +75,11 @@ def _template(study: Study, _: Arm) -> np.ndarray:
 
 
 def _history_mean(study: Study, _: Arm) -> np.ndarray:
-    """(U, 1, T) mean of the history's item vectors, +1 liked, -1 disliked, 0 between; unweighted where all are between."""
-    out = []
-    for past in study.data.cohort.history:
-        weight = liked(past.rating, study.config.data).astype(np.float32)
-        weight -= disliked(past.rating, study.config.data)
-        weight = weight if weight.any() else np.ones_like(weight)
-        out.append(weight @ study.knowledge.item_vectors[past.item] / np.abs(weight).sum())
-    return np.array(out, dtype=np.float32)[:, None]
+    return study.knowledge.history_mean[:, None]
+
+
+def _shown_mean(study: Study, _: Arm) -> np.ndarray:
+    return study.knowledge.shown_mean[:, None]
 
 
 def _texts(study: Study, found: Arm) -> np.ndarray:
@@ -98,6 +105,7 @@ MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
     "nothing": _nothing,
     "template": _template,
     "history_mean": _history_mean,
+    "shown_mean": _shown_mean,
     "texts": _texts,
     "shuffled": _shuffled,
     "noise": _noise,
@@ -123,10 +131,9 @@ def compare(study: Study) -> None:
 
 
 def _shared(study: Study, protocol: str, names: list[str]) -> None:
-    """Of the rounds only the last is in the union: an arm read more often would be known better, not be better."""
-    earlier = [round_name(number) for number in range(1, study.config.alignment.rounds)]
-    arms = [arm_knowledge(study, name) for name in names if name != "none"]
-    learnt = [one.name for one in arms if arm(one.name).shared and one.name not in earlier]
+    """Every judged round is in the union, so that rounds can be compared, too."""
+    arms = [arm_knowledge(study, name) for name in names if arm(name).shared != "no"]
+    learnt = [one.name for one in arms if arm(one.name).shared == "learnt"]
     study.store.make(study.scorers.shared_stage(protocol, arms, learnt))
 
 
@@ -153,16 +160,15 @@ def ablate(study: Study) -> None:
 def judge(study: Study) -> None:
     """Referees of every policy of the loop, its controls and the variants that `evaluation.ablations` names."""
     study.store.make(cohort_stage(study.data))
-    config = study.config
-    turns = [study.round(number) for number in range(1, config.alignment.rounds + 1)]
-    loop = [study.start.name, *(turn.after.name for turn in turns)]
-    policies = loop if study.start == study.zero_shot else ["zero_shot", *loop]
-    others = [*(name for name in config.evaluation.arms if arm(name).judged), *config.evaluation.ablations]
+    config, turns = study.config, [turn for loop in study.loops for turn in study.rounds(loop)]
+    headline = [study.start.name, *(turn.after.name for turn in turns if turn.loop == "dpo")]
+    policies = list(dict.fromkeys(["zero_shot", *headline]))
+    rounds = [turn.after.name for turn in turns if turn.loop != "dpo"]
+    others = [*rounds, *(name for name in config.evaluation.arms if arm(name).judged), *config.evaluation.ablations]
+    others = [name for name in others if name not in study.loops]  # an arm of a loop's name is its last round
     texts = {name: judged_text(study, name) for name in [*policies, *others]}
-    rounds = {turn.after.name: turn.model for turn in turns}
-    study.store.make(
-        referees_stage(study.reward_models, study.zero_shot, Judged(texts, policies, loop, others, rounds))
-    )
+    judged = Judged(texts, policies, headline, others, turns)
+    study.store.make(referees_stage(study.reward_models, study.zero_shot, judged))
 
 
 def judged_text(study: Study, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from dpo4rec_utils.arms import ARMS, VARIANTS
 
 PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
+ENOUGH = 0.8  # of the pairs that a round asks for; with fewer it stops
 PROTOCOLS = ("popularity", "uniform")
 BUILT_IN = ("ml-100k", "ml-1m")  # data sets with a loader of their own
 SPLITS = ("train", "validation", "test")
@@ -26,7 +27,7 @@ Loss = Literal[
 ]
 BACKBONES, LOSSES = typing.get_args(Backbone), typing.get_args(Loss)
 # Arms that the tables compare with, so every profile has them.
-COMPARED = ("none", "item", "zero_shot", "random_pairs", "dpo_shuffled")
+COMPARED = ("none", "item", "zero_shot", "random_labels", "dpo_shuffled")
 
 
 def _no_repeats(values: tuple) -> tuple:
@@ -205,10 +206,11 @@ class LLMConfig(Section):
     engine: Literal["openvino", "transformers", "server"] = "openvino"
     server: ServerConfig | None = Field(None, description="where engine: server finds the policies")
     prompt: str = Field("counts", description="a user template of the domain: counts or titles, or one of your own")
+    titles: int = Field(10, ge=1, le=200, description="items that a prompt shows, the best rated and latest")
     title_tokens: int = Field(24, ge=3, le=256, description="tokens of a title in a prompt; whole words are left out")
     train_samples: int = Field(8, ge=2, le=64, description="texts of a user whose texts become pairs (N of the paper)")
     evaluation_samples: int = Field(4, ge=1, le=64, description="texts of every other user")
-    max_new_tokens: int = Field(40, ge=4, le=512)
+    max_new_tokens: int = Field(60, ge=4, le=512, description="of a text with its end; templates keep to it, too")
     temperature: float = Field(0.9, ge=0.05, le=2.0)
     top_p: float = Field(0.95, ge=0.05, le=1.0)
     shard_users: int = Field(96, ge=1, le=10000, description="users a shard: what an interruption can lose")
@@ -267,6 +269,12 @@ class RewardConfig(Section):
     """The reward model: a knowledge-augmented re-ranker, cross-fitted over user folds, averaged over seeds."""
 
     kind: Literal["log_likelihood", "ndcg", "map"] = "log_likelihood"
+    estimate: Literal["amortised", "realised", "embedding"] = Field(
+        "amortised",
+        description="realised: on a user's own lists; amortised: what a text like this can expect; embedding: its cosine with "
+        "the history mean, no re-ranker",
+    )
+    equal_length: bool = Field(True, description="take out of the reward what a text's tokens explain within a user")
     backbone: Backbone = "prm"
     folds: int = Field(3, ge=2, le=20)
     seeds: int = Field(2, ge=1, le=20)
@@ -284,6 +292,9 @@ class AlignmentConfig(Section):
         5e-4, ge=1e-7, le=1.0, description="of supervised fine-tuning, rft included"
     )
     warm_start_texts: int = Field(4, ge=1, le=64, description="examples a user: they share the prompt's computation")
+    heldout_users: int = Field(
+        94, ge=2, le=10**7, description="train users that no step is trained on: their pairs measure what was learnt"
+    )
     pair_users: int | None = Field(
         None, ge=4, le=10**7, description="train users whose texts become pairs, others each round; null: all of them"
     )
@@ -294,6 +305,9 @@ class AlignmentConfig(Section):
     implementation: Literal["prefix_shared", "stock"] = "prefix_shared"
     loss: Loss = Field("sigmoid", description="trl's losses that need chosen and rejected texts alone")
     beta: float = Field(0.1, ge=1e-4, le=10.0)
+    chosen_weight: float = Field(
+        0.0, ge=0.0, le=10.0, description="weight of the chosen texts' own likelihood beside the loss (trl's sft)"
+    )
     label_smoothing: float = Field(0.0, ge=0.0, le=0.5)
     learning_rate: float = Field(2e-4, ge=1e-7, le=1.0, description="of DPO")
     batch_size: int = Field(16, ge=1, le=4096)
@@ -306,8 +320,8 @@ class AlignmentConfig(Section):
 # What each kind of training reads of `AlignmentConfig`: an adapter is made anew when one of these changes.
 _COMMON = ("batch_size", "epochs", "lora_rank")
 TRAINING_SETTINGS = {
-    "warm_start": ("warm_start_learning_rate", "implementation", *_COMMON),
-    "align": ("loss", "beta", "label_smoothing", "learning_rate", "implementation", *_COMMON),
+    "fine_tune": ("warm_start_learning_rate", "implementation", *_COMMON),
+    "align": ("loss", "beta", "chosen_weight", "label_smoothing", "learning_rate", "implementation", *_COMMON),
     "grpo": ("pairs", "learning_rate", *_COMMON),
 }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dpo4rec_utils.arms import arm, table_arms
+from dpo4rec_utils.alignment.heldout import MOST_USERS
+from dpo4rec_utils.arms import LOOPS, table_arms
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -48,11 +49,15 @@ def cost_sentences(study: Study) -> list[str]:
 def sampled_texts(study: Study) -> int:
     """Texts that a whole run samples: every policy's for every user, more for the users whose texts become pairs."""
     config, users = study.config, len(study.data.cohort.users)
-    few, many = config.llm.evaluation_samples, config.llm.train_samples
-    paired = min(config.alignment.pair_users or users, len(study.data.cohort.of("train")))
-    loop = 1 + config.alignment.warm_start + config.alignment.rounds
+    few, many, rounds = config.llm.evaluation_samples, config.llm.train_samples, config.alignment.rounds
+    train = len(study.data.cohort.of("train")) - config.alignment.heldout_users
+    paired = min(config.alignment.pair_users or train, train) + config.alignment.heldout_users
+    start = 1 + config.alignment.warm_start
+    rewarded = start + sum((rounds - 1) * (LOOPS[loop].examples != "swapped") for loop in study.loops)
     judged = len(config.evaluation.ablations) * (1 - config.data.train_share)
-    each = users * few * (loop + _controls(config) + judged) + paired * (many - few) * (loop - 1)
+    each = users * few * (start + rounds * len(study.loops) + judged) + paired * (many - few) * rewarded
+    if "item_llm" in config.evaluation.arms:
+        each += len(study.data.dataset.items)
     most = config.evaluation.most_samples or 0  # notebook 07's own
     wide = users * few + paired * (most - few) if most > many else 0
     return round(config.evaluation.folds * each + wide)
@@ -60,12 +65,13 @@ def sampled_texts(study: Study) -> int:
 
 def trained_texts(study: Study) -> float:
     """What a run trains, as the number of sampled texts that take as long."""
-    config, users = study.config, len(study.data.cohort.users)
-    settings, controls = config.alignment, _controls(config)
-    trained = EXAMPLE * settings.warm_start * settings.warm_start_examples
-    trained += (
-        PAIR * settings.pairs * settings.epochs * (settings.rounds + controls + len(config.evaluation.ablations))
-        + COMPARED * settings.rounds * config.llm.evaluation_samples * users
+    config, settings, trained = study.config, study.config.alignment, 0.0
+    examples, rounds = settings.pairs * settings.epochs, settings.rounds
+    compared = 2 * (2 * settings.pairs_per_user * settings.heldout_users + MOST_USERS)
+    for loop in study.loops:
+        trained += rounds * ((EXAMPLE if LOOPS[loop].supervised else PAIR) * examples + COMPARED * compared)
+    trained += EXAMPLE * settings.warm_start * settings.warm_start_examples + PAIR * examples * len(
+        config.evaluation.ablations
     )
     return config.evaluation.folds * trained
 
@@ -75,7 +81,7 @@ def trained_rerankers(config: Config) -> int:
     evaluation, reward, plain = config.evaluation, config.reward, as_dict(config)
     own = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
     shared = 1 + bool(evaluation.uniform_arms)
-    rewards = reward.folds * reward.seeds * (config.alignment.rounds + 2)
+    rewards = reward.folds * reward.seeds * (config.alignment.rounds + 1) * 2
     ablations = 12 * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (own * evaluation.seeds + shared * evaluation.shared_seeds)
@@ -86,10 +92,6 @@ def memory(data: Data) -> float:
     """GiB at the peak: 4.5 with the default LLM, and the tables of interactions and vectors where they are large."""
     vectors = len(data.cohort.users) * 32 + 3 * len(data.dataset.items)
     return 4.5 + (len(data.dataset.interactions) * 400 + vectors * TEXT_WIDTH * 4) / GIB
-
-
-def _controls(config: Config) -> int:
-    return sum(arm(name).control for name in config.evaluation.arms)
 
 
 def _sampling_trial(study: Study) -> tuple[float, float]:

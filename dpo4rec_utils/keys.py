@@ -34,6 +34,7 @@ LIBRARIES = {
     "sentence_transformers": ("sentence-transformers",),
     "numpy": ("numpy",),
     "scipy": ("scipy",),
+    "sklearn": ("scikit-learn",),
     "pandas": ("pandas",),
 }
 

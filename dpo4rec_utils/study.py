@@ -1,24 +1,27 @@
 """The study of one configuration: the paper's loop (Algorithm 1), its controls and variants, as policies by name."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.alignment.adapters import Aligner, Recipe
 from dpo4rec_utils.alignment.pairs import (
     Candidates,
-    best_of_n,
+    PairRules,
     build_pairs,
     groups,
-    random_pairs,
+    require_pairs,
     rewarded_texts,
+    swapped_at_random,
 )
+from dpo4rec_utils.alignment.probe import described_pairs
 from dpo4rec_utils.alignment.story import Round
-from dpo4rec_utils.arms import VARIANTS, round_name
+from dpo4rec_utils.arms import LOOPS, VARIANTS, Loop, round_name, trained_loops
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.files import StudyError, project_root
@@ -48,7 +51,7 @@ class Study:
     def __init__(self, config: Config, root: Path | None = None, label: str = "", making: bool = True):
         self.config, self.seed = config, config.seed
         self.store = Store(root or project_root(), as_dict(config), label, making)
-        self._loop, self._rounds = self.loop(), []
+        self._loops: dict[str, tuple[Iterator[Round], list[Round]]] = {}
 
     # The parts, each made when it is first asked for
 
@@ -79,31 +82,64 @@ class Study:
 
     # The loop
 
-    def loop(self) -> Iterator[Round]:
-        """Algorithm 1 of the paper: sample, reward, pair, align; the aligned policy samples in the next round."""
-        before, sources, rounds = self.start, self.before_round_1, self.config.alignment.rounds
+    def loop(self, name: str = "dpo") -> Iterator[Round]:
+        """Algorithm 1 of the paper: sample, reward, pair, align; the aligned policy samples in the next round.
+
+        `name`: the headline's loop, or one of the controls of `arms.LOOPS`.
+        """
+        loop = LOOPS[name]
+        before = self.zero_shot if loop.cold else self.start
+        sources, rounds = self.sources(before), self.config.alignment.rounds
         for number in range(1, rounds + 1):
-            # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next two steps.
-            self.knowledge.texts(before)
-            # 2. Reward: how well a user's held-out lists are ranked with each text.
-            model = self.reward_models.of(before, sources)
-            # 3. Pair: the best text against the worst.
-            pairs = build_pairs(self.candidates(before, model), self.config.alignment)
+            if loop.examples == "swapped":  # the headline's pairs and nothing of its own but the policy
+                turn = self.round(number)
+                pairs = swapped_at_random(turn.pairs, generator(self.seed, "random labels", number))
+                model, heldout = turn.model, turn.heldout
+            else:
+                # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
+                self.knowledge.texts(before)
+                # 2. Reward: how well a user's held-out lists are ranked with each text.
+                model = self.reward_models.of(before, sources, loop.residual)
+                # 3. Pair: the best text against the worst; of held-out users, too, whom no step is trained on.
+                pairs, heldout = self.pairs(self.candidates(before, model), round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
-            recipe = Recipe(round_name(number), rewarded=number < rounds, round=number)
-            after = self.aligner.train(before, pairs, recipe)
-            yield Round(number, before, model, pairs, after)
+            own = loop.examples != "swapped"
+            method = "fine_tune" if loop.supervised else "align"
+            recipe = Recipe(round_name(number, name), method, rewarded=own and number < rounds, round=number)
+            after = self.aligner.train(before, self._examples(loop, pairs), recipe)
+            yield Round(number, before, model, pairs, after, heldout, name)
             before, sources = after, [*sources, after]
 
-    def round(self, number: int) -> Round:
-        """Round `number` (1, 2, ...) of the loop, with all before it."""
+    def _examples(self, loop: Loop, pairs: pd.DataFrame) -> pd.DataFrame:
+        """What a loop's policy is trained on in place of a round's pairs: as many examples for the same users."""
+        if loop.examples == "chosen":
+            return pairs[["user", "prompt"]].assign(completion=pairs.chosen)
+        if loop.examples == "templates":
+            drawn = self.knowledge.template_texts(self.config.alignment.pairs_per_user, full=True)
+            place = pairs.groupby("user").cumcount()
+            texts = [drawn[user][number] for user, number in zip(pairs.user, place, strict=True)]
+            return pairs[["user", "prompt"]].assign(completion=texts)
+        return pairs
+
+    def round(self, number: int, loop: str = "dpo") -> Round:
+        """Round `number` (1, 2, ...) of a loop, with all before it."""
+        turns, rounds = self._loops.setdefault(loop, (self.loop(loop), []))
         try:
-            while len(self._rounds) < number:
-                self._rounds.append(next(self._loop))
+            while len(rounds) < number:
+                rounds.append(next(turns))
         except BaseException:  # an interrupted generator cannot go on; a new one finds what is finished in seconds
-            self._loop, self._rounds = self.loop(), []
+            del self._loops[loop]
             raise
-        return self._rounds[number - 1]
+        return rounds[number - 1]
+
+    def rounds(self, loop: str = "dpo") -> list[Round]:
+        """All rounds of a loop."""
+        return [self.round(number, loop) for number in range(1, self.config.alignment.rounds + 1)]
+
+    @property
+    def loops(self) -> list[str]:
+        """The loops that the arms of this configuration need, the headline's first."""
+        return trained_loops(self.config.evaluation.arms)
 
     @cached_property
     def zero_shot(self) -> Policy:
@@ -116,83 +152,66 @@ class Study:
         settings = self.config.alignment
         if not settings.warm_start:
             return self.zero_shot
-        count, train = settings.warm_start_examples, self.data.cohort.of("train")
-        drawn = self.knowledge.template_texts(max(settings.warm_start_texts, -(-count // len(train))), full=False)
-        order, prompts = generator(self.seed, "warm_start").permutation(train), self.knowledge.prompts()
+        count, users = settings.warm_start_examples, self.knowledge.aligned_users
+        drawn = self.knowledge.template_texts(max(settings.warm_start_texts, -(-count // len(users))), full=False)
+        order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
         table = pd.DataFrame(rows, columns=["prompt", "completion"])
-        return self.aligner.train(self.zero_shot, table, Recipe("warm_start", "warm_start", rewarded=True))
+        return self.aligner.train(self.zero_shot, table, Recipe("warm_start", "fine_tune", rewarded=True))
 
-    @property
-    def before_round_1(self) -> list[Policy]:
-        """The policies whose texts the reward model of round 1 is trained on."""
-        return [self.zero_shot, self.start] if self.config.alignment.warm_start else [self.zero_shot]
+    def sources(self, before: Policy) -> list[Policy]:
+        """The policies whose texts the reward model of a first round is trained on, given the policy before it."""
+        return [self.zero_shot] if before == self.zero_shot else [self.zero_shot, before]
 
-    def candidates(self, policy: Policy, model: RewardModel, kind=None, finished_only=None) -> Candidates:
-        """What pairs are built from; `kind` and `finished_only` are the configuration's where they are None."""
-        kind = kind or self.config.reward.kind
-        finished_only = self.config.alignment.finished_only if finished_only is None else finished_only
-        return rewarded_texts(self.knowledge, policy, model, kind, finished_only)
+    def candidates(self, policy: Policy, model: RewardModel, reward=None, finished_only=None) -> Candidates:
+        """What pairs are built from; `reward` and `finished_only` are the configuration's where they are None."""
+        rules = PairRules(
+            reward or self.config.reward,
+            self.config.alignment.finished_only if finished_only is None else finished_only,
+        )
+        return rewarded_texts(self.knowledge, policy, model, rules)
+
+    def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of either."""
+        config, heldout = config or self.config.alignment, self.knowledge.heldout_users
+        train = build_pairs(candidates.of(np.setdiff1d(candidates.users, heldout)), config)
+        require_pairs(train, config, name)
+        every = config.changed(pairs=config.pairs_per_user * len(heldout))
+        return train, described_pairs(candidates, build_pairs(candidates.of(heldout), every))
 
     # Policies by name
 
     @functools.cache
     def policy(self, name: str) -> Policy:
-        """A policy by its arm's name; 'last' is the one after the last round. `StudyError` for a name that is none."""
-        if name == "last":
-            return self.round(self.config.alignment.rounds).after
-        rounds = [round_name(number) for number in range(1, self.config.alignment.rounds + 1)]
-        if name in rounds:
-            return self.round(rounds.index(name) + 1).after
+        """A policy by its arm's name; a loop's name is that after its last round, and 'last' the headline's. `StudyError` for a
+        name that is none."""
+        rounds = self.config.alignment.rounds
+        loop, _, number = name.replace("last", "dpo").partition("_round_")
+        if loop in LOOPS and (not number or (number.isdigit() and 1 <= int(number) <= rounds)):
+            return self.round(int(number or rounds), loop).after
         if name in VARIANTS:
             return self._variant(name)
-        if name not in POLICIES:
+        if name not in ("zero_shot", "warm_start"):
+            known = ", ".join(["last", "zero_shot", "warm_start", *LOOPS])
             raise StudyError(
-                f"There is no policy {name!r}; allowed: last, {', '.join([*POLICIES, *rounds])}, or a variant."
+                f"There is no policy {name!r}; allowed: {known}, these with _round_1 to _round_{rounds}, or a variant."
             )
-        return POLICIES[name](self)
-
-    def _cold(self) -> Policy:
-        """The paper's path: one round straight from the zero-shot LLM."""
-        model = self.reward_models.of(self.zero_shot, [self.zero_shot])
-        pairs = build_pairs(self.candidates(self.zero_shot, model), self.config.alignment)
-        return self.aligner.train(self.zero_shot, pairs, Recipe("dpo_cold"))
-
-    def _round_1(self, llm_only: bool = False, **choice) -> Candidates:
-        """The texts that round 1 chooses from, with their rewards; `choice` as in `candidates`."""
-        model = self.reward_models.of(self.start, self.before_round_1, llm_only)
-        return self.candidates(self.start, model, **choice)
-
-    def _random_pairs(self) -> Policy:
-        """The control of round 1: as many pairs for the same users, drawn without the reward."""
-        candidates = self._round_1()
-        pairs = build_pairs(candidates, self.config.alignment)
-        drawn = random_pairs(pairs, candidates, generator(self.seed, "random_pairs"))
-        return self.aligner.train(self.start, drawn, Recipe("random_pairs"))
-
-    def _best_of_n(self) -> Policy:
-        """Rejection-sampling fine-tuning: supervised on the best of N, from the policy of round 1."""
-        table = best_of_n(self._round_1(), self.config.alignment)
-        return self.aligner.train(self.start, table, Recipe("rft", "warm_start"))
+        return self.zero_shot if name == "zero_shot" else self.start
 
     def _variant(self, name: str) -> Policy:
         """Round 1 from the same texts with one thing changed, or the zero-shot LLM asked otherwise."""
         variant = VARIANTS[name]
         if variant.prompt:
             return replace(self.zero_shot, name=name, rewarded=False)
-        config = self.config.alignment.changed(**variant.alignment)
-        candidates = self._round_1(variant.llm_only, kind=variant.reward, finished_only=config.finished_only)
-        candidates = candidates.first(variant.samples)
+        config, reward = (
+            self.config.alignment.changed(**variant.alignment),
+            self.config.reward.changed(**variant.reward),
+        )
+        model = self.reward_models.of(self.start, self.sources(self.start), variant.residual, variant.llm_only)
+        candidates = self.candidates(self.start, model, reward, config.finished_only).first(variant.samples)
         if variant.grpo:
-            return self.aligner.train(self.start, groups(candidates), Recipe(name, "grpo"), config)
-        return self.aligner.train(self.start, build_pairs(candidates, config), Recipe(name), config)
-
-
-# The policies that are neither a round nor a variant, by their arm's name.
-POLICIES: dict[str, Callable[[Study], Policy]] = {
-    "zero_shot": lambda study: study.zero_shot,
-    "warm_start": lambda study: study.start,
-    "dpo_cold": Study._cold,
-    "random_pairs": Study._random_pairs,
-    "rft": Study._best_of_n,
-}
+            trained = candidates.of(np.setdiff1d(candidates.users, self.knowledge.heldout_users))
+            return self.aligner.train(self.start, groups(trained), Recipe(name, "grpo"), config)
+        possible = min(config.pairs_per_user, candidates.rewards.shape[1] // 2) * len(candidates.users)
+        config = config.changed(pairs=min(config.pairs, possible))
+        return self.aligner.train(self.start, self.pairs(candidates, name, config)[0], Recipe(name), config)

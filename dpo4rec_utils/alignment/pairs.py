@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.config import ENOUGH, AlignmentConfig, RewardConfig
+from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy
-from dpo4rec_utils.rewards.model import RewardModel
+from dpo4rec_utils.rewards.estimates import FOLDS, TextFeatures, estimated_rewards, read_features
+from dpo4rec_utils.rewards.model import RewardModel, user_folds
 from dpo4rec_utils.rewards.values import user_rewards
+from dpo4rec_utils.seeds import derive_seed
 
 COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sample", "gap"]
 
@@ -19,7 +22,8 @@ class Candidates:
     """What pairs are chosen from: P users with N texts each.
 
     users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not be
-    paired; lists: (P,) how many lists of a user the rewards are of.
+    paired; lists: (P,) how many lists of a user the rewards are of; features and realised, (P, N): what the rewards were
+    estimated from.
     """
 
     users: np.ndarray
@@ -27,40 +31,64 @@ class Candidates:
     texts: list[list[str]]
     rewards: np.ndarray
     lists: np.ndarray
+    features: TextFeatures | None = None
+    realised: np.ndarray | None = None
+
+    def of(self, users) -> "Candidates":
+        """The texts of these users alone."""
+        keep = np.flatnonzero(np.isin(self.users, users))
+        features = self.features and self.features.of_users(keep)
+        realised = None if self.realised is None else self.realised[keep]
+        prompts, texts = ([part[i] for i in keep] for part in (self.prompts, self.texts))
+        return Candidates(self.users[keep], prompts, texts, self.rewards[keep], self.lists[keep], features, realised)
 
     def first(self, samples: int | None) -> "Candidates":
-        """The first `samples` texts of every user; all of them for None."""
+        """The first `samples` texts of every user to choose from; all of them for None."""
         return replace(self, texts=[row[:samples] for row in self.texts], rewards=self.rewards[:, :samples])
 
 
-def rewarded_texts(
-    knowledge: Knowledge, policy: Policy, model: RewardModel, kind: str, finished_only: bool
-) -> Candidates:
-    """A policy's texts for its `pair_users` with their rewards of a kind; `finished_only` lets no cut text be paired."""
-    users = knowledge.pair_users(policy)
-    reward = user_rewards(model.rewards[kind], model.lists, users)
+@dataclass(frozen=True)
+class PairRules:
+    """What pairs are ordered by, and whether texts that were cut may be paired."""
+
+    reward: RewardConfig
+    finished_only: bool
+
+
+def rewarded_texts(knowledge: Knowledge, policy: Policy, model: RewardModel, rules: PairRules) -> Candidates:
+    """A policy's texts for its `pair_users` and the held-out users with what pairs are ordered by."""
+    paired, heldout = knowledge.pair_users(policy), knowledge.heldout_users
+    users = np.sort(np.concatenate([paired, heldout]))
+    fold = np.full(len(users), -1)
+    fold[np.isin(users, paired)] = user_folds(paired, FOLDS, derive_seed(knowledge.seed, "amortised"))
+    realised = user_rewards(model.rewards[rules.reward.kind], model.lists, users)
+    features = read_features(knowledge, policy, users, fold)
+    reward = estimated_rewards(features, realised, rules.reward)
     table = knowledge.texts(policy)
     table = table[table.user.isin(users)].set_index("user")
-    if finished_only:
-        finished = table.finished.to_numpy(bool).reshape(reward.shape)
-        reward = np.where(finished, reward, np.nan)
+    if rules.finished_only:
+        reward = np.where(table.finished.to_numpy(bool).reshape(reward.shape), reward, np.nan)
     texts = table.text.groupby(level=0).apply(list)
     prompts, counts = knowledge.prompts(), np.array([(model.lists.user == u).sum() for u in users])
-    return Candidates(users, [prompts[u] for u in users], [texts[u] for u in users], reward, counts)
+    return Candidates(
+        *(users, [prompts[u] for u in users], [texts[u] for u in users], reward, counts), features, realised
+    )
 
 
 def build_pairs(candidates: Candidates, config: AlignmentConfig) -> pd.DataFrame:
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
-    Texts of a user that are equal make no pair, nor does a gap of `config.margin` or less. Columns: COLUMNS.
+    No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes no pair.
+    Columns: COLUMNS.
     """
-    rows, rewards, texts = [], candidates.rewards, candidates.texts
+    rows, texts = [], candidates.texts
     for i, user in enumerate(candidates.users):
-        order = np.argsort(-rewards[i], kind="stable")[: np.isfinite(rewards[i]).sum()]
+        rewards = np.where(_first_of_equals(texts[i]), candidates.rewards[i], np.nan)
+        order = np.argsort(-rewards, kind="stable")[: np.isfinite(rewards).sum()]
         for rank in range(min(config.pairs_per_user, len(order) // 2)):
             best, worst = order[rank], order[-1 - rank]
-            gap = float(rewards[i, best] - rewards[i, worst])
-            if gap > config.margin and texts[i][best].strip() != texts[i][worst].strip():
+            gap = float(rewards[best] - rewards[worst])
+            if gap > config.margin:
                 row = (user, candidates.prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
                 rows.append((*row, gap * np.sqrt(candidates.lists[i])))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "weight"])
@@ -68,24 +96,27 @@ def build_pairs(candidates: Candidates, config: AlignmentConfig) -> pd.DataFrame
     return table[: config.pairs][COLUMNS]
 
 
-def random_pairs(pairs: pd.DataFrame, candidates: Candidates, rng: np.random.Generator) -> pd.DataFrame:
-    """The control: as many pairs for the same users and prompts, without the reward.
+def _first_of_equals(texts: list[str]) -> list[bool]:
+    stripped = [text.strip() for text in texts]
+    return [stripped.index(text) == place for place, text in enumerate(stripped)]
 
-    A user's distinct texts are shuffled and cut into pairs, so that, as in `build_pairs`, no text stands in two of them
-    (unless there are too few texts, when the shuffle starts again).
-    """
-    rows, place = [], {user: i for i, user in enumerate(candidates.users)}
-    for user, mine in pairs.groupby("user", sort=False):
-        texts, allowed = candidates.texts[place[user]], np.isfinite(candidates.rewards[place[user]])
-        first = {text.strip(): j for j, text in reversed(list(enumerate(texts))) if allowed[j]}
-        distinct = sorted(first.values())
-        order: list[int] = []
-        for prompt in mine.prompt:
-            if len(order) < 2:
-                order = rng.permutation(distinct).tolist()
-            a, b = order.pop(), order.pop()
-            rows.append((user, prompt, texts[a], texts[b], int(a), int(b), float("nan")))
-    return pd.DataFrame(rows, columns=COLUMNS)
+
+def require_pairs(pairs: pd.DataFrame, config: AlignmentConfig, name: str) -> None:
+    """Raise `StudyError` where a round got fewer than `ENOUGH` of the pairs that it asks for: it would be starved."""
+    if len(pairs) < ENOUGH * config.pairs:
+        raise StudyError(
+            f"{name} found {len(pairs)} pairs of {config.pairs} asked for, fewer than {ENOUGH:.0%}; raise alignment.pair_users or "
+            "llm.train_samples, or ask for fewer with alignment.pairs."
+        )
+
+
+def swapped_at_random(pairs: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """The control: the same pairs, chosen and rejected swapped in half of them, drawn at random."""
+    swap, out = rng.permutation(len(pairs)) < len(pairs) // 2, pairs.copy()
+    for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        for column in ("", "_sample"):
+            out[side + column] = pairs[side + column].where(~swap, pairs[other + column])
+    return out.assign(gap=pairs.gap.where(~swap, -pairs.gap))
 
 
 def groups(candidates: Candidates) -> pd.DataFrame:
@@ -101,19 +132,3 @@ def groups(candidates: Candidates) -> pd.DataFrame:
         if np.isfinite(rewards).sum() >= 2
     ]
     return pd.DataFrame(rows, columns=["user", "prompt", "texts", "rewards"])
-
-
-def best_of_n(candidates: Candidates, config: AlignmentConfig) -> pd.DataFrame:
-    """The rejection-sampling control: the best text of each user as (prompt, completion), largest weighted gap first.
-
-    A user without a better and a worse text is left out.
-    """
-    rewards = candidates.rewards
-    best = np.where(np.isnan(rewards), -np.inf, rewards).argmax(axis=1)
-    gap = rewards[np.arange(len(best)), best] - np.ma.masked_invalid(rewards).mean(axis=1).filled(np.nan)
-    weight = gap * np.sqrt(candidates.lists)
-    order = [i for i in np.argsort(-weight, kind="stable") if weight[i] > 0][: config.pairs]
-    return pd.DataFrame(
-        [(candidates.users[i], candidates.prompts[i], candidates.texts[i][best[i]]) for i in order],
-        columns=["user", "prompt", "completion"],
-    )

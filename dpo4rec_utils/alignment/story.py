@@ -15,13 +15,16 @@ from dpo4rec_utils.rewards.values import user_rewards
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the loop: the policy that sampled, the model that rewarded, the pairs, and the aligned policy."""
+    """One turn of a loop: the policy that sampled, the model that rewarded, the pairs, the aligned policy, and the pairs of
+    held-out users, chosen alike from texts of the same policy."""
 
     number: int
     before: Policy
     model: RewardModel
     pairs: pd.DataFrame
     after: Policy
+    heldout: pd.DataFrame
+    loop: str = "dpo"
 
 
 def claimed_changes(knowledge: Knowledge, turn: Round) -> pd.Series:

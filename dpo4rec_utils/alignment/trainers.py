@@ -239,10 +239,10 @@ def _ended(model: str, completion: str) -> list[int]:
     return [*token_ids(load_tokenizer(model), completion), turn_end(model)]
 
 
-def warm_start(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
+def fine_tune(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
     """Supervised fine-tuning on (prompt, completion) rows, loss on completions only.
 
-    Also rejection-sampling fine-tuning, when the completions are the best of N. Raises `StudyError` without examples.
+    The warm start, and the controls that imitate: the best of N, or templates. Raises `StudyError` without examples.
     """
     if examples.empty:
         raise StudyError("No examples to fine-tune on: give more users or samples.")
@@ -281,7 +281,10 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
         pairs.prompt,
         max_length=None,
         beta=config.beta,
-        loss_type=[config.loss],
+        # Preferring alone lets the likelihood of both texts fall; the second term holds that of the chosen one (Pang et al.,
+        # Iterative Reasoning Preference Optimization, arXiv 2404.19733).
+        loss_type=[config.loss] + (["sft"] if config.chosen_weight else []),
+        loss_weights=[1.0] + ([config.chosen_weight] if config.chosen_weight else []),
         label_smoothing=config.label_smoothing,
         precompute_ref_log_probs=shared,
     )

@@ -1,10 +1,10 @@
 """The answer in four lines: what the last round beats, what it does not, what it loses to, and where that was seen."""
 
 from dpo4rec_utils.arms import VARIANTS, label
-from dpo4rec_utils.evidence import tables
-from dpo4rec_utils.evidence.figures import better_worse
-from dpo4rec_utils.evidence.loop_tables import accuracy_on_new_pairs
+from dpo4rec_utils.evidence import loop_tables, tables
+from dpo4rec_utils.evidence.figures import backbone_label, better_worse
 from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import MissingRecordError
 
 DATA = {
     "ml-100k": "MovieLens-100K",
@@ -17,41 +17,46 @@ MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
 
 
 def answer(records: Records, scorer: str = "own") -> dict[str, str]:
-    """Beats, no difference seen, loses to, learnt, seen on: a line each, NDCG@7 under popularity negatives by one scorer.
+    """Beats, no difference seen, loses to, on top of the history mean, learnt, seen on: a line each, NDCG@7 under popularity
+    negatives by one scorer.
 
-    A baseline is beaten where the interval of the mean over backbones lies above zero, and loses where it lies below; these
-    intervals are not corrected for the number of baselines, the counts of backbones are.
+    A baseline is beaten where the interval of the mean over backbones that do not read the history lies above zero, and the
+    last round loses where it lies below; a backbone that reads it stands beside. Intervals are not corrected for the
+    number of baselines, the counts of backbones are.
     """
     rows = tables.headline(records)
     rows = rows[(rows.protocol == "popularity") & (rows.scorer == scorer)]
+    mine = rows[(rows.arm == records.last) & (rows.group == "mean")]
     parts = {
-        "Beats": rows[rows.ci_low > 0],
-        "No difference seen": rows[(rows.ci_low <= 0) & (rows.ci_high >= 0)],
-        "Loses to": rows[rows.ci_high < 0],
+        "Beats": mine[mine.ci_low > 0],
+        "No difference seen": mine[(mine.ci_low <= 0) & (mine.ci_high >= 0)],
+        "Loses to": mine[mine.ci_high < 0],
+        "On top of the history mean": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
     }
-    lines = {name: " · ".join(_line(row) for row in part.itertuples()) or "-" for name, part in parts.items()}
+    lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
     return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
 
 
-def _line(row) -> str:
+def _line(row, rows) -> str:
     counts = better_worse({"better": row.better, "worse": row.worse, "backbones": row.backbones})
-    return f"{label(row.baseline)} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts})"
+    beside = rows[(rows.arm == row.arm) & (rows.baseline == row.baseline) & (rows.group != "mean")]
+    readers = "".join(f"; {backbone_label(r.group)} {r.difference:+.4f}" for r in beside.itertuples())
+    name = label(row.baseline).removeprefix("history mean + ")
+    return f"{name} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts}{readers})"
 
 
 def learnt(records: Records) -> str:
-    """How often the rounds order pairs rightly that they are not yet trained on, lowest to highest over rounds and folds."""
-    logs = [
-        record["metrics"]["log"]
-        for fold in range(records.folds)
-        for record in records.kind("policy", fold)
-        if record["name"].startswith("dpo_round_")
-    ]
-    found = [value for value in map(accuracy_on_new_pairs, logs) if value == value]
-    if not found:
+    """How often the headline's rounds order pairs of held-out users rightly, with the rule "the longer wins" beside."""
+    try:
+        table = loop_tables.rounds(records)
+    except MissingRecordError:
         return "-"
-    least, most = f"{min(found):.0%}", f"{max(found):.0%}"
-    share = least if least == most else f"{least} to {most}"
-    return f"on pairs not yet trained on, rounds are right for {share} (chance: 50 %)"
+    table = table[table["loop"] == "dpo"]
+    shares = [
+        f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in table.itertuples()
+    ]
+    longer = " and ".join(f"{value:.0%}" for value in table.longer_wins)
+    return f"of pairs of users that no step was trained on, rounds order {' and '.join(shares)} rightly; the longer text wins {longer}"
 
 
 def seen_on(records: Records) -> str:
@@ -66,13 +71,12 @@ def seen_on(records: Records) -> str:
 
 
 def shortfalls(records: Records) -> list[str]:
-    """What a stage got less of than it asked for: rounds, controls and variants with under 80 % of the pairs, in words."""
-    found = []
+    """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
+    found, named = [], {*loop_tables.trained_policies(records), *VARIANTS} - {"grpo", "titles_prompt"}
     for fold in range(records.folds):
         for record in records.kind("policy", fold):
             asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
-            paired = record["name"].startswith(("dpo_", "random_pairs")) or record["name"] in set(VARIANTS) - {"grpo"}
-            if paired and got < 0.8 * asked:
+            if record["name"] in named and got < asked:
                 where = f" in user fold {fold}" if records.folds > 1 else ""
                 found.append(f"{label(record['name'])}{where} was trained on {got} pairs of {asked}")
     return found

@@ -6,6 +6,7 @@ import pandas as pd
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_tables, plots, tables
 from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.files import MissingRecordError
 
 BACKBONES = {"dlcm": "DLCM", "prm": "PRM", "setrank": "SetRank", "mir": "MIR", "dasalc": "DASALC"}
 
@@ -41,23 +42,50 @@ def power(records: Records):
     )
 
 
+def group_label(records: Records, group: str) -> str:
+    """How a group of backbones of `tables.headline` is written."""
+    others = tables.backbone_groups(records)["mean"]
+    return f"mean of {len(others)}" if group == "mean" else f"{backbone_label(group)} (reads the history)"
+
+
 def headline(records: Records):
-    """The last round against every baseline, mean of the backbones, popularity negatives, a marker a scorer."""
+    """The last round against every baseline, popularity negatives: a marker a scorer and group of backbones."""
     table = tables.headline(records)
-    table = table[table.protocol == "popularity"]
-    shown = table.assign(baseline=table.baseline.map(label), scorer=table.scorer + " scorers")
-    figure, _ = plots.dots(shown, "baseline", "difference", "scorer", ("ci_low", "ci_high"))
+    table = table[(table.protocol == "popularity") & (table.arm == records.last)]
+    series = [f"{row.scorer}, {group_label(records, row.group)}" for row in table.itertuples()]
+    shown = table.assign(baseline=table.baseline.map(label), series=series)
+    figure, _ = plots.dots(shown, "baseline", "difference", "series", ("ci_low", "ci_high"))
     plots.below(
         figure,
-        f"NDCG@7 of {label(records.last)} less that of ..., mean of {len(records.backbones)} backbones\n"
-        f"(bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
+        f"NDCG@7 of {label(records.last)} less that of ... (bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
     )
-    own = table[table.scorer == "own"]
+    own = tables.last_round(records)
+    own = own[own.scorer == "own"]
     beaten, lost = own[own.ci_low > 0].baseline.map(label), own[own.ci_high < 0].baseline.map(label)
     return figure, (
         f"With own scorers {label(records.last)} is better than {', '.join(beaten) or 'no other'} and worse than {', '.join(lost) or 'no other'} "
-        f"(95 % intervals of the mean of {len(records.backbones)} backbones, n = {own.users.max()} test users)."
+        f"(95 % intervals of the {group_label(records, 'mean')} backbones that do not read the history, n = {own.users.max()} test users)."
     )
+
+
+def on_top(records: Records):
+    """What a second user input adds to the history mean, own scorers, popularity negatives."""
+    table = tables.headline(records)
+    table = table[(table.protocol == "popularity") & (table.scorer == "own")]
+    table = table[table.arm.str.startswith("history_mean+") & (table.baseline == "history_mean")]
+    if table.empty:
+        raise MissingRecordError(f"{records.profile} has no arm that adds to the history mean.")
+    shown = table.assign(arm=table.arm.map(label), group=[group_label(records, group) for group in table.group])
+    figure, _ = plots.dots(shown, "arm", "difference", "group", ("ci_low", "ci_high"))
+    plots.below(
+        figure, f"NDCG@7 less that of the history mean alone (bars: 95 % interval, n = {table.users.max()} test users)"
+    )
+    mean = table[table.group == "mean"]
+    adds = [
+        f"{label(row.arm).split(' + ')[1]} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f})"
+        for row in mean.itertuples()
+    ]
+    return figure, f"On top of the history mean: {'; '.join(adds)} NDCG@7, {group_label(records, 'mean')} backbones."
 
 
 def forest(records: Records, scorer: str):

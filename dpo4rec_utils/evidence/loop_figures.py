@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import label
+from dpo4rec_utils.arms import label, round_name
 from dpo4rec_utils.evidence import loop_tables, plots
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
@@ -101,12 +101,68 @@ def reliability(records: Records):
     )
 
 
+def probe(records: Records):
+    """How often linear probes and the rule "the longer wins" order pairs rightly, by what orders the pairs."""
+    table = loop_tables.probe(records)
+    words_ = {
+        "longer wins": "the longer wins",
+        "facts": "facts named",
+        "vector": "the vector",
+        "cosine": "fit to the history",
+    }
+    shown = table.assign(
+        probe=table.probe.map(words_ | {"fit": "all of these"}),
+        pairs=table.estimate + np.where(table.equal_length, ", equal length", ""),
+    )
+    figure, axis = plots.dots(shown, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
+    axis.axvline(0.5, color="black", linestyle=":")
+    axis.set_xlim(0.35, 1.0)
+    plots.below(
+        figure, "share of pairs ordered rightly, users of other folds (dotted: chance; bars: 95 % interval of users)"
+    )
+    found = table.set_index(["estimate", "equal_length", "probe"]).accuracy
+    return figure, (
+        f"Of pairs by realised rewards the longer text wins {found['realised', False, 'longer wins']:.0%} and the best probe guesses "
+        f"{found['realised', False].max():.0%}; by amortised rewards at equal length these are "
+        f"{found['amortised', True, 'longer wins']:.0%} and {found['amortised', True].max():.0%} (n = {table.pairs.max()} pairs)."
+    )
+
+
 # Notebook 04
+
+
+def heldout(records: Records):
+    """Share of held-out pairs that each round's policy orders rightly, beside the rule "the longer wins" and a probe."""
+    table = loop_tables.rounds(records)
+    table["name"] = [label(round_name(row["round"], row["loop"])) for _, row in table.iterrows()]
+    columns = {"the policy": "heldout_accuracy", "lengths within two tokens": "matched_accuracy"}
+    columns |= {"the longer wins": "longer_wins", "a linear probe": "probe_accuracy"}
+    parts = []
+    for name, column in columns.items():
+        ends = ("heldout_ci_low", "heldout_ci_high") if column == "heldout_accuracy" else (column, column)
+        values = {"accuracy": table[column], "low": table[ends[0]], "high": table[ends[1]]}
+        parts.append(table[["name"]].assign(of=name, **values))
+    figure, axis = plots.dots(pd.concat(parts), "name", "accuracy", "of", ("low", "high"))
+    axis.axvline(0.5, color="black", linestyle=":")
+    axis.set_xlim(0.35, 1.0)
+    pairs = table.heldout_pairs.max()
+    plots.below(
+        figure,
+        f"share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users, n = {pairs} pairs)",
+    )
+    mine = table[table["loop"] == "dpo"]
+    shares = [
+        f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in mine.itertuples()
+    ]
+    return figure, (
+        f"On pairs of users that no step was trained on, DPO's rounds are right for {' and '.join(shares)}; the longer text wins "
+        f"{' and '.join(f'{value:.0%}' for value in mine.longer_wins)}."
+    )
 
 
 def training(records: Records):
     """DPO loss and margin a step, one line a run; the loss starts at ln 2."""
-    names = [name for name in loop_tables.rounds_and_controls(records) if name != "rft"]
+    names = loop_tables.aligned_policies(records)
     logs = {name: records.metrics("policy", name)["log"] for name in names}
     figure, (left, right) = plots.blank(8, 3.4, 2)
     for i, (name, log) in enumerate(logs.items()):
@@ -178,7 +234,7 @@ def rounds(records: Records):
         "referees, validation users": ("validation", "independent_log_likelihood"),
         "referees, test users": ("test", "independent_log_likelihood"),
     }
-    table = loop_tables.rounds(records)
+    table = loop_tables.rewards_by_round(records)
     series = {name: place for name, place in series.items() if place[0] in set(table.split)}
     figure, axis = plots.blank(6.2, 4.4)
     for i, (name, (split, reward)) in enumerate(series.items()):

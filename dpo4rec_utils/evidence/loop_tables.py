@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import ABLATION_ARMS, ARMS
+from dpo4rec_utils.arms import ABLATION_ARMS, ARMS, LOOPS, round_name, trained_loops
 from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.evidence.statistics import t_of_mean
+from dpo4rec_utils.evidence.statistics import clustered_share, t_of_mean
 from dpo4rec_utils.files import MissingRecordError
 
 JUDGED = (*SPLITS, "train_later")
@@ -46,16 +46,90 @@ def start(records: Records) -> str:
     return "warm_start" if records.config["alignment"]["warm_start"] else "zero_shot"
 
 
-def rounds_and_controls(records: Records) -> list[str]:
-    """Names of the policies after each round, then of the controls that this profile trains."""
-    rounds = [f"dpo_round_{r}" for r in range(1, records.config["alignment"]["rounds"] + 1)]
-    return rounds + [name for name in records.config["evaluation"]["arms"] if ARMS[name].control]
+def trained_policies(records: Records, loops: list[str] | None = None) -> list[str]:
+    """Names of the policies after each round of these loops, or of all that this profile trains, the headline's first."""
+    numbers = range(1, records.config["alignment"]["rounds"] + 1)
+    return [
+        round_name(r, loop) for loop in loops or trained_loops(records.config["evaluation"]["arms"]) for r in numbers
+    ]
+
+
+def probe(records: Records) -> pd.DataFrame:
+    """Can it be learned? How often probes and "the longer wins" order pairs rightly, for two estimates of the reward: estimate,
+    equal_length, probe, pairs, users, accuracy, ci_low, ci_high (of users)."""
+    name, rows = start(records), []
+    values, sizes = records.values("probe", name), records.metrics("probe", name)["sizes"]
+    for (estimate, equal, found), part in values.groupby(
+        ["estimate", "equal_length", "probe"], observed=True, sort=False
+    ):
+        share = clustered_share(part.value.to_numpy(), part.user.to_numpy())
+        row = {"estimate": estimate, "equal_length": equal == "True", "probe": found, **sizes[f"{estimate}/{equal}"]}
+        rows.append(row | dict(zip(("accuracy", "ci_low", "ci_high"), share, strict=True)))
+    return pd.DataFrame(rows)
+
+
+MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
+
+
+def rounds(records: Records) -> pd.DataFrame:
+    """What every round of every loop was given, has learnt and is worth: a row a loop and round.
+
+    pairs, pair_users: trained on. heldout_*: share of held-out pairs that the policy orders rightly, by the sign of its
+    log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the longer text; matched_accuracy: on the
+    matched_pairs whose lengths differ by two tokens at most. realised_accuracy: how often the log-ratio agrees with the
+    realised reward of the same pairs; probe_accuracy, probe_realised: the same of a linear probe that reads texts and
+    history. reward_*: change by the round's own reward model, referees_validation: by referees (t in referees_t), both log-likelihood
+    in nats a candidate against the policy before the round. kl: nats a text from the policy before. mean_tokens, finished (share), distinct_texts
+    (share): of all texts.
+    """
+    judged, values, rows = records.metrics("referees", "rounds"), referee_values(records), []
+    for turn in judged["turns"]:
+        name, before = turn["after"], turn["before"]
+        found, texts = records.metrics("heldout", name), records.metrics("texts", name)
+        row = {"loop": turn["loop"], "round": turn["round"], "pairs": found["pairs"], "pair_users": found["pair_users"]}
+        row |= _learnt(records.values("heldout", name))
+        row |= {f"reward_{split}": values[f"{name}/{split}/claimed"].mean() for split in ("train", "validation")}
+        change = values[f"{name}/validation/log_likelihood"] - values[f"{before}/validation/log_likelihood"]
+        row |= {
+            "referees_validation": change.mean(),
+            "kl": found["kl"],
+            "mean_tokens": texts["tokens"] / texts["texts"],
+        }
+        row |= {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
+        rows.append(row | {"referees_t": t_of_mean(change)})
+    table = pd.DataFrame(rows)
+    last = ["matched_pairs", "realised_accuracy", "probe_accuracy", "probe_realised", "referees_t"]
+    return table[[name for name in table if name not in last] + last]
+
+
+def _learnt(pairs: pd.DataFrame) -> dict:
+    """The columns of `rounds` that are read from held-out pairs (user, tokens, realised, probe, value)."""
+    user, margin = pairs.user.to_numpy(), pairs.value.to_numpy()
+    matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
+    accuracy, low, high = clustered_share(ordered(margin), user)
+    return {
+        "heldout_pairs": len(pairs),
+        "heldout_accuracy": accuracy,
+        "heldout_ci_low": low,
+        "heldout_ci_high": high,
+        "longer_wins": ordered(pairs.tokens).mean(),
+        "matched_accuracy": clustered_share(ordered(margin[matched]), user[matched])[0],
+        "matched_pairs": int(matched.sum()),
+        "realised_accuracy": ordered(margin * np.sign(pairs.realised)).mean(),
+        "probe_accuracy": ordered(pairs.probe).mean(),
+        "probe_realised": ordered(pairs.probe * np.sign(pairs.realised)).mean(),
+    }
+
+
+def ordered(differences) -> np.ndarray:
+    """1 where a difference is above 0, 0 where it is below, 0.5 where there is none."""
+    return (np.sign(np.asarray(differences, dtype=float)) + 1) / 2
 
 
 def training_summary(records: Records) -> pd.DataFrame:
     """DPO runs: policy, pairs, steps, first_loss, last_loss, last_margin (nats times beta), accuracy on new pairs."""
     rows = []
-    for name in (name for name in rounds_and_controls(records) if name != "rft"):
+    for name in aligned_policies(records):
         log = records.metrics("policy", name)["log"]
         row = {
             "policy": name,
@@ -66,6 +140,11 @@ def training_summary(records: Records) -> pd.DataFrame:
         }
         rows.append(row | {"last_margin": log[-1]["rewards/margins"], "accuracy": accuracy_on_new_pairs(log)})
     return pd.DataFrame(rows)
+
+
+def aligned_policies(records: Records) -> list[str]:
+    """The policies that DPO trained: those of loops that imitate are left out."""
+    return [name for name in trained_policies(records) if not LOOPS[name.partition("_round_")[0]].supervised]
 
 
 def accuracy_on_new_pairs(log: list[dict]) -> float:
@@ -79,7 +158,7 @@ def accuracy_on_new_pairs(log: list[dict]) -> float:
 
 def text_guards(records: Records) -> pd.DataFrame:
     """What each policy's texts and templates say, and `kl_to_start`: nats a text that a round's policy has moved."""
-    trained = rounds_and_controls(records)
+    trained = trained_policies(records)
     shown = list(dict.fromkeys(["zero_shot", start(records), *trained, "template"]))
     guards = pd.DataFrame([records.metrics("guards", name) for name in shown])
     moved = {name: records.metrics("kl", name)["nats"] for name in trained if name.startswith("dpo_round_")}
@@ -141,7 +220,7 @@ def ablation_preference(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "ci_half", "t"])
 
 
-def rounds(records: Records) -> pd.DataFrame:
+def rewards_by_round(records: Records) -> pd.DataFrame:
     """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts.
 
     Splits are train users (whose lists the referees were trained on), validation users (who set their temperature), test
@@ -176,7 +255,7 @@ def rounds(records: Records) -> pd.DataFrame:
 def cost(records: Records) -> pd.DataFrame:
     """What a round takes and gives: round, mean (independent log-likelihood, test users), difference_to_round_0, t, ci_half
     (of its 95 % interval), minutes of sampling, rewarding and training so far, gain_a_minute."""
-    metrics, table, minutes, total = records.metrics("referees", "rounds"), rounds(records), {}, 0.0
+    metrics, table, minutes, total = records.metrics("referees", "rounds"), rewards_by_round(records), {}, 0.0
     for name in metrics["policies"]:
         kinds = [("policy", name), ("texts", name)] if name != "zero_shot" else [("texts", name)]
         if name in metrics["loop"][:-1]:

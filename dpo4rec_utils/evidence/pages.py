@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpo4rec_utils.arms import label
+from dpo4rec_utils.arms import label, round_name
 from dpo4rec_utils.config import PROFILE_NAME
 from dpo4rec_utils.evidence import loop_tables, tables
 from dpo4rec_utils.evidence.answer import answer, shortfalls
 from dpo4rec_utils.evidence.diagram import draw_loop
+from dpo4rec_utils.evidence.figures import group_label
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
 from dpo4rec_utils.locks import results_alone
 from dpo4rec_utils.settings import profile_names
 
-MAIN, ANSWER = "ml-100k", "ml-100k-folds"
+MAIN = "ml-100k"  # the default study
+CONFIRMED = ("ml-100k", "games")  # what the answer is read from, where it is there
 PARTS = {
     "texts": "sampling",
     "policy": "training of policies (trl)",
@@ -47,7 +49,7 @@ def report_profiles(profile: str = "") -> Iterator[str]:
         yield records.provenance()
         with results_alone(project_root(), name):
             yield f"wrote {write_report(records).relative_to(project_root())}"
-    if not profile and {MAIN, ANSWER} <= set(names):
+    if not profile and MAIN in names:
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"
 
@@ -93,17 +95,20 @@ def committed(results: Path) -> list[str]:
 
 
 def answer_block(results: Path) -> str:
-    """Four lines, and what a stage got less of than it asked for."""
-    records = read_records(results / ANSWER)
-    lines = [f"- **{name}:** {line}" for name, line in answer(records).items()]
-    return "\n".join(lines + [f"- **Short of what was asked:** {line}." for line in shortfalls(records)])
+    """The answer of each data set in lines, and what a stage got less of than it asked for."""
+    parts = []
+    for name in (name for name in CONFIRMED if name in committed(results)):
+        records = read_records(results / name)
+        lines = [f"- **{key}:** {line}" for key, line in answer(records).items()]
+        parts.append("\n".join(lines + [f"- **Short of what was asked:** {line}." for line in shortfalls(records)]))
+    return "\n\n".join(parts)
 
 
 def run_block(results: Path) -> str:
     """Three ways to run it: command, minutes, memory, the number to expect."""
     records = read_records(results / MAIN)
-    head = tables.headline(records)
-    row = head[(head.protocol == "popularity") & (head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
+    head = tables.last_round(records)
+    row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
     table, setup = _notebooks(results), _setup(results)
     peak = table.peak_rss_mib.max() / 1024
     rows = [
@@ -143,22 +148,21 @@ def notebooks_block(results: Path) -> str:
 def _expected(records: Records) -> dict[str, str]:
     users = records.metrics("data", "cohort")["users"]
     reliable = records.metrics("reward", loop_tables.start(records))["reliability"]["train/log_likelihood"]["r"]
-    head = tables.headline(records)
-    row = head[(head.protocol == "popularity") & (head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
+    head = tables.last_round(records)
+    row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
     mean = loop_tables.ablation_knowledge(records).groupby("arm")["mean"].mean()
-    rounds = loop_tables.rounds(records).set_index(["round", "split", "reward"])
-    last = records.config["alignment"]["rounds"]
-    change = rounds.loc[(last, "validation", "independent_log_likelihood")]
+    rounds = loop_tables.rounds(records).set_index(["loop", "round"])
+    first = rounds.loc[("dpo", 1)]
     closer = records.metrics("guards", "similarity")["own_above_another"]
     return {
         "00": "loss 0.6931 (ln 2) at the first step",
         "01": f"{users['train']} / {users['validation']} / {users['test']} users",
         "02": f"{closer:.0%} of the texts nearer to their own user",
         "03": f"r = {reliable:.2f}, the reward on two halves of the lists",
-        "04": f"{records.metrics('policy', 'dpo_round_1')['examples']} pairs in round 1",
+        "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
         "05": f"{row.difference:+.4f} NDCG@7 over zero-shot text",
         "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",
-        "07": f"{change.difference_to_round_0:+.4f} nats (t = {change.t:.1f}), referees",
+        "07": f"{first.referees_validation:+.4f} nats (t = {first.referees_t:.1f}), referees, round 1",
     }
 
 
@@ -190,30 +194,47 @@ def effects_block(results: Path) -> str:
         found = answer(records)
         told = f" {found['Learnt'][0].upper()}{found['Learnt'][1:]}."
         told += "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
-        parts.append(f"### `{name}`\n\n{found['Seen on']}.{told}\n\n{effect_table(records)}")
+        parts.append(
+            f"### `{name}`\n\n{found['Seen on']}.{told}\n\n{effect_table(records)}\n\n{learning_table(records)}"
+        )
     return "\n\n".join(parts)
 
 
 def effect_table(records: Records) -> str:
-    """The last round against each baseline under popularity negatives, as Markdown."""
-    rows = tables.headline(records)
-    rows = rows[rows.protocol == "popularity"]
-    shown = pd.DataFrame(
-        {
-            f"{label(records.last)} less": rows.baseline.map(label),
-            "scorer": rows.scorer,
-            "NDCG@7 difference (95 % interval)": [
-                f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in rows.itertuples()
-            ],
-            "detectable": rows.detectable.map("{:.4f}".format),
-            "better / worse / of": [f"{r.better} / {r.worse} / {r.backbones}" for r in rows.itertuples()],
-        }
-    )
+    """The last round against each baseline under popularity negatives, as Markdown; MIR, which reads the history, beside."""
+    rows, shown = tables.last_round(records), {}
+    shown = {f"{label(records.last)} less": rows.baseline.map(label).tolist(), "scorer": rows.scorer.tolist()}
+    for group in tables.backbone_groups(records):
+        part = tables.last_round(records, group)
+        shown[f"{group_label(records, group)}, NDCG@7 (95 % interval)"] = [
+            f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in part.itertuples()
+        ]
+    shown["detectable"] = rows.detectable.map("{:.4f}".format).tolist()
+    shown["better / worse / of"] = [f"{r.better} / {r.worse} / {r.backbones}" for r in rows.itertuples()]
     if records.folds > 1:
         by_fold = tables.folds(records).groupby(["scorer", "baseline"]).difference
         text = by_fold.apply(lambda values: ", ".join(values.map("{:+.4f}".format)))
         shown["by user fold"] = [text[r.scorer, r.baseline] for r in rows.itertuples()]
-    return _markdown(shown)
+    return _markdown(pd.DataFrame(shown))
+
+
+def learning_table(records: Records) -> str:
+    """What every round has learnt, as Markdown."""
+    table = loop_tables.rounds(records)
+    shown = {
+        "round": [label(round_name(r.round, r.loop)) for r in table.itertuples()],
+        "pairs of users": [f"{r.pairs} of {r.pair_users}" for r in table.itertuples()],
+        "held-out accuracy": [
+            f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in table.itertuples()
+        ],
+        "longer wins": table.longer_wins.map("{:.3f}".format),
+        "matched": [f"{r.matched_accuracy:.2f} (n = {r.matched_pairs})" for r in table.itertuples()],
+        "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in table.itertuples()],
+        "nats moved": table.kl.map("{:.1f}".format),
+        "tokens": table.mean_tokens.map("{:.0f}".format),
+        "ended": table.finished.map("{:.0%}".format),
+    }
+    return _markdown(pd.DataFrame(shown))
 
 
 def arms_block(results: Path) -> str:

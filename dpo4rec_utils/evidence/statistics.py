@@ -82,3 +82,18 @@ def t_of_mean(values: np.ndarray) -> float:
     if len(values) < 2 or values.std() == 0:
         return float("nan")
     return float(values.mean() / (values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def clustered_share(right: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
+    """Mean of `right` (n,) with the ends of its 95 % interval, in which the pairs of a user count as one draw.
+
+    The variance of a ratio of sums by user (Cochran, Sampling Techniques, 1977, ch. 6); NaN without pairs.
+    """
+    right = np.asarray(right, dtype=float)
+    if not len(right):
+        return float("nan"), float("nan"), float("nan")
+    mean, (_, place) = right.mean(), np.unique(users, return_inverse=True)
+    clusters = np.bincount(place, weights=right - mean)
+    count = len(clusters)
+    error = np.sqrt((clusters**2).sum() * count / max(1, count - 1)) / len(right)
+    return float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error)

@@ -161,7 +161,7 @@ def power(records: Records) -> pd.DataFrame:
             change = {
                 b: np.subtract(*(arms[arm]["validation"][b] for arm in (last, baseline))) for b in records.backbones
             }
-            change["mean"] = np.mean(list(change.values()), axis=0)
+            change["mean"] = np.mean([change[b] for b in backbone_groups(records)["mean"]], axis=0)
             for backbone, values in change.items():
                 family = len(asked) * (1 if backbone == "mean" else len(records.backbones))
                 row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
@@ -180,11 +180,15 @@ def count_test_users(records: Records) -> int:
     return sum(records.metrics("data", "cohort", fold)["users"]["test"] for fold in folds)
 
 
-def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]], metric: str, rng) -> list[dict]:
-    """`paired_differences` of the users' mean over backbones (seeds averaged), a pair of arms each, the same resamples."""
+def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]], metric: str, of: tuple) -> list[dict]:
+    """`paired_differences` of the users' mean over backbones (seeds averaged), a pair of arms each, the same resamples.
+
+    `of`: the random generator and the backbones.
+    """
+    rng, backbones = of
     wanted = {name for pair in pairs for name in pair}
-    by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in records.backbones], axis=0) for a in wanted}
-    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in records.backbones], axis=0) for a in wanted}
+    by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in backbones], axis=0) for a in wanted}
+    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in backbones], axis=0) for a in wanted}
     changes, seeds = (np.stack([part[a] - part[c] for a, c in pairs], axis=1) for part in (by_user, by_seed))
     return paired_differences(changes, _draws(records), rng, seeds)
 
@@ -207,35 +211,57 @@ def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
         for part in (p for p in fold_scored(records, number) if p["protocol"] == "popularity"):
             rng = generator(records.seed, "folds", part["scorer"], number)
             pairs = _asked_of_last(records, part["arms"])
-            results = _mean_differences(records, part["arms"], pairs, metric, rng)
+            results = _mean_differences(records, part["arms"], pairs, metric, (rng, backbone_groups(records)["mean"]))
             for (_, baseline), result in zip(pairs, results, strict=True):
                 rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
     return pd.DataFrame(rows).drop(columns="p")
 
 
+READS_HISTORY = ("mir",)  # backbones that read the history themselves: beside the mean of the others, never inside it
+
+
+def backbone_groups(records: Records) -> dict[str, list[str]]:
+    """The backbones whose mean is the headline, as 'mean', and each that reads the history by itself."""
+    others = [name for name in records.backbones if name not in READS_HISTORY]
+    readers = {name: [name] for name in records.backbones if name in READS_HISTORY}
+    return {"mean": others or records.backbones} | (readers if others else {})
+
+
 @functools.lru_cache(maxsize=4)
 def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
-    """The last round against each baseline in a line: protocol, scorer, arm, baseline, users, difference, ci_low, ci_high,
-    better, worse, backbones, detectable.
+    """Every comparison in a line: protocol, scorer, arm, baseline, group, users, difference, ci_low, ci_high, better, worse,
+    backbones, detectable.
 
-    The difference is of NDCG@7 (or MAP@7), users' values averaged over seeds and backbones before they are subtracted.
-    `better` and `worse` count the backbones whose own difference is above or below zero with Holm p < 0.05. `detectable` is
-    the smallest true difference of the mean that one test finds four times out of five (NDCG, popularity; else missing).
+    group: 'mean' of the backbones that do not read the history, or one that does. The difference is of NDCG@7 (or MAP@7),
+    users' values averaged over seeds and backbones before they are subtracted. `better` and `worse` count the backbones of
+    the group whose own difference is above or below zero with Holm p < 0.05. `detectable` is the smallest true difference of
+    the mean that one test finds four times out of five (NDCG, popularity, last round; else missing).
     """
-    rows, last, paired = [], records.last, paired_differences_table(records)
+    rows, paired = [], paired_differences_table(records)
+    paired = paired[paired.metric == metric].set_index(["protocol", "scorer", "arm", "baseline"]).sort_index()
     for part in scored(records):
-        arms = part["arms"]
-        rng = generator(records.seed, "headline", part["protocol"], part["scorer"])
-        pairs = _asked_of_last(records, arms)
-        for pair, result in zip(pairs, _mean_differences(records, arms, pairs, metric, rng), strict=True):
-            key = {"protocol": part["protocol"], "scorer": part["scorer"], "arm": last, "baseline": pair[1]}
-            mine = paired[(paired[[*key, "metric"]] == pd.Series(key | {"metric": metric})).all(axis=1)]
-            row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
-            rows.append(row | counts_of(mine))
+        arms, place = part["arms"], (part["protocol"], part["scorer"])
+        pairs = comparisons(list(arms), records.last)
+        for group, backbones in backbone_groups(records).items():
+            rng = generator(records.seed, "headline", *place, group)
+            results = _mean_differences(records, arms, pairs, metric, (rng, backbones))
+            for pair, result in zip(pairs, results, strict=True):
+                key = dict(zip(("protocol", "scorer", "arm", "baseline"), (*place, *pair), strict=True)) | {
+                    "group": group
+                }
+                mine = paired.loc[(*place, *pair)]
+                row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
+                rows.append(row | counts_of(mine[mine.backbone.isin(backbones)]))
     found = power(records)
-    asked = found[(found.backbone == "mean") & (found.users == rows[0]["users"])].assign(protocol="popularity")
-    detectable = asked[["protocol", "scorer", "baseline", "alone"]].rename(columns={"alone": "detectable"})
-    return pd.DataFrame(rows).merge(detectable, how="left")
+    asked = found[(found.backbone == "mean") & (found.users == rows[0]["users"])]
+    asked = asked.assign(protocol="popularity", arm=records.last, group="mean").rename(columns={"alone": "detectable"})
+    return pd.DataFrame(rows).merge(asked[["protocol", "scorer", "arm", "baseline", "group", "detectable"]], how="left")
+
+
+def last_round(records: Records, group: str = "mean") -> pd.DataFrame:
+    """The lines of `headline` about the last round, popularity negatives, one group of backbones."""
+    rows = headline(records)
+    return rows[(rows.protocol == "popularity") & (rows.arm == records.last) & (rows.group == group)]
 
 
 def counts_of(rows: pd.DataFrame) -> dict[str, int]:

@@ -75,6 +75,13 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     }
 
 
+def named_facts(text: str, facts: Facts) -> tuple[int, int, int, int, int]:
+    """How many of the prompt's titles, liked values, disliked values and decades a text names, and its words."""
+    lower = text.lower()
+    parts = (facts.titles, *([name for name, _ in pairs] for pairs in (facts.liked, facts.disliked, facts.decades)))
+    return (*(sum(name.lower() in lower for name in names) for names in parts), len(_words(text)))
+
+
 def describe_texts(table: pd.DataFrame, facts: list[Facts], vocabulary: Vocabulary) -> pd.Series:
     """Means of `describe_text` over texts (user, text), and `distinct_texts` and `distinct_bigrams` in [0, 1]."""
     rows = [describe_text(text, facts[user], vocabulary) for user, text in zip(table.user, table.text, strict=True)]

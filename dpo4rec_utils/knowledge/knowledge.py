@@ -15,11 +15,13 @@ from dpo4rec_utils.assets import weights_identity
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.data.domain import render_words
+from dpo4rec_utils.data.feedback import disliked, liked
+from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge import prompts
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
-from dpo4rec_utils.knowledge.models import load_tokenizer
+from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
 from dpo4rec_utils.knowledge.policies import Policy, base_policy
 from dpo4rec_utils.knowledge.prompts import Facts
 from dpo4rec_utils.seeds import derive_seed, generator
@@ -39,7 +41,7 @@ class Knowledge:
     @cached_property
     def reader(self) -> prompts.FactReader:
         """Reads histories of this catalogue."""
-        return prompts.FactReader(self.data.dataset, self.domain.attribute, self.config.data, self.tidy)
+        return prompts.FactReader(self.data.dataset, self.domain, self.config, self.tidy)
 
     def tidy(self, text: str) -> str:
         """A title or value from the data as prompts hold it: no control words of this LLM, no longer than it may be."""
@@ -75,14 +77,14 @@ class Knowledge:
     def texts(self, policy: Policy) -> pd.DataFrame:
         """Sampled texts of every user: user (position), sample, text (without prefix), tokens, finished.
 
-        Of a rewarded policy `pair_users` have `train_samples` texts; everyone else has `evaluation_samples`. Of the policy
+        Of a rewarded policy `pair_users` and `heldout_users` have `train_samples` texts; everyone else has `evaluation_samples`. Of the policy
         of a variant, validation and test users alone have texts.
         """
         table = self.store.make(texts_stage(policy.name, policy, self._requests(policy), self.config))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
 
     def _requests(self, policy: Policy) -> list[Request]:
-        llm, paired = self.config.llm, set(self.pair_users(policy)) if policy.rewarded else ()
+        llm, paired = self.config.llm, {*self.pair_users(policy), *self.heldout_users} if policy.rewarded else ()
         variant = VARIANTS.get(policy.name)
         # Variants are judged by referees on users that nothing was trained on.
         users = self.data.cohort.of("validation", "test") if variant else range(len(self.users))
@@ -97,15 +99,38 @@ class Knowledge:
             for user in users
         ]
 
+    @cached_property
+    def _train_order(self) -> np.ndarray:
+        return generator(self.seed, "pair users").permutation(self.data.cohort.of("train"))
+
+    @cached_property
+    def heldout_users(self) -> np.ndarray:
+        """The train users that no step of the LLM is trained on, ascending: their pairs measure what a round has learnt.
+
+        Raises `StudyError` where they would be half of the train users or more.
+        """
+        count, train = self.config.alignment.heldout_users, self._train_order
+        if 2 * count >= len(train):
+            raise StudyError(
+                f"alignment.heldout_users = {count} of {len(train)} train users leaves too few to train on; allowed: at most "
+                f"{(len(train) - 1) // 2}."
+            )
+        return np.sort(train[:count])
+
+    @cached_property
+    def aligned_users(self) -> np.ndarray:
+        """The train users that steps of the LLM may be trained on, in the order in which rounds ask them."""
+        return self._train_order[self.config.alignment.heldout_users :]
+
     def pair_users(self, policy: Policy) -> np.ndarray:
         """The train users whose `train_samples` texts of this policy become pairs, ascending.
 
         Sampling is most of a round's cost, and a round keeps the best pairs only: so each round asks other users, in one
-        order of all train users, from its start again where it ends. Round 1 and `dpo_cold` ask the same ones.
+        order of all of them, from its start again where it ends. Round 1 of every loop asks the same ones.
         """
-        train = generator(self.seed, "pair users").permutation(self.data.cohort.of("train"))
-        count = min(self.config.alignment.pair_users or len(train), len(train))
-        return np.sort(np.roll(train, -policy.round * count)[:count])
+        users = self.aligned_users
+        count = min(self.config.alignment.pair_users or len(users), len(users))
+        return np.sort(np.roll(users, -policy.round * count)[:count])
 
     def item_texts(self, items) -> pd.DataFrame:
         """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
@@ -121,11 +146,18 @@ class Knowledge:
         return table.assign(item=table.id.astype(int), text=words.prefix + table.text)[["item", "text"]]
 
     def template_texts(self, count: int, full: bool) -> list[list[str]]:
-        """`count` templated profiles a user (without prefix); `full` ones state every fact, others a random part."""
-        texts = []
+        """`count` templated profiles a user (without prefix); `full` ones state every fact, others a random part.
+
+        None is longer than a text of the LLM may be: `llm.max_new_tokens` with its end.
+        """
+        texts, tokenizer, limit = [], load_tokenizer(self.config.llm.model), self.config.llm.max_new_tokens - 1
+
+        def fits(text):
+            return len(token_ids(tokenizer, text)) <= limit
+
         for user, facts in zip(self.users, self.facts, strict=True):
             rng = generator(self.seed, "template", full, user)
-            texts.append([prompts.templated_profile(facts, self.domain, rng, full) for _ in range(count)])
+            texts.append([prompts.templated_profile(facts, self.domain, rng, fits, full) for _ in range(count)])
         return texts
 
     # Vectors
@@ -162,6 +194,27 @@ class Knowledge:
         out = np.full((len(self.users), table["sample"].max() + 1, vectors.shape[1]), np.nan, np.float32)
         out[table.user, table["sample"]] = vectors
         return out
+
+    @cached_property
+    def history_mean(self) -> np.ndarray:
+        """(U, T) mean of the history's item vectors, +1 liked, -1 disliked, 0 between; unweighted where all are between."""
+        out = []
+        for past in self.data.cohort.history:
+            weight = liked(past.rating, self.config.data).astype(np.float32)
+            weight -= disliked(past.rating, self.config.data)
+            weight = weight if weight.any() else np.ones_like(weight)
+            out.append(weight @ self.item_vectors[past.item] / np.abs(weight).sum())
+        return np.array(out, dtype=np.float32)
+
+    @cached_property
+    def shown_mean(self) -> np.ndarray:
+        """(U, T) mean vector of exactly the items whose titles stand in the user's prompt."""
+        return np.array([self.item_vectors[list(facts.items)].mean(axis=0) for facts in self.facts])
+
+    def llm_item_vectors(self) -> np.ndarray:
+        """(I, T) vectors of item texts by the zero-shot LLM."""
+        texts = self.item_texts(range(len(self.data.dataset.items)))
+        return self.encoder.encode(texts.sort_values("item").text, "encode item texts")
 
     def template_vectors(self, count: int, full: bool) -> np.ndarray:
         """(U, count, T) vectors of templated profiles."""

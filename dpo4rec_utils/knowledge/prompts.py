@@ -12,27 +12,28 @@ import numpy as np
 import pandas as pd
 from jinja2 import TemplateError
 
-from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.config import Config
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import Domain, render_words
 from dpo4rec_utils.data.feedback import disliked, liked
 from dpo4rec_utils.files import StudyError
 
-LIMITS = {"titles": 5, "liked": 5, "disliked": 3, "decades": 2}
+LIMITS = {"liked": 5, "disliked": 3, "decades": 2}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a history says, most frequent first: titles without year; (name, count) for values of the attribute and decades.
+    """What a prompt says of a history, most frequent first: titles without year; (name, count) for values of the attribute
+    and decades; `items`, the positions of the items whose titles these are.
 
-    No more than a full templated profile states: the prompt is most of what a text costs, and a tokenizer that splits
-    numbers into digits spends seven tokens on " (1995)".
+    A prompt is most of what a text costs, and a tokenizer that splits numbers into digits spends seven tokens on " (1995)".
     """
 
     titles: tuple[str, ...]
     liked: tuple[tuple[str, int], ...]
     disliked: tuple[tuple[str, int], ...]
     decades: tuple[tuple[str, int], ...]
+    items: tuple[int, ...] = ()
 
     @property
     def avoided(self) -> tuple[str, ...]:
@@ -48,11 +49,12 @@ def _most(counts: Counter, limit: int) -> tuple[tuple[str, int], ...]:
 class FactReader:
     """Reads the facts of histories (item, rating, timestamp) over one catalogue.
 
-    `tidy` brings a title or value into the shape that prompts can hold: no control words, not too long.
+    `titles`: how many a prompt shows. `tidy` brings a title or value into the shape that prompts can hold: no control words,
+    not too long.
     """
 
-    def __init__(self, dataset: Dataset, attribute: str | None, config: DataConfig, tidy=lambda text: text):
-        self.config = config
+    def __init__(self, dataset: Dataset, domain: Domain, config: Config, tidy=lambda text: text):
+        self.config, self.shown, attribute = config.data, config.llm.titles, domain.attribute
         tidied = functools.cache(tidy)
         self.values = [tuple(tidied(value) for value in row) for row in dataset.values(attribute)]
         self.titles = [tidied(plain_title(title)) for title in dataset.items.title]
@@ -76,10 +78,11 @@ class FactReader:
         avoided = {value for value, count in dislikes.items() if count > likes[value]}
         years = [self.years[i] for i in mine.item]
         return Facts(
-            titles=tuple(self.titles[i] for i in best.item[: LIMITS["titles"]]),
+            titles=tuple(self.titles[i] for i in best.item[: self.shown]),
             liked=_most(Counter({v: n for v, n in likes.items() if v not in avoided}), LIMITS["liked"]),
             disliked=_most(Counter({v: n for v, n in dislikes.items() if v in avoided}), LIMITS["disliked"]),
             decades=_most(Counter(f"{y // 10 * 10}s" for y in years if not pd.isna(y)), LIMITS["decades"]),
+            items=tuple(int(i) for i in best.item[: self.shown]),
         )
 
     def _count(self, items) -> Counter:
@@ -171,28 +174,41 @@ def _chat(tokenizer, turns: list[dict]) -> str:
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
-def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, full: bool = False) -> str:
+def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, fits, full: bool = False) -> str:
     """A profile written from facts that stand in the prompt, continuing the prefix; no LLM, nothing of the future.
 
-    Randomised (default): 2-4 of the top values; sometimes a decade, one or two titles, one or two avoided values; one of the
-    domain's phrasings. Short enough for the sampling limit, so that a policy trained on it learns to end its sentence.
-    `full` states the five top values, two decades, three titles and all avoided values; only the phrasing is drawn.
+    Randomised (default): 2-4 of the top values; sometimes a decade, one to four titles, one or two avoided values; one of
+    the domain's phrasings. `full` states all facts; only the phrasing is drawn. While `fits(text)` says no, the longest
+    list of facts loses its last: a template lives within the LLM's own limit.
     """
+    facts_of = _all_facts(facts) if full else _some_facts(facts, rng)
+    phrasing = domain.profile[int(rng.integers(len(domain.profile)))]
+    text = render_words(phrasing, facts_of)
+    while not fits(text) and any(facts_of.values()):
+        longest = max(facts_of, key=lambda name: len(facts_of[name]))
+        facts_of[longest] = facts_of[longest][:-1]
+        text = render_words(phrasing, facts_of)
+    return text
 
-    def some(names, low, high, most, chance):
-        """All of the first `most` names if `full`, else `low` to `high` of the first `high` + 1, with this chance."""
-        if full:
-            return list(names)[:most]
-        if rng.random() >= chance:
+
+def _all_facts(facts: Facts) -> dict[str, list[str]]:
+    """What a full profile states; of lists that are equally long the titles are shortened first."""
+    values, decades = ([name for name, _ in pairs] for pairs in (facts.liked, facts.decades))
+    return {"titles": list(facts.titles), "values": values, "avoided": list(facts.avoided), "decades": decades}
+
+
+def _some_facts(facts: Facts, rng: np.random.Generator) -> dict[str, list[str]]:
+    def some(names, low, high, chance):
+        """`low` to `high` of the names, with this chance."""
+        if rng.random() >= chance or not names:
             return []
-        pool = list(names)[: high + 1]
-        count = min(len(pool), int(rng.integers(low, high + 1)))
-        return [pool[i] for i in sorted(rng.choice(len(pool), count, replace=False))] if pool else []
+        count = min(len(names), int(rng.integers(low, high + 1)))
+        return [names[i] for i in sorted(rng.choice(len(names), count, replace=False))]
 
-    words = {
-        "values": some([name for name, _ in facts.liked], 2, 4, 5, 1.0),
-        "decades": some([name for name, _ in facts.decades], 1, 1, 2, 0.5),
-        "titles": some(facts.titles, 1, 2, 3, 0.7 if facts.liked else 1.0),
-        "avoided": some(facts.avoided, 1, 2, 4, 0.7),
+    every = _all_facts(facts)
+    return {
+        "values": some(every["values"], 2, 4, 1.0),
+        "decades": some(every["decades"], 1, 1, 0.5),
+        "titles": some(every["titles"], 1, 4, 0.85 if every["values"] else 1.0),
+        "avoided": some(every["avoided"][:3], 1, 2, 0.7),
     }
-    return render_words(domain.profile[int(rng.integers(len(domain.profile)))], words)

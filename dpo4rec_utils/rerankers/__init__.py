@@ -17,16 +17,17 @@ from dpo4rec_utils.rerankers.setrank import SetRank
 BACKBONE_CLASSES = {"dlcm": DLCM, "prm": PRM, "setrank": SetRank, "mir": MIR, "dasalc": DASALC}
 ADAPTER_CLASSES = {
     "hea": HybridExpertAdapter,
-    "moe": functools.partial(HybridExpertAdapter, shared=2, dedicated=0),
+    "moe": functools.partial(HybridExpertAdapter, experts=(2, 0)),
     "mlp": MLPAdapter,
 }
 
 
-def build_reranker(backbone: str, config, tags, text_dim: int) -> KnowledgeReranker:
-    """A re-ranker by name. `tags`: (I, G) float32 membership; `text_dim`: width of the text vectors."""
-    adapter = ADAPTER_CLASSES[config.adapter](text_dim, config.knowledge_dim, config.dropout)
+def build_reranker(backbone: str, config, tags, text: tuple[int, tuple[str, ...]]) -> KnowledgeReranker:
+    """A re-ranker by name. `tags`: (I, G) float32 membership; `text`: width of the text vectors, and the user's inputs."""
+    text_dim, users = text
+    adapter = ADAPTER_CLASSES[config.adapter](text_dim, config.knowledge_dim, config.dropout, (*users, "item"))
     core = BACKBONE_CLASSES[backbone](config.hidden, config.heads, config.dropout)
-    return KnowledgeReranker(core, adapter, config, tags, text_dim)
+    return KnowledgeReranker(core, adapter, config, tags, text)
 
 
 __all__ = ["KnowledgeReranker", "build_reranker", "BACKBONE_CLASSES", "ADAPTER_CLASSES"]

@@ -11,16 +11,18 @@ def _expert(text_dim: int, out_dim: int) -> nn.Sequential:
 class HybridExpertAdapter(nn.Module):
     """Hybrid-expert adaptor of KAR (arXiv 2306.10933, eq. 4-6): shared and dedicated experts, mixed by a softmax gate.
 
-    With no dedicated experts it is a plain mixture of experts. forward(text (..., T), 'user' | 'item') -> (..., D).
+    `sides`: the kinds of text, such as ('user', 'item'). `experts`: how many all sides share, and how many each has for
+    itself; with none of the latter it is a plain mixture of experts. forward(text (..., T), side) -> (..., D).
     """
 
-    def __init__(self, text_dim: int, out_dim: int, dropout: float, shared: int = 1, dedicated: int = 1):
+    def __init__(self, text_dim: int, out_dim: int, dropout: float, sides: tuple[str, ...], experts=(1, 1)):
         super().__init__()
+        shared, dedicated = experts
         self.shared = nn.ModuleList(_expert(text_dim, out_dim) for _ in range(shared))
         self.dedicated = nn.ModuleDict(
-            {side: nn.ModuleList(_expert(text_dim, out_dim) for _ in range(dedicated)) for side in ("user", "item")}
+            {side: nn.ModuleList(_expert(text_dim, out_dim) for _ in range(dedicated)) for side in sides}
         )
-        self.gate = nn.ModuleDict({side: nn.Linear(text_dim, shared + dedicated) for side in ("user", "item")})
+        self.gate = nn.ModuleDict({side: nn.Linear(text_dim, shared + dedicated) for side in sides})
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, text: torch.Tensor, side: str) -> torch.Tensor:
@@ -32,9 +34,9 @@ class HybridExpertAdapter(nn.Module):
 class MLPAdapter(nn.Module):
     """One perceptron a side: the ablation of the experts. forward(text (..., T), side) -> (..., D)."""
 
-    def __init__(self, text_dim: int, out_dim: int, dropout: float):
+    def __init__(self, text_dim: int, out_dim: int, dropout: float, sides: tuple[str, ...]):
         super().__init__()
-        self.side = nn.ModuleDict({side: _expert(text_dim, out_dim) for side in ("user", "item")})
+        self.side = nn.ModuleDict({side: _expert(text_dim, out_dim) for side in sides})
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, text: torch.Tensor, side: str) -> torch.Tensor:

@@ -25,11 +25,13 @@ PAIRED = ("ndcg", "map")  # whose values by user are kept, at 7
 
 @dataclass(frozen=True)
 class ArmKnowledge:
-    """What an arm gives to a re-ranker: users' text vectors (U, S, T) and items' (I, T)."""
+    """What an arm gives to a re-ranker: users' text vectors (U, S, T), items' (I, T), and `past` (U, T), a second input of
+    users, or None."""
 
     name: str
     user: np.ndarray
     item: np.ndarray
+    past: np.ndarray | None = None
 
 
 class Scorers:
@@ -62,7 +64,7 @@ class Scorers:
             for number in range(self.config.evaluation.seeds):
                 seed = derive_seed(self.seed, "own", protocol, backbone, number)
                 task = self.task(backbone, protocol, arm.user, seed, arm.item)
-                tasks[backbone, number] = replace(task, config=reranker)
+                tasks[backbone, number] = replace(task, config=reranker, past_text=arm.past)
         return self._stage(kind, name, tasks, {arm.name: arm.user})
 
     def shared_stage(self, protocol: str, arms: list[ArmKnowledge], learnt: list[str]) -> Stage:

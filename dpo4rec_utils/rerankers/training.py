@@ -37,6 +37,7 @@ class Task:
     text: (U, S, T) S knowledge vectors a user, one of them drawn at random for each list and epoch; a NaN vector is
     absent and never drawn. item_text: (I, T). tags: (I, G). history: (U, H) item positions, -1 padded on the left.
     train, validation: lists, the latter for the temperature alone. seed: of initialisation, batches and draws.
+    past_text: (U, T) a second user input, a vector of the history, or None.
     """
 
     backbone: str
@@ -48,11 +49,12 @@ class Task:
     train: CandidateLists
     validation: CandidateLists
     seed: int
+    past_text: np.ndarray | None = None
 
     @property
     def key(self) -> str:
         """16 hex digits of everything above, arrays by content."""
-        arrays = (self.text, self.item_text, self.tags, self.history)
+        arrays = (self.text, self.item_text, self.tags, self.history, self.past_text)
         lists = [array for part in (self.train, self.validation) for array in (part.user, part.items, part.labels)]
         return content_key([self.backbone, as_dict(self.config), fingerprint(*arrays, *lists), self.seed])
 
@@ -79,11 +81,12 @@ def history_table(cohort: Cohort, config: DataConfig, limit: int = 15) -> np.nda
 
 def _model(task: Task):
     tags = torch.from_numpy(np.array(task.tags))
-    return build_reranker(task.backbone, task.config, tags, task.item_text.shape[1]).to(the_device())
+    sides = ("user",) if task.past_text is None else ("user", "past")
+    return build_reranker(task.backbone, task.config, tags, (task.item_text.shape[1], sides)).to(the_device())
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array)).to(the_device())
+def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(np.array(array)).to(the_device())
 
 
 def _draw(present: list[np.ndarray], users: np.ndarray, rng) -> np.ndarray:
@@ -120,6 +123,9 @@ def _train(task: Task):
     known = text[torch.from_numpy(np.unique(task.train.user))].flatten(0, 1)
     model.standardise("user", known[~known[:, 0].isnan()])
     model.standardise("item", item_text)
+    past_text = _tensor(task.past_text)
+    if past_text is not None:
+        model.standardise("past", past_text[torch.from_numpy(np.unique(task.train.user))])
     history = _tensor(task.history) if model.core.uses_history else None
     items, labels = _tensor(task.train.items), _tensor(task.train.labels)
     losses = []
@@ -131,7 +137,8 @@ def _train(task: Task):
             rows = order[start : start + config.batch_size]
             users = task.train.user[rows]
             past = None if history is None else history[users]
-            logits = model(items[rows], text[users, drawn[rows]], item_text, past)
+            inputs = [text[users, drawn[rows]]] + ([] if past_text is None else [past_text[users]])
+            logits = model(items[rows], inputs, item_text, past)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[rows])
             optimiser.zero_grad()
             loss.backward()
@@ -184,7 +191,8 @@ def score_texts(model, task: Task, lists: CandidateLists, text: np.ndarray, batc
                 continue
             rows, users, vectors = rows[there], users[there], vectors[there]
             past = _tensor(np.asarray(task.history)[users]) if model.core.uses_history else None
-            logits = model(_tensor(lists.items[rows]), _tensor(vectors), item_text, past)
+            inputs = [_tensor(vectors)] + ([] if task.past_text is None else [_tensor(task.past_text[users])])
+            logits = model(_tensor(lists.items[rows]), inputs, item_text, past)
             out[rows, sample] = logits.cpu().numpy()
     return out
 

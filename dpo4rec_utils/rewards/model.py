@@ -93,14 +93,17 @@ class RewardModels:
         templates = self.knowledge.template_vectors(self.config.reward.templates, full=False)
         return np.concatenate([*samples, templates], axis=1)
 
-    def of(self, policy: Policy, sources: list[Policy], llm_only: bool = False) -> RewardModel:
-        """The reward model of a policy's texts, trained on the texts of `sources` and templates (not with `llm_only`)."""
-        name = policy.name + ("-llm-only" if llm_only else "")
+    def of(self, policy: Policy, sources: list[Policy], residual: bool = False, llm_only: bool = False) -> RewardModel:
+        """The reward model of a policy's texts, trained on the texts of `sources` and templates (not with `llm_only`).
+
+        A `residual` one reads the history mean beside the text, so that a text earns what it adds to it.
+        """
+        name = policy.name + ("-residual" if residual else "") + ("-llm-only" if llm_only else "")
         text, seed = self.knowledge.vectors(policy), derive_seed(self.seed, "reward", name)
         mixture = np.concatenate([self.knowledge.vectors(p) for p in sources], 1) if llm_only else self.mixture(sources)
         train = self.cohort.of("train")
         fold = user_folds(train, self.config.reward.folds, seed)
-        trainings = self._trainings(mixture, fold, seed)
+        trainings = self._trainings(mixture, fold, seed, self.knowledge.history_mean if residual else None)
 
         def build(folder):
             tasks = {key: training.task for key, training in trainings.items()}
@@ -123,9 +126,9 @@ class RewardModels:
         }
         return self.store.make(Stage("reward", name, depends, build, read))
 
-    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int) -> dict[str, Training]:
+    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int, past) -> dict[str, Training]:
         """A fold's model scores the users of that fold and validation users, who serve calibration alone."""
-        base = self.scorers.task(self.config.reward.backbone, "popularity", mixture, 0)
+        base = replace(self.scorers.task(self.config.reward.backbone, "popularity", mixture, 0), past_text=past)
         train, unseen, trainings = self.cohort.of("train"), self.cohort.of("validation"), {}
         for k in range(self.config.reward.folds):
             scored = self.lists.of_users(np.concatenate([train[fold == k], unseen]))

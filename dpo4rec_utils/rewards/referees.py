@@ -26,16 +26,16 @@ from dpo4rec_utils.store import Stage, write_values
 class Judged:
     """What referees are asked about: every text by arm (U, S, T), and the names by their part in the study.
 
-    policies: the loop's, zero-shot first; loop: those of its rounds, the start first; others: controls and variants.
-    rounds: policy after a round -> that round's reward model, whose claim is what it gives to the texts of this policy less
-    those of the one before in `loop`.
+    policies: the headline loop's, zero-shot first; loop: those of its rounds, the start first; others: rounds of other loops,
+    arms and variants. turns: the rounds of all loops (`before`, `after`, `model`), whose models claim what they give to the
+    texts of the policy after less those of the one before.
     """
 
     texts: dict[str, np.ndarray]
     policies: list[str]
     loop: list[str]
     others: list[str]
-    rounds: dict[str, RewardModel]
+    turns: list
 
 
 def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stage:
@@ -63,14 +63,17 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
                 users = data.cohort.of(split) if split in SPLITS else np.unique(lists.user)
                 frames.append(_frame(name, split, kind, users, user_rewards(mean[:, None], lists, users)[:, 0]))
         write_values(pd.concat(frames, ignore_index=True), folder)
-        return {"policies": judged.policies, "loop": judged.loop, "others": judged.others}
+        turns = [
+            {"loop": t.loop, "round": t.number, "before": t.before.name, "after": t.after.name} for t in judged.turns
+        ]
+        return {"policies": judged.policies, "loop": judged.loop, "others": judged.others, "turns": turns}
 
     depends = {
         "trainings": {name: task.key for name, task in tasks.items()},
         "texts": {name: fingerprint(text) for name, text in judged.texts.items()},
         "lists": {name: fingerprint(lists.user, lists.items, lists.labels) for name, lists in parts.items()},
         "names": [judged.policies, judged.loop, judged.others],
-        "reward_models": {name: model.key for name, model in judged.rounds.items()},
+        "reward_models": {turn.after.name: [turn.before.name, turn.model.key] for turn in judged.turns},
     }
     return Stage("referees", "rounds", depends, build)
 
@@ -106,10 +109,9 @@ def _frame(arm: str, split: str, kind: str, users: np.ndarray, value: np.ndarray
 def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
     """Each user's claimed change by every round's policy; train users by models trained without their lists."""
     found = []
-    for before, after in itertools.pairwise(judged.loop):
-        for split in ("train", "validation"):
-            users, texts = models.cohort.of(split), (judged.texts[before], judged.texts[after])
-            found.append(_frame(after, split, "claimed", users, claimed_change(judged.rounds[after], *texts, users)))
+    for turn, split in itertools.product(judged.turns, ("train", "validation")):
+        users, texts = models.cohort.of(split), [judged.texts[policy.name] for policy in (turn.before, turn.after)]
+        found.append(_frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, *texts, users)))
     return pd.concat(found)
 
 

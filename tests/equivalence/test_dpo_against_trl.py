@@ -130,7 +130,7 @@ def test_supervised_loss_and_gradients_equal_stock(tmp_path):
             patch.setattr(trainers, "load_model", tiny_model)
             patch.setattr(trainers, "_train", lambda trainer, run, keep=found_trainers: keep.append(trainer))
             run = Run(tmp_path / kind, CONFIG.changed(implementation=kind), 3, "fp32")
-            trainers.warm_start(EMBEDDED, table, run)
+            trainers.fine_tune(EMBEDDED, table, run)
         trainer = found_trainers[0]
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(table))])
         value = trainer.compute_loss(trainer.model, batch)

@@ -80,20 +80,35 @@ def test_the_temperature_is_the_best_and_keeps_the_order(task):
 @pytest.mark.parametrize("backbone", ["setrank", "dasalc"])
 def test_set_rankers_ignore_the_order_of_candidates(backbone):
     torch.manual_seed(0)
-    model = build_reranker(backbone, CONFIG, torch.rand(40, 3), 12).eval()
-    items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
+    model = build_reranker(backbone, CONFIG, torch.rand(40, 3), (12, ("user",))).eval()
+    items, user, text = torch.arange(10)[None], [torch.randn(1, 12)], torch.randn(40, 12)
     order = torch.randperm(10)
     assert torch.allclose(model(items[:, order], user, text), model(items, user, text)[:, order], atol=1e-5)
 
 
 def test_mir_reads_the_history_and_padding_is_ignored():
     torch.manual_seed(0)
-    model = build_reranker("mir", CONFIG, torch.rand(40, 3), 12).eval()
-    items, user, text = torch.arange(10)[None], torch.randn(1, 12), torch.randn(40, 12)
+    model = build_reranker("mir", CONFIG, torch.rand(40, 3), (12, ("user",))).eval()
+    items, user, text = torch.arange(10)[None], [torch.randn(1, 12)], torch.randn(40, 12)
     short, other = torch.tensor([[20, 21, 22]]), torch.tensor([[20, 25, 22]])
     padded = torch.tensor([[-1, -1, 20, 21, 22]])
     assert torch.allclose(model(items, user, text, short), model(items, user, text, padded), atol=1e-6)
     assert (model(items, user, text, short) - model(items, user, text, other)).abs().max() > 1e-5
+
+
+def test_a_second_user_input_is_read_and_learnt_from(task):
+    rng = np.random.default_rng(0)
+    past = rng.normal(size=(len(task.text), task.text.shape[2])).astype(np.float32)
+    both = replace(task, past_text=past)
+    assert both.key != task.key != replace(task, past_text=past + 1).key
+    trained = training.train_reranker(both)
+    model = training.load_reranker(both, trained)
+    assert {"past_mean", "past_std"} <= set(trained.weights) and trained.weights["scale"].shape == (2,)
+    scores = training.score_lists(model, both, task.train)
+    other = training.score_lists(model, replace(both, past_text=past[::-1].copy()), task.train)
+    assert np.abs(scores - other).max() > 1e-4
+    known = past[np.unique(task.train.user)]
+    assert np.allclose(trained.weights["past_mean"], known.mean(axis=0), atol=1e-5)
 
 
 def test_an_absent_text_is_never_used(task):

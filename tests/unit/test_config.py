@@ -25,7 +25,7 @@ from dpo4rec_utils.settings import PROFILES, ConfigError, load_config, notebook_
         ({"data": 5}, ("data", "5", "history_limit")),
         ({"data": {"train_share": 0.9, "validation_share": 0.2}}, ("train_share", "validation_share", "below 0.99")),
         ({"llm": {"train_samples": 2, "evaluation_samples": 4}}, ("llm.train_samples", "llm.evaluation_samples")),
-        ({"evaluation": {"arms": ["none", "item"]}}, ("evaluation.arms", "zero_shot", "random_pairs")),
+        ({"evaluation": {"arms": ["none", "item"]}}, ("evaluation.arms", "zero_shot", "random_labels")),
         ({"data": {"fold": 3}}, ("data.fold", "3", "0 to 2")),
         ({"evaluation": {"folds": 4}}, ("evaluation.folds", "4", "up to 3")),
         ({"evaluation": {"folds": 2}, "data": {"fold": 1}}, ("evaluation.folds", "2", "data.fold = 0")),
@@ -47,7 +47,7 @@ def test_errors_name_key_value_and_what_is_allowed(overrides, words):
 def test_unknown_profile_lists_the_profiles():
     with pytest.raises(
         ConfigError,
-        match="ml-100k, ml-100k-folds, ml-100k-gemma, ml-100k-losses, ml-100k-thorough, ml-1m, ml-1m-gpu, smoke",
+        match="ml-100k, ml-100k-folds, ml-100k-gemma, ml-100k-thorough, ml-1m, ml-1m-gpu, smoke",
     ):
         load_config("ml100k")
 
@@ -174,7 +174,9 @@ def test_every_variant_is_a_valid_configuration_and_changes_something():
     base = load_config("ml-100k-thorough")
     for variant in VARIANTS.values():
         changed = base.alignment.changed(**variant.alignment)
-        reward = base.reward.changed(kind=variant.reward or base.reward.kind)
+        reward = base.reward.changed(**variant.reward)
         prompt = base.llm.changed(prompt=variant.prompt or base.llm.prompt)
-        flags = variant.llm_only or variant.grpo or variant.samples in range(2, base.llm.train_samples)
+        flags = (
+            variant.residual or variant.llm_only or variant.grpo or variant.samples in range(2, base.llm.train_samples)
+        )
         assert (changed, reward, prompt) != (base.alignment, base.reward, base.llm) or flags, variant.name

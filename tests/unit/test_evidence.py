@@ -9,10 +9,10 @@ import pytest
 
 from dpo4rec_utils import comparison
 from dpo4rec_utils import study as study_module
-from dpo4rec_utils.arms import ARMS, Variant, arm, comparisons, label, table_arms
+from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
-from dpo4rec_utils.evidence import answer, figures, loop_figures, pages, report, tables
+from dpo4rec_utils.evidence import answer, figures, loop_figures, loop_tables, pages, report, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
@@ -98,16 +98,17 @@ def test_tables_of_folds_show_each_fold_and_all_users(records):
     assert chosen.difference.tolist() == pytest.approx([0.1, 0.2, 0.3], abs=1e-6) and tuple(chosen.users) == USERS
     paired, power = tables.paired_differences_table(records), tables.power(records)
     assert set(paired.users) == {sum(USERS)} and set(power.validation_users) == {2}
-    line = tables.headline(records).set_index(["scorer", "baseline"]).loc[("own", "zero_shot")]
-    assert line.difference == pytest.approx((4 * 0.1 + 5 * 0.2 + 6 * 0.3) / 15, abs=1e-6)
-    assert (line.better, line.worse, line.backbones) == (2, 0, 2)
+    for group in ("mean", "mir"):
+        line = tables.last_round(records, group).set_index(["scorer", "baseline"]).loc[("own", "zero_shot")]
+        assert line.difference == pytest.approx((4 * 0.1 + 5 * 0.2 + 6 * 0.3) / 15, abs=1e-6)
+        assert (line.better, line.worse, line.backbones) == (1, 0, 1)
     thirds = tables.breakdown(records)
     assert thirds.groupby("fact").users.sum().tolist() == [sum(USERS)]
 
 
 def test_losses_are_counted_like_wins(records):
-    line = tables.headline(records).set_index(["scorer", "baseline"]).loc[("own", "history_mean")]
-    assert line.difference == pytest.approx(-0.05, abs=1e-6) and (line.better, line.worse) == (0, 2)
+    line = tables.last_round(records).set_index(["scorer", "baseline"]).loc[("own", "history_mean")]
+    assert line.difference == pytest.approx(-0.05, abs=1e-6) and (line.better, line.worse) == (0, 1)
     table = pd.DataFrame({"difference": [0.1, -0.2, -0.3, 0.1], "p_holm": [0.01, 0.01, 0.04, 0.5]})
     assert tables.counts_of(table) == {"better": 1, "worse": 2, "backbones": 4}
     assert figures.better_worse(tables.counts_of(table)) == "1 better, 2 worse of 4"
@@ -115,7 +116,8 @@ def test_losses_are_counted_like_wins(records):
     assert "zero-shot LLM +0.2133" in lines["Beats"] and "history mean -0.0500" in lines["Loses to"]
     assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Beats"]
     shown = pages.effect_table(records)
-    assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 2 / 2" in shown
+    assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 1 / 1" in shown
+    assert "MIR (reads the history)" in shown, "what reads the history stands beside the mean"
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
@@ -223,6 +225,31 @@ def test_a_table_without_records_is_a_missing_record(records):
         loop_figures.rounds(records)
 
 
+def test_what_a_round_has_learnt_by_hand():
+    pairs = pd.DataFrame(
+        {
+            "user": [1, 1, 2, 2],
+            "tokens": [0, 5, -2, -9],
+            "realised": [0.1, -0.2, 0.3, 0.4],
+            "probe": [1.0, -1.0, 1.0, 1.0],
+            "value": [2.0, 1.0, -1.0, 0.5],
+        }
+    )
+    found = loop_tables._learnt(pairs)
+    assert found["heldout_accuracy"] == 0.75 and found["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+    assert (found["matched_pairs"], found["matched_accuracy"]) == (2, 0.5)
+    assert found["realised_accuracy"] == 0.5 and found["probe_accuracy"] == 0.75 and found["probe_realised"] == 1
+    assert found["heldout_ci_low"] < 0.75 < found["heldout_ci_high"]
+
+
+def test_loops_follow_from_the_arms():
+    assert trained_loops(["item", "zero_shot", "dpo_shuffled"]) == ["dpo"]
+    assert trained_loops(["random_labels", "history_mean+dpo_residual", "rft"]) == [
+        *("dpo", "random_labels", "dpo_residual", "rft")
+    ]
+    assert set(trained_loops(list(ARMS))) == set(LOOPS)
+
+
 # Arms in one place
 
 
@@ -233,7 +260,7 @@ def test_every_arm_is_made_and_compared_by_its_entry():
             one.user not in ("texts", "shuffled", "noise")
         )
     assert arm("dpo_round_3").policy == "dpo_round_3" and label("dpo_round_3") == "DPO round 3"
-    assert label("beta_0.3") == "beta 0.3" and isinstance(Variant("x", "y").alignment, dict)
+    assert label("ipo_low") == "loss: IPO, rate 0.0001" and isinstance(Variant("x", "y").alignment, dict)
     asked = comparisons(["none", "item", "zero_shot", "dpo_round_2"], "dpo_round_2")
     assert asked == [
         ("dpo_round_2", "zero_shot"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
 from dpo4rec_utils.alignment.pairs import Candidates
-from dpo4rec_utils.config import AlignmentConfig, DataConfig
+from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
@@ -31,21 +31,25 @@ ITEMS = pd.DataFrame(
 HISTORY = pd.DataFrame({"item": [0, 2, 1], "rating": [5.0, 1.0, 4.0], "timestamp": [1, 2, 3]})
 DATASET = Dataset("made", HISTORY, ITEMS, ("genres",))
 MOVIES = load_domain("movies")
-FACTS = prompts.FactReader(DATASET, "genres", DataConfig()).facts(HISTORY)
+CONFIG = load_config("smoke")
+FACTS = prompts.FactReader(DATASET, MOVIES, CONFIG).facts(HISTORY)
 VOCABULARY = guards.Vocabulary(("drama", "thriller", "horror", "comedy", "war"), tuple(MOVIES.profile))
 
 
 def facts_of(history, items=ITEMS, **config):
-    return prompts.FactReader(Dataset("made", history, items, ("genres",)), "genres", DataConfig(**config)).facts(
-        history
-    )
+    changed = CONFIG.changed(data=CONFIG.data.changed(**config))
+    return prompts.FactReader(Dataset("made", history, items, ("genres",)), MOVIES, changed).facts(history)
+
+
+def fits(text):
+    return True
 
 
 def test_facts_by_hand():
     assert FACTS.titles == ("The Net", "Heat")
     assert FACTS.liked == (("Drama", 2), ("Thriller", 1))
     assert FACTS.disliked == (("Horror", 1),) and FACTS.avoided == ("Horror",)
-    assert FACTS.decades == (("1990s", 2),)
+    assert FACTS.decades == (("1990s", 2),) and FACTS.items == (0, 1)
 
 
 def test_liked_and_avoided_are_disjoint_and_counted_over_the_whole_history():
@@ -93,7 +97,7 @@ def test_an_absent_fact_leaves_no_hole(name):
     domain, nothing = load_domain(name), prompts.Facts(("Title",), (), (), ())
     for facts in (FACTS, nothing):
         for seed in range(30):
-            text = prompts.templated_profile(facts, domain, np.random.default_rng(seed), seed % 2 == 0)
+            text = prompts.templated_profile(facts, domain, np.random.default_rng(seed), fits, seed % 2 == 0)
             assert text.startswith(" ") and text.endswith(".") and "  " not in text and " ," not in text, text
             assert "unknown" not in text and "None" not in text and " ." not in text and "by ." not in text, text
         for words in domain.user:
@@ -165,7 +169,7 @@ def test_a_user_who_liked_nothing_still_has_a_prompt():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_a_template_says_nothing_but_facts(seed, full):
-    text = prompts.templated_profile(FACTS, MOVIES, np.random.default_rng(seed), full)
+    text = prompts.templated_profile(FACTS, MOVIES, np.random.default_rng(seed), fits, full)
     assert text.startswith(" ") and text.endswith(".") and "{" not in text
     named = guards.describe_text(text, FACTS, VOCABULARY)
     assert named["value"] == 1 and named["liked_wrong"] == 0 and "comedy" not in text and "war" not in text
@@ -197,35 +201,61 @@ def test_best_against_worst_by_hand():
     choice = Candidates(np.array([4]), ["p"], texts, np.array([[0.1, 0.9, 0.5, 0.3]]), np.array([1]))
     pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
-    best = preference.best_of_n(choice, config)
-    assert best.completion.tolist() == ["b"]
     assert preference.build_pairs(choice.first(3), config).rejected.tolist() == ["a"]
 
 
-def test_random_pairs_have_the_same_shape_and_ignore_the_reward():
-    texts = [[f"t{i}" for i in range(6)], ["same", "cut", "same", "cut", "cut", "other"]]
-    rewards = np.array([[0.0] * 6, [0.0, np.nan, 0.0, np.nan, np.nan, 0.0]])
-    choice = Candidates(np.array([0, 1]), ["p", "p"], texts, rewards, np.ones(2))
-    pairs = pd.DataFrame([(u, "p", "x", "y", 0, 1, 1.0) for u in [0] * 300 + [1] * 20], columns=preference.COLUMNS)
-    drawn = preference.random_pairs(pairs, choice, np.random.default_rng(0))
-    assert len(drawn) == len(pairs) and (drawn.user == pairs.user).all() and (drawn.chosen != drawn.rejected).all()
-    first = drawn[drawn.user == 0][["chosen_sample", "rejected_sample"]].to_numpy()
-    assert all(len(set(three.ravel())) == 6 for three in np.split(first, 100)), "a text stands in two pairs"
-    share = (first[:, 0] < first[:, 1]).mean()
-    assert 0.35 < share < 0.65
-    second = drawn[drawn.user == 1]
-    assert {frozenset(pair) for pair in zip(second.chosen_sample, second.rejected_sample, strict=True)} == {
-        frozenset({0, 5})
-    }
+def test_no_text_stands_in_two_pairs_even_if_it_was_sampled_twice():
+    texts, rewards = [["a", "b ", " b", "c", "d"]], np.array([[0.5, 0.9, 0.9, 0.1, 0.3]])
+    choice = Candidates(np.array([0]), ["p"], texts, rewards, np.array([1]))
+    pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=3, pairs=10))
+    assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b ", "c"), ("a", "d")]
+
+
+def test_random_labels_are_the_same_pairs_half_of_them_swapped():
+    rows = [(u, "p", f"c{u}", f"r{u}", 1, 2, 0.5) for u in range(300)]
+    pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
+    swapped = preference.swapped_at_random(pairs, np.random.default_rng(0))
+    turned = swapped.chosen.str.startswith("r")
+    assert turned.sum() == 150 and (swapped.gap == np.where(turned, -0.5, 0.5)).all()
+    assert (swapped.chosen_sample == np.where(turned, 2, 1)).all() and (swapped.user == pairs.user).all()
+    sides = [set(pair) for pair in zip(swapped.chosen, swapped.rejected, strict=True)]
+    assert sides == [{f"c{u}", f"r{u}"} for u in range(300)]
+    assert 0.3 < turned[:150].mean() < 0.7, "swapped in one place"
+
+
+def test_a_starved_round_stops_with_one_sentence():
+    config = AlignmentConfig().changed(pairs=10)
+    preference.require_pairs(pd.DataFrame(index=range(8)), config, "dpo_round_1")
+    with pytest.raises(
+        StudyError, match="dpo_round_1 found 7 pairs of 10 asked for, fewer than 80%; raise alignment.pair"
+    ):
+        preference.require_pairs(pd.DataFrame(index=range(7)), config, "dpo_round_1")
+
+
+@given(st.integers(0, 10**6), st.integers(4, 40))
+@settings(max_examples=60, deadline=None)
+def test_a_template_keeps_to_the_limit_and_drops_from_the_longest_list(seed, limit):
+    facts = prompts.Facts(tuple(f"Title{i}" for i in range(10)), (("Drama", 3), ("War", 1)), (), (("1990s", 2),))
+    text = prompts.templated_profile(
+        facts, MOVIES, np.random.default_rng(seed), lambda text: len(text.split()) <= limit, True
+    )
+    assert len(text.split()) <= limit or not any(word in text for word in ("Title", "drama", "1990s"))
+    if "Title9" not in text and "Title1" in text:
+        assert "drama and war" in text, "ten titles are shortened before two genres"
 
 
 def test_each_round_asks_other_train_users(tmp_path):
-    study = Study(load_config("smoke", {"data": {"max_users": 30}, "alignment": {"pair_users": 6}}), tmp_path)
+    study = Study(load_config("smoke", {"data": {"max_users": 30}, "alignment": {"pair_users": 5}}), tmp_path)
     rounds = [study.knowledge.pair_users(Policy("p", "embedded", round=number)).tolist() for number in range(4)]
-    assert sorted(rounds[0] + rounds[1] + rounds[2]) == study.data.cohort.of("train").tolist()
+    heldout, train = study.knowledge.heldout_users.tolist(), study.data.cohort.of("train").tolist()
+    assert len(heldout) == 3 and sorted(rounds[0] + rounds[1] + rounds[2] + heldout) == train
     assert rounds[3] == rounds[0] == study.knowledge.pair_users(study.zero_shot).tolist()
     every = Study(load_config("smoke", {"alignment": {"pair_users": None}}), tmp_path)
-    assert every.knowledge.pair_users(every.zero_shot).tolist() == every.data.cohort.of("train").tolist()
+    asked = every.knowledge.pair_users(every.zero_shot).tolist()
+    assert sorted(asked + every.knowledge.heldout_users.tolist()) == every.data.cohort.of("train").tolist()
+    most = Study(load_config("smoke", {"alignment": {"heldout_users": 7}}), tmp_path)
+    with pytest.raises(StudyError, match="alignment.heldout_users = 7 of 14 train users .* allowed: at most 6"):
+        assert most.knowledge.heldout_users is None
 
 
 def test_texts_without_a_reward_make_no_pair():
@@ -234,11 +264,7 @@ def test_texts_without_a_reward_make_no_pair():
     choice = Candidates(np.array([4]), ["p"], texts, rewards, np.array([1]))
     pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a")]
-    two = Candidates(
-        np.array([4, 5]), ["p"] * 2, texts * 2, np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan] * 4]), np.ones(2)
-    )
-    best = preference.best_of_n(two, config)
-    assert best.user.tolist() == [4] and best.completion.tolist() == ["d"]
+    two = Candidates(np.array([4, 5]), ["p"] * 2, texts * 2, np.array([[np.nan, 0.1, 0.2, 0.3]] * 2), np.ones(2))
     few = np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan, np.nan, np.nan, 1.0]])
     group = preference.groups(replace(two, rewards=few))
     assert group.user.tolist() == [4] and group.rewards[0] == [None, 0.1, 0.2, 0.3] and group.texts[0] == texts[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.evidence import statistics
-from dpo4rec_utils.rewards import model, reliability, values
+from dpo4rec_utils.rewards import estimates, model, reliability, values
 
 
 def made_lists(users):
@@ -49,6 +49,57 @@ def test_split_half_of_a_perfect_and_of_a_noisy_reward():
     assert perfect["r"] == pytest.approx(1) and perfect["gain"] > 0.5 and perfect["users"] == 200
     noise = reliability.split_half(rng.normal(size=truth.shape), lists, np.arange(200))
     assert abs(noise["r"]) < 0.12 and abs(noise["gain"]) < 0.12
+
+
+def test_an_interval_of_pairs_counts_users_not_pairs():
+    right, users = np.array([1.0, 1, 1, 1, 0, 0, 0, 0]), np.repeat([0, 1], 4)
+    mean, low, high = statistics.clustered_share(right, users)
+    # Two users, deviations +2 and -2 of 8 pairs: the error is sqrt((4 + 4) * 2 / 1) / 8.
+    assert mean == 0.5 and high - mean == pytest.approx(1.96 * 4 / 8) and mean - low == pytest.approx(high - mean)
+    apart = statistics.clustered_share(right, np.arange(8))
+    assert apart[2] - apart[0] < high - mean, "pairs of different users say more"
+    assert np.isnan(statistics.clustered_share(np.array([]), np.array([]))).all()
+
+
+def made_features(rng, users=60, samples=6, width=5):
+    facts, vector = rng.normal(size=(users, samples, 6)), rng.normal(size=(users, samples, width))
+    fold = model.user_folds(np.arange(users), 5, 0)
+    fold[:10] = -1
+    return estimates.TextFeatures(facts, vector, rng.normal(size=(users, width)), fold)
+
+
+def test_an_amortised_reward_finds_what_texts_tell_and_no_noise():
+    rng = np.random.default_rng(0)
+    features = made_features(rng, users=200)
+    signal = features.facts[..., 0] - 2 * features.facts[..., 2]
+    found = estimates.cross_fitted(features.of("facts"), signal + rng.normal(size=signal.shape), features.fold)
+    centred = signal - signal.mean(axis=1, keepdims=True)
+    assert np.corrcoef(found.ravel(), centred.ravel())[0, 1] > 0.97
+    noise = estimates.cross_fitted(features.of("fit"), rng.normal(size=signal.shape), features.fold)
+    assert np.abs(noise).max() < 1
+
+
+def test_no_user_is_guessed_from_own_rewards():
+    """Rewards that are changed for one user change every guess but those of the user's own fold; of fold -1 none."""
+    features, rewards = made_features(np.random.default_rng(1)), np.random.default_rng(2).normal(size=(60, 6))
+    before = estimates.cross_fitted(features.of("facts"), rewards, features.fold)
+    for user in (30, 3):
+        changed = rewards.copy()
+        changed[user] = 100 * np.arange(6)
+        moved = (estimates.cross_fitted(features.of("facts"), changed, features.fold) != before).any(axis=1)
+        expected = np.zeros(60, bool) if features.fold[user] == -1 else features.fold != features.fold[user]
+        assert (moved == expected).all()
+
+
+def test_at_equal_length_tokens_explain_nothing():
+    rng = np.random.default_rng(0)
+    tokens, known = rng.integers(5, 60, size=(50, 8)).astype(float), np.ones(50, bool)
+    rewards = 0.01 * tokens + rng.normal(size=(50, 1)) + 0.001 * rng.normal(size=tokens.shape)
+    left = estimates.at_equal_length(rewards, tokens, known)
+    x, y = (values - values.mean(axis=1, keepdims=True) for values in (tokens, left))
+    assert abs((x * y).sum()) < 1e-9 and np.allclose(left + 0.01 * tokens, rewards, atol=1e-3)
+    same = estimates.at_equal_length(rewards, np.full_like(tokens, 7.0), known)
+    assert (same == rewards).all(), "texts of one length are left as they are"
 
 
 def test_holm_by_hand():

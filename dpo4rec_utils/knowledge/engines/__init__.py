@@ -80,7 +80,8 @@ def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: 
         open_engine = functools.partial(open_sampler, policy, config, folder)
         sample_shards(folder, requests, open_engine, config.llm.shard_users, f"sample {name}")
         table = read_shards(folder)
-        return {"texts": len(table), "tokens": int(table.tokens.sum()), "distinct": int(table.text.nunique())}
+        counts = {"tokens": table.tokens.sum(), "distinct": table.text.nunique(), "finished": table.finished.sum()}
+        return {"texts": len(table)} | {name: int(count) for name, count in counts.items()}
 
     depends = {"policy": policy.key, "decoding": _decoding(config), "requests": content_key(requests)}
     return Stage("texts", name, depends, build, read_shards)

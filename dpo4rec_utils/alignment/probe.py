@@ -1,0 +1,82 @@
+"""Can it be learned at all? A linear probe, cross-validated over users, guesses which text of a pair is preferred.
+
+What no probe can tell from texts and histories, a policy that reads less cannot learn either: it is the noise of a user's
+few lists. What the longer text wins by itself is length.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.alignment.pairs import Candidates, build_pairs
+from dpo4rec_utils.config import AlignmentConfig, RewardConfig
+from dpo4rec_utils.keys import content_key, fingerprint
+from dpo4rec_utils.rewards.estimates import cross_fitted, estimated_rewards
+from dpo4rec_utils.store import Stage, write_values
+
+PROBES = ("facts", "vector", "cosine", "fit")  # what a probe reads, rewards/estimates.py
+LONGER = "longer wins"  # the rule beside the probes
+
+
+def pair_differences(values: np.ndarray, candidates: Candidates, pairs: pd.DataFrame) -> np.ndarray:
+    """(n,) value of the chosen text less that of the rejected one; `values`: (P, N), in the order of `candidates`."""
+    row = np.searchsorted(candidates.users, pairs.user)
+    return values[row, pairs.chosen_sample] - values[row, pairs.rejected_sample]
+
+
+def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs with what is known of them beside the order: `tokens`, `realised` and `probe`, each of the chosen text less that
+    of the rejected one. The probe reads all features and was not fitted on users of fold -1."""
+    features, known = candidates.features, {"tokens": candidates.features.tokens, "realised": candidates.realised}
+    order = np.nan_to_num(candidates.rewards, nan=np.nanmin(candidates.rewards))
+    known["probe"] = cross_fitted(features.of("fit"), order, features.fold)
+    return pairs.assign(**{name: pair_differences(values, candidates, pairs) for name, values in known.items()})
+
+
+def rightly_ordered(differences: np.ndarray) -> np.ndarray:
+    """1 where the chosen text has more, 0 where it has less, 0.5 where both have the same."""
+    return (np.sign(differences) + 1) / 2
+
+
+def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, reward: RewardConfig) -> Stage:
+    """How often each probe orders pairs rightly, for pairs by realised and by amortised rewards, as they are and at equal length.
+
+    `name`: the policy whose texts these are. Values: estimate, equal_length, probe, user, value (see `rightly_ordered`).
+    """
+
+    def build(folder):
+        features, frames, sizes = candidates.features, [], {}
+        for estimate, equal in itertools.product(("realised", "amortised"), (False, True)):
+            changed = reward.changed(estimate=estimate, equal_length=equal)
+            rewards = estimated_rewards(features, candidates.realised, changed)
+            pairs = build_pairs(_reordered(candidates, rewards), config)
+            sizes[f"{estimate}/{equal}"] = {"pairs": len(pairs), "users": pairs.user.nunique()}
+            guesses = {probe: cross_fitted(features.of(probe), rewards, features.fold) for probe in PROBES}
+            for probe, values in ({LONGER: features.tokens} | guesses).items():
+                right = rightly_ordered(pair_differences(values, candidates, pairs))
+                row = {
+                    "estimate": estimate,
+                    "equal_length": str(equal),
+                    "probe": probe,
+                    "user": pairs.user,
+                    "value": right,
+                }
+                frames.append(pd.DataFrame(row))
+        write_values(pd.concat(frames, ignore_index=True), folder)
+        return {"texts": name, "sizes": sizes}
+
+    parts = (candidates.users, candidates.rewards, candidates.realised, candidates.features.facts)
+    depends = {
+        "texts": content_key(candidates.texts),
+        "rewards": fingerprint(
+            *parts, candidates.features.vector, candidates.features.history, candidates.features.fold
+        ),
+        "pairs": [config.pairs, config.pairs_per_user, config.margin],
+    }
+    return Stage("probe", name, depends, build)
+
+
+def _reordered(candidates: Candidates, rewards: np.ndarray) -> Candidates:
+    allowed = np.where(np.isfinite(candidates.rewards), rewards, np.nan)
+    return Candidates(*(candidates.users, candidates.prompts, candidates.texts, allowed, candidates.lists))

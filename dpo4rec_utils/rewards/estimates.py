@@ -1,0 +1,110 @@
+"""What a text can expect: rewards denoised by a linear model of the text and its fit to the history, at equal length.
+
+A user's own ten lists say little about one text: most of a realised reward is noise, which no loss can learn from a prompt
+(notebook 03 measures it). The amortised reward is the part that a ridge regression, cross-fitted over users, predicts.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from sklearn.linear_model import RidgeCV
+
+from dpo4rec_utils.config import RewardConfig
+from dpo4rec_utils.knowledge.guards import named_facts
+from dpo4rec_utils.knowledge.knowledge import Knowledge
+from dpo4rec_utils.knowledge.policies import Policy
+
+FOLDS = 5
+PENALTIES = np.logspace(0, 6, 13)  # of the ridge; generalised cross-validation chooses
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a linear model may read of P users' N texts each.
+
+    facts: (P, N, 6) how many of the prompt's titles, liked and disliked values and decades a text names, its words, its
+    tokens; vector: (P, N, T); history: (P, T) the history mean; fold: (P,) of cross-fitting, -1 for users whom no model is
+    fitted on.
+    """
+
+    facts: np.ndarray
+    vector: np.ndarray
+    history: np.ndarray
+    fold: np.ndarray
+
+    def of_users(self, rows: np.ndarray) -> "TextFeatures":
+        """Some rows of every part."""
+        return TextFeatures(self.facts[rows], self.vector[rows], self.history[rows], self.fold[rows])
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(P, N) tokens of the texts."""
+        return self.facts[..., -1]
+
+    @cached_property
+    def direction(self) -> np.ndarray:
+        """(P, T) the history mean at unit length."""
+        return self.history / np.maximum(np.linalg.norm(self.history, axis=1, keepdims=True), 1e-9)
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """(P, N, 1) cosine of each text with its user's history mean."""
+        return np.einsum("pnt,pt->pn", self.vector, self.direction)[..., None]
+
+    def of(self, name: str) -> np.ndarray:
+        """(P, N, F) features by name: length, facts, vector, cosine, or fit (facts, cosine, and vector times history)."""
+        if name == "fit":
+            return np.concatenate([self.facts, self.cosine, self.vector * self.direction[:, None]], axis=2)
+        return {"length": self.facts[..., -1:], "facts": self.facts, "vector": self.vector, "cosine": self.cosine}[name]
+
+
+def read_features(knowledge: Knowledge, policy: Policy, users: np.ndarray, fold: np.ndarray) -> TextFeatures:
+    """The features of a policy's texts for `users`, who all have as many."""
+    table = knowledge.texts(policy)
+    table = table[table.user.isin(users)]
+    facts = [(*named_facts(row.text, knowledge.facts[row.user]), row.tokens) for row in table.itertuples()]
+    facts = np.array(facts, float).reshape(len(users), -1, 6)
+    return TextFeatures(facts, knowledge.vectors(policy)[users], knowledge.history_mean[users], fold)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.mean(axis=1, keepdims=True)
+
+
+def cross_fitted(features: np.ndarray, rewards: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """(P, N) rewards less the user's mean as a ridge of `features` (P, N, F) predicts them, fitted on users of other folds.
+
+    Users of fold -1 are predicted from all others. Features are centred by user and brought to one scale.
+    """
+    out = np.zeros(rewards.shape)
+    inputs, target = _centred(features), _centred(rewards)
+    for number in np.unique(fold):
+        known = (fold != number) & (fold >= 0)
+        rows = inputs[known].reshape(-1, features.shape[2])
+        scale = rows.std(axis=0) + 1e-9
+        model = RidgeCV(PENALTIES).fit(rows / scale, target[known].ravel())
+        mine = inputs[fold == number] / scale
+        out[fold == number] = model.predict(mine.reshape(-1, features.shape[2])).reshape(len(mine), -1)
+    return out
+
+
+def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Rewards (P, N) less what `tokens` (P, N) explain of them within a user, by one slope for the users in `known` (P,).
+
+    Without it the longer text wins most pairs, and a policy learns to write on until the limit.
+    """
+    x, y = _centred(tokens)[known], _centred(rewards)[known]
+    spread = (x**2).sum()
+    return rewards - (x * y).sum() / spread * tokens if spread else rewards
+
+
+def estimated_rewards(features: TextFeatures, realised: np.ndarray, config: RewardConfig) -> np.ndarray:
+    """(P, N) what pairs are ordered by, from realised rewards (P, N): see `RewardConfig.estimate` and `equal_length`."""
+    if config.estimate == "embedding":
+        rewards = features.cosine[..., 0]
+    elif config.estimate == "amortised":
+        rewards = cross_fitted(features.of("fit"), realised, features.fold)
+    else:
+        rewards = realised
+    return at_equal_length(rewards, features.tokens, features.fold >= 0) if config.equal_length else rewards
