@@ -171,12 +171,14 @@ def training(records: Records):
         plots.line(right, (steps, [row["rewards/margins"] for row in log]), i)
     left.axhline(np.log(2), linestyle=":", color="black")
     right.axhline(0, color="black", linewidth=0.8)
-    left.set(xlabel="step", ylabel="DPO loss (dotted: ln 2)")
+    left.set(xlabel="step", ylabel="loss (dotted: ln 2)")
     right.set(xlabel="step", ylabel="margin (nats times beta)")
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)
+    weight = records.config["alignment"]["chosen_weight"]
+    starts = f"ln 2 and {weight:g} times the chosen texts' own" if weight else "ln 2 is 0.6931"
     tail = {name: np.mean([row["rewards/margins"] for row in log[-3:]]) for name, log in logs.items()}
     return figure, (
-        f"The loss starts at {logs[names[0]][0]['loss']:.4f} (ln 2 is 0.6931); the mean margin of the last three steps is "
+        f"The loss starts at {logs[names[0]][0]['loss']:.4f} ({starts}); the mean margin of the last three steps is "
         + ", ".join(f"{value:.2f} ({label(name)})" for name, value in tail.items())
         + ", in nats times beta."
     )

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from dpo4rec_utils import cli
-from dpo4rec_utils.arms import ARMS
+from dpo4rec_utils.arms import ARMS, BASELINES, LOOPS, round_name
 from dpo4rec_utils.evidence.contents import FIGURES
 from dpo4rec_utils.files import file_sha256
 
@@ -82,7 +82,7 @@ def test_tables_and_figures(finished):
     arms = {*ARMS, *ROUNDS}
     shown = main[main.protocol == "popularity"]
     assert set(shown[shown.scorer == "own"].arm) == arms
-    assert set(shown[shown.scorer == "shared"].arm) == arms - {"none"}
+    assert set(shown[shown.scorer == "shared"].arm) == arms - {a.name for a in ARMS.values() if a.shared == "no"}
     assert set(main.backbone) == {"dlcm", "prm", "setrank", "mir", "dasalc"} and set(main.protocol) == {
         "popularity",
         "uniform",
@@ -102,20 +102,21 @@ def test_tables_and_figures(finished):
         assert row.difference == pytest.approx(wanted, abs=2e-5)
     power = pd.read_csv(results / "tables/power.csv")
     assert (power.holm >= power.alone).all() and set(power.scorer) == {"own", "shared"}
-    assert set(power.backbone) == {*main.backbone, "mean"} and set(power.baseline) == arms - {
-        *ROUNDS,
-        "none",
-        "dpo_cold",
-    }
+    assert set(power.backbone) == {*main.backbone, "mean"} and set(power.baseline) == set(BASELINES)
     thirds = pd.read_csv(results / "tables/breakdown.csv")
     assert set(thirds.groupby("fact").users.sum()) == {paired.users.max()}
     headline = pd.read_csv(results / "tables/headline.csv")
     assert {"better", "worse", "backbones", "detectable"} <= set(headline)
-    assert set(headline[headline.protocol == "popularity"].baseline) == arms - {*ROUNDS, "none", "dpo_cold"}
+    last = headline[(headline.protocol == "popularity") & (headline.arm == "dpo_round_2")]
+    assert set(last.baseline) == set(BASELINES) and set(last.group) == {"mean", "mir"}
+    assert (last[last.group == "mean"].backbones == 4).all() and (last[last.group == "mir"].backbones == 1).all()
+    on_top = headline[headline.arm.str.startswith("history_mean+") & (headline.baseline == "history_mean")]
+    assert on_top.arm.nunique() == 5 and set(on_top.scorer) == {"own"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
-    controls = {"dpo_round_1", "zero_shot", "template", "rft", "random_pairs", "dpo_cold", "dpo_shuffled"}
-    wanted = controls | {"titles_prompt"}
-    assert set(signal.arm) == wanted and set(signal.split) == {"train", "validation", "test", "train_later"}
+    others = {round_name(number, loop) for loop in LOOPS for number in (1, 2)} - {"dpo_round_2"}
+    assert set(signal.arm) == others | {"zero_shot", "template", "dpo_shuffled", "titles_prompt"} and set(
+        signal.split
+    ) == {"train", "validation", "test", "train_later"}
     assert signal.difference.notna().all()
     assert set(signal[signal.arm == "titles_prompt"].split) == {"validation", "test"}
     assert pd.read_csv(results / "tables/samples.csv").samples.unique().tolist() == [2, 4, 8]
@@ -126,8 +127,15 @@ def test_tables_and_figures(finished):
     assert list(stages) == ["stage", "seconds", "peak_rss_mib"] and (stages.seconds >= 0).all()
     assert stages.peak_rss_mib.max() < 6 * 1024
     rounds = pd.read_csv(results / "tables/rounds.csv")
-    names = ["round", "split", "reward", "mean", "difference_to_round_0", "t", "mean_tokens", "distinct_texts"]
-    assert list(rounds) == names and set(rounds["round"]) == {-1, 0, 1, 2}
+    names = "loop round pairs pair_users heldout_pairs heldout_accuracy heldout_ci_low heldout_ci_high longer_wins"
+    names += (
+        " matched_accuracy reward_train reward_validation referees_validation kl mean_tokens finished distinct_texts"
+    )
+    assert list(rounds)[:17] == names.split() and set(rounds["loop"]) == set(LOOPS) and len(rounds) == 12
+    shares = rounds[["heldout_accuracy", "longer_wins", "finished", "distinct_texts", "realised_accuracy"]]
+    assert shares.stack().between(0, 1).all() and (rounds.pairs == 4).all()
+    by_round = pd.read_csv(results / "tables/rewards_by_round.csv")
+    assert set(by_round["round"]) == {-1, 0, 1, 2} and by_round.difference_to_round_0.notna().all()
     for name in FIGURES:
         if name != "05_folds":  # smoke has one fold
             assert (results / f"figures/{name}.png").stat().st_size > 3000, name
@@ -156,15 +164,16 @@ def test_what_a_run_takes_was_told_before_it(finished):
 
 def test_the_texts_are_the_llms(finished):
     texts = [json.loads(line) for path in (finished / "runs/texts").glob("zero_shot-*/shard-*") for line in path.open()]
-    assert len({row["text"] for row in texts}) > 0.9 * len(texts) and len(texts) == 8 * 4 + 16 * 2
+    assert len({row["text"] for row in texts}) > 0.9 * len(texts) and len(texts) == 11 * 4 + 13 * 2
     assert all(1 <= row["tokens"] <= 16 for row in texts)
 
 
 def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     records = {p.stem: json.loads(p.read_text()) for p in (finished / "results/smoke/records").glob("policy-*.json")}
-    for name in (*ROUNDS, "random_pairs", "dpo_cold"):
+    aligned = [loop for loop in LOOPS.values() if not loop.supervised]
+    for name in (round_name(number, loop.name) for loop in aligned for number in (1, 2)):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    assert len({record["key"] for record in records.values()}) == len(records) == 6
+    assert len({record["key"] for record in records.values()}) == len(records) == 1 + 2 * len(LOOPS)
 
 
 def test_knowledge_to_take_home(finished, tmp_path):
@@ -213,7 +222,7 @@ def test_what_cannot_be_written_is_one_sentence(finished, tmp_path, command, wor
 RESUME = """
 from dpo4rec_utils.study import open_study
 study = open_study("smoke")
-print(study.policy("dpo_cold"))
+print(study.policy("dpo_cold_round_1"))
 """
 
 
@@ -232,15 +241,17 @@ def test_killed_in_sampling_and_in_dpo_resumes_to_the_same_bytes(finished, tmp_p
     root = checkout(tmp_path)
     kill_when(root, "runs/texts/zero_shot-*/shard-000000.jsonl")
     assert not list(root.glob("runs/texts/zero_shot-*/record.json"))
-    kill_when(root, "runs/policy/dpo_cold-*/checkpoints/checkpoint-1/trainer_state.json")
-    assert not list(root.glob("runs/policy/dpo_cold-*/record.json"))
+    kill_when(root, "runs/policy/dpo_cold_round_1-*/checkpoints/checkpoint-1/trainer_state.json")
+    assert not list(root.glob("runs/policy/dpo_cold_round_1-*/record.json"))
     process = start(root, "-c", RESUME)
     output, _ = process.communicate()
     assert process.returncode == 0, output[-3000:]
     shards = {p.relative_to(root): p.read_bytes() for p in root.glob("runs/texts/zero_shot-*/shard-*")}
     assert shards == {p.relative_to(finished): p.read_bytes() for p in finished.glob("runs/texts/zero_shot-*/shard-*")}
     assert len(shards) == 2
-    adapters = [next(r.glob("runs/policy/dpo_cold-*/adapter/adapter_model.safetensors")) for r in (root, finished)]
+    adapters = [
+        next(r.glob("runs/policy/dpo_cold_round_1-*/adapter/adapter_model.safetensors")) for r in (root, finished)
+    ]
     assert file_sha256(adapters[0]) == file_sha256(adapters[1])  # pytest would compare millions of bytes for an hour
 
 
