@@ -48,7 +48,7 @@ def _line(row, rows) -> str:
 def learnt(records: Records) -> str:
     """How often the headline's rounds order pairs of held-out users rightly, with the rule "the longer wins" beside."""
     try:
-        table = loop_tables.rounds(records)
+        table = loop_tables.learning(records)
     except MissingRecordError:
         return "-"
     table = table[table["loop"] == "dpo"]

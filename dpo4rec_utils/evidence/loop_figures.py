@@ -133,7 +133,7 @@ def probe(records: Records):
 
 def heldout(records: Records):
     """Share of held-out pairs that each round's policy orders rightly, beside the rule "the longer wins" and a probe."""
-    table = loop_tables.rounds(records)
+    table = loop_tables.learning(records)
     table["name"] = [label(round_name(row["round"], row["loop"])) for _, row in table.iterrows()]
     columns = {"the policy": "heldout_accuracy", "lengths within two tokens": "matched_accuracy"}
     columns |= {"the longer wins": "longer_wins", "a linear probe": "probe_accuracy"}

@@ -71,35 +71,55 @@ def probe(records: Records) -> pd.DataFrame:
 MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
 
 
+def learning(records: Records) -> pd.DataFrame:
+    """The columns of `rounds` that held-out pairs and texts tell, before any referee has read a text."""
+    rows = []
+    for name in trained_policies(records):
+        found, texts = records.metrics("heldout", name), records.metrics("texts", name)
+        row = {key: found[key] for key in ("loop", "round", "pairs", "pair_users")}
+        row |= _learnt(records.values("heldout", name))
+        row |= {"kl": found["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
+        shares = {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
+        rows.append(row | shares)
+    return pd.DataFrame(rows)
+
+
 def rounds(records: Records) -> pd.DataFrame:
     """What every round of every loop was given, has learnt and is worth: a row a loop and round.
 
     pairs, pair_users: trained on. heldout_*: share of held-out pairs that the policy orders rightly, by the sign of its
-    log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the longer text; matched_accuracy: on the
-    matched_pairs whose lengths differ by two tokens at most. realised_accuracy: how often the log-ratio agrees with the
-    realised reward of the same pairs; probe_accuracy, probe_realised: the same of a linear probe that reads texts and
-    history. reward_*: change by the round's own reward model, referees_validation: by referees (t in referees_t), both log-likelihood
-    in nats a candidate against the policy before the round. kl: nats a text from the policy before. mean_tokens, finished (share), distinct_texts
-    (share): of all texts.
+    log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the longer text;
+    matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. realised_accuracy: how often the
+    log-ratio agrees with the realised reward of the same pairs; probe_accuracy, probe_realised: the same of a linear probe
+    that reads texts and history. reward_*: change by the round's own reward model, referees_validation: by referees (t in
+    referees_t), both log-likelihood in nats a candidate against the policy before the round. kl: nats a text from the
+    policy before. mean_tokens, finished (share), distinct_texts (share): of all texts.
     """
-    judged, values, rows = records.metrics("referees", "rounds"), referee_values(records), []
-    for turn in judged["turns"]:
+    values, rows = referee_values(records), []
+    for turn in records.metrics("referees", "rounds")["turns"]:
         name, before = turn["after"], turn["before"]
-        found, texts = records.metrics("heldout", name), records.metrics("texts", name)
-        row = {"loop": turn["loop"], "round": turn["round"], "pairs": found["pairs"], "pair_users": found["pair_users"]}
-        row |= _learnt(records.values("heldout", name))
+        row = {key: turn[key] for key in ("loop", "round")}
         row |= {f"reward_{split}": values[f"{name}/{split}/claimed"].mean() for split in ("train", "validation")}
         change = values[f"{name}/validation/log_likelihood"] - values[f"{before}/validation/log_likelihood"]
-        row |= {
-            "referees_validation": change.mean(),
-            "kl": found["kl"],
-            "mean_tokens": texts["tokens"] / texts["texts"],
-        }
-        row |= {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
-        rows.append(row | {"referees_t": t_of_mean(change)})
-    table = pd.DataFrame(rows)
-    last = ["matched_pairs", "realised_accuracy", "probe_accuracy", "probe_realised", "referees_t"]
-    return table[[name for name in table if name not in last] + last]
+        rows.append(row | {"referees_validation": change.mean(), "referees_t": t_of_mean(change)})
+    return learning(records).merge(pd.DataFrame(rows))[list(ROUNDS)]
+
+
+# The columns of `rounds`, in their order.
+ROUNDS = (
+    *("loop", "round", "pairs", "pair_users", "heldout_pairs", "heldout_accuracy", "heldout_ci_low", "heldout_ci_high"),
+    *(
+        "longer_wins",
+        "matched_accuracy",
+        "reward_train",
+        "reward_validation",
+        "referees_validation",
+        "kl",
+        "mean_tokens",
+    ),
+    *("finished", "distinct_texts", "matched_pairs", "realised_accuracy", "probe_accuracy", "probe_realised"),
+    "referees_t",
+)
 
 
 def _learnt(pairs: pd.DataFrame) -> dict:
