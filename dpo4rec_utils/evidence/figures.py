@@ -45,19 +45,19 @@ def power(records: Records):
 def group_label(records: Records, group: str) -> str:
     """How a group of backbones of `tables.headline` is written."""
     others = tables.backbone_groups(records)["mean"]
-    return f"mean of {len(others)}" if group == "mean" else f"{backbone_label(group)} (reads the history)"
+    return f"mean of {len(others)}" if group == "mean" else backbone_label(group)
 
 
 def headline(records: Records):
     """The last round against every baseline, popularity negatives: a marker a scorer and group of backbones."""
     table = tables.headline(records)
     table = table[(table.protocol == "popularity") & (table.arm == records.last)]
-    series = [f"{row.scorer}, {group_label(records, row.group)}" for row in table.itertuples()]
+    series = [f"{row.scorer}: {group_label(records, row.group)}" for row in table.itertuples()]
     shown = table.assign(baseline=table.baseline.map(label), series=series)
     figure, _ = plots.dots(shown, "baseline", "difference", "series", ("ci_low", "ci_high"))
     plots.below(
         figure,
-        f"NDCG@7 of {label(records.last)} less that of ... (bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
+        f"NDCG@7 of {label(records.last)} less that of ... (MIR reads the history by itself; bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
     )
     own = tables.last_round(records)
     own = own[own.scorer == "own"]

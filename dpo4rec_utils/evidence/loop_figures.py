@@ -116,7 +116,7 @@ def probe(records: Records):
     )
     figure, axis = plots.dots(shown, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
     axis.axvline(0.5, color="black", linestyle=":")
-    axis.set_xlim(0.35, 1.0)
+    axis.set_xlim(min(0.35, table.heldout_ci_low.min(), table.matched_accuracy.min()) - 0.02, 1.02)
     plots.below(
         figure, "share of pairs ordered rightly, users of other folds (dotted: chance; bars: 95 % interval of users)"
     )
@@ -144,7 +144,7 @@ def heldout(records: Records):
         parts.append(table[["name"]].assign(of=name, **values))
     figure, axis = plots.dots(pd.concat(parts), "name", "accuracy", "of", ("low", "high"))
     axis.axvline(0.5, color="black", linestyle=":")
-    axis.set_xlim(0.35, 1.0)
+    axis.set_xlim(min(0.35, table.heldout_ci_low.min(), table.matched_accuracy.min()) - 0.02, 1.02)
     pairs = table.heldout_pairs.max()
     plots.below(
         figure,

@@ -68,7 +68,8 @@ def dots(table: pd.DataFrame, rows: str, x: str, series: str | None = None, erro
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.locator_params(axis="x", nbins=6)
     if series:
-        legend_above(axis, min(5, len(groups)))
+        wide = sum(map(len, map(str, groups))) > 60
+        legend_above(axis, 2 if wide else min(5, len(groups)))
     return figure, axis
 
 

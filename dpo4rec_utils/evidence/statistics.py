@@ -96,4 +96,4 @@ def clustered_share(right: np.ndarray, users: np.ndarray) -> tuple[float, float,
     clusters = np.bincount(place, weights=right - mean)
     count = len(clusters)
     error = np.sqrt((clusters**2).sum() * count / max(1, count - 1)) / len(right)
-    return float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error)
+    return float(mean), float(max(0, mean - 1.96 * error)), float(min(1, mean + 1.96 * error))

@@ -117,7 +117,7 @@ def test_losses_are_counted_like_wins(records):
     assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Beats"]
     shown = pages.effect_table(records)
     assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 1 / 1" in shown
-    assert "MIR (reads the history)" in shown, "what reads the history stands beside the mean"
+    assert "| MIR, NDCG@7" in shown, "what reads the history stands beside the mean"
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
