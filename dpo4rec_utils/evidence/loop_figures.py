@@ -116,7 +116,7 @@ def probe(records: Records):
     )
     figure, axis = plots.dots(shown, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
     axis.axvline(0.5, color="black", linestyle=":")
-    axis.set_xlim(min(0.35, table.heldout_ci_low.min(), table.matched_accuracy.min()) - 0.02, 1.02)
+    axis.set_xlim(min(0.35, table.ci_low.min()) - 0.02, 1.02)
     plots.below(
         figure, "share of pairs ordered rightly, users of other folds (dotted: chance; bars: 95 % interval of users)"
     )
