@@ -56,11 +56,11 @@ def test_an_interval_of_pairs_counts_users_not_pairs():
     mean, low, high = statistics.clustered_share(right, users)
     # Two users, deviations +2 and -2 of 8 pairs: the error is sqrt((4 + 4) * 2 / 1) / 8.
     assert (mean, low, high) == (0.5, 0.0, 1.0), "an interval of shares ends at 0 and 1: 1.96 * 4 / 8 is more"
-    half, users = statistics.clustered_share(np.tile(right, 10), np.repeat(np.arange(20), 4)), 20
+    half = statistics.clustered_share(np.tile(right, 10), np.repeat(np.arange(20), 4))
     # Deviations of +2 and -2 of 80 pairs, 20 users.
-    assert half[2] - half[0] == pytest.approx(2 * 1.96 * np.sqrt(20 * 4 * 20 / 19) / 80)
+    assert half[2] - half[1] == pytest.approx(2 * 1.96 * np.sqrt(20 * 4 * 20 / 19) / 80)
     apart = statistics.clustered_share(right, np.arange(8))
-    assert apart[2] - apart[0] < high - mean, "pairs of different users say more"
+    assert apart[2] - apart[1] < high - low, "pairs of different users say more"
     assert np.isnan(statistics.clustered_share(np.array([]), np.array([]))).all()
 
 
