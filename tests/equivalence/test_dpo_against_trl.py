@@ -58,9 +58,9 @@ def tiny_model(*_):
     return LlamaForCausalLM(config)
 
 
-def loss_and_gradients(folder, implementation, loss="sigmoid", smoothing=0.0, model=None):
+def loss_and_gradients(folder, implementation, model=None, **settings):
     """Loss and LoRA gradients of one batch, LoRA's B set away from zero so that every gradient counts."""
-    config = CONFIG.changed(implementation=implementation, loss=loss, label_smoothing=smoothing)
+    config = CONFIG.changed(implementation=implementation, **settings)
     with pytest.MonkeyPatch.context() as patch:
         if model:
             patch.setattr(trainers, "load_model", model)
@@ -94,9 +94,24 @@ def assert_equal(ours, stock):
     [*((loss, 0.0) for loss in LOSSES if loss not in NOISY[1:]), *((loss, 0.1) for loss in NOISY)],
 )
 def test_tiny_model(tmp_path, loss, smoothing):
-    ours = loss_and_gradients(tmp_path / "a", "prefix_shared", loss, smoothing, tiny_model)
-    stock = loss_and_gradients(tmp_path / "b", "stock", loss, smoothing, tiny_model)
+    asked = {"model": tiny_model, "loss": loss, "label_smoothing": smoothing}
+    ours = loss_and_gradients(tmp_path / "a", "prefix_shared", **asked)
+    stock = loss_and_gradients(tmp_path / "b", "stock", **asked)
     assert_equal(ours, stock)
+
+
+def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
+    found = {}
+    for weight in (0.0, 0.5, 1.0):
+        ours, stock = (
+            loss_and_gradients(tmp_path / f"{kind}{weight}", kind, tiny_model, chosen_weight=weight)
+            for kind in ("prefix_shared", "stock")
+        )
+        assert_equal(ours, stock)
+        found[weight] = ours[0]
+    likelihood = found[1.0] - found[0.0]
+    assert likelihood > 5, "an untrained model: about ln 49152 a token"
+    assert found[0.5] - found[0.0] == pytest.approx(likelihood / 2, rel=1e-5)
 
 
 def test_one_smollm2_batch(tmp_path):
