@@ -14,7 +14,7 @@ class Loop:
 
     cold: starts from the zero-shot LLM and not from the warm start. examples: 'pairs' (best and worst of its own texts),
     'swapped' (the pairs of the loop `dpo`, chosen and rejected swapped at random), 'chosen' (the chosen texts of its own
-    pairs) or 'templates' (full templates); the last two are learnt by supervised fine-tuning. residual: its reward model reads the history
+    pairs) or 'templates' (full templates, for the users of the loop `dpo`); the last two are learnt by supervised fine-tuning. residual: its reward model reads the history
     mean, too, so that a text earns what it adds.
     """
 
@@ -23,6 +23,11 @@ class Loop:
     cold: bool = False
     examples: str = "pairs"
     residual: bool = False
+
+    @property
+    def borrows(self) -> bool:
+        """Whether its users and pairs are those of the loop `dpo`, so that it samples and rewards nothing of its own."""
+        return self.examples in ("swapped", "templates")
 
     @property
     def supervised(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpo4rec_utils.alignment.heldout import MOST_USERS
-from dpo4rec_utils.arms import LOOPS, table_arms
+from dpo4rec_utils.arms import LOOPS, table_arms, trained_loops
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -53,7 +53,7 @@ def sampled_texts(study: Study) -> int:
     train = len(study.data.cohort.of("train")) - config.alignment.heldout_users
     paired = min(config.alignment.pair_users or train, train) + config.alignment.heldout_users
     start = 1 + config.alignment.warm_start
-    rewarded = start + sum((rounds - 1) * (LOOPS[loop].examples != "swapped") for loop in study.loops)
+    rewarded = start + sum((rounds - 1) * (not LOOPS[loop].borrows) for loop in study.loops)
     judged = len(config.evaluation.ablations) * (1 - config.data.train_share)
     each = users * few * (start + rounds * len(study.loops) + judged) + paired * (many - few) * rewarded
     if "item_llm" in config.evaluation.arms:
@@ -81,11 +81,18 @@ def trained_rerankers(config: Config) -> int:
     evaluation, reward, plain = config.evaluation, config.reward, as_dict(config)
     own = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
     shared = 1 + bool(evaluation.uniform_arms)
-    rewards = reward.folds * reward.seeds * (config.alignment.rounds + 1) * 2
+    rewards = reward.folds * reward.seeds * _reward_models(config)
     ablations = 12 * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (own * evaluation.seeds + shared * evaluation.shared_seeds)
     return evaluation.folds * (main + rewards) + ablations + judged
+
+
+def _reward_models(config: Config) -> int:
+    """One a round of every loop that samples its own texts, those of one start shared, and notebook 03's without templates."""
+    own = [LOOPS[name] for name in trained_loops(config.evaluation.arms) if not LOOPS[name].borrows]
+    first = {(loop.cold, loop.residual) for loop in own}
+    return len(first) + len(own) * (config.alignment.rounds - 1) + 1
 
 
 def memory(data: Data) -> float:

@@ -91,10 +91,9 @@ class Study:
         before = self.zero_shot if loop.cold else self.start
         sources, rounds = self.sources(before), self.config.alignment.rounds
         for number in range(1, rounds + 1):
-            if loop.examples == "swapped":  # the headline's pairs and nothing of its own but the policy
+            if loop.borrows:  # nothing of its own but the policy
                 turn = self.round(number)
-                pairs = swapped_at_random(turn.pairs, generator(self.seed, "random labels", number))
-                model, heldout = turn.model, turn.heldout
+                model, pairs, heldout = turn.model, turn.pairs, turn.heldout
             else:
                 # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
                 self.knowledge.texts(before)
@@ -103,21 +102,23 @@ class Study:
                 # 3. Pair: the best text against the worst; of held-out users, too, whom no step is trained on.
                 pairs, heldout = self.pairs(self.candidates(before, model), round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
-            own = loop.examples != "swapped"
             method = "fine_tune" if loop.supervised else "align"
-            recipe = Recipe(round_name(number, name), method, rewarded=own and number < rounds, round=number)
-            after = self.aligner.train(before, self._examples(loop, pairs), recipe)
+            rewarded = number < rounds and not loop.borrows
+            recipe = Recipe(round_name(number, name), method, rewarded, number)
+            after = self.aligner.train(before, self._examples(loop, pairs, number), recipe)
             yield Round(number, before, model, pairs, after, heldout, name)
             before, sources = after, [*sources, after]
 
-    def _examples(self, loop: Loop, pairs: pd.DataFrame) -> pd.DataFrame:
-        """What a loop's policy is trained on in place of a round's pairs: as many examples for the same users."""
+    def _examples(self, loop: Loop, pairs: pd.DataFrame, number: int) -> pd.DataFrame:
+        """What a loop's policy is trained on in round `number`: the pairs, or as many examples for the same users."""
+        if loop.examples == "swapped":
+            return swapped_at_random(pairs, generator(self.seed, "random labels", number))
         if loop.examples == "chosen":
             return pairs[["user", "prompt"]].assign(completion=pairs.chosen)
         if loop.examples == "templates":
             drawn = self.knowledge.template_texts(self.config.alignment.pairs_per_user, full=True)
             place = pairs.groupby("user").cumcount()
-            texts = [drawn[user][number] for user, number in zip(pairs.user, place, strict=True)]
+            texts = [drawn[user][row] for user, row in zip(pairs.user, place, strict=True)]
             return pairs[["user", "prompt"]].assign(completion=texts)
         return pairs
 
