@@ -78,10 +78,10 @@ class Arm:
         return self.policy.partition("_round_")[0] if self.policy not in (None, "zero_shot", "warm_start") else None
 
 
-def _on_top(of: str, label: str, question: str, policy: str | None, **more) -> Arm:
-    """The history mean and one more user input."""
+def _on_top(of: str, label: str, question: str, policy: str | None, against: tuple[str, ...] = ()) -> Arm:
+    """The history mean and one more user input; `against`: what it is compared with beside the history mean alone."""
     user = {"template": "template", "dpo_shuffled": "shuffled"}.get(of, "texts")
-    against = ("history_mean", *more.pop("against", ()))
+    against = ("history_mean", *against)
     name, words = f"history_mean+{of}", f"history mean + {label}"
     return Arm(name, words, question, user, policy, history=True, against=against, shared="no")
 

@@ -174,11 +174,17 @@ class Study:
 
     def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of either."""
-        config, heldout = config or self.config.alignment, self.knowledge.heldout_users
-        train = build_pairs(candidates.of(np.setdiff1d(candidates.users, heldout)), config)
+        config, heldout = config or self.config.alignment, candidates.of(self.knowledge.heldout_users)
+        train = build_pairs(self.trained(candidates), config)
         require_pairs(train, config, name)
-        every = config.changed(pairs=config.pairs_per_user * len(heldout))
-        return train, described_pairs(candidates, build_pairs(candidates.of(heldout), every))
+        every = config.changed(pairs=heldout.most_pairs(config))
+        kept = build_pairs(heldout, every)
+        require_pairs(kept, every, f"{name}, users kept out,")
+        return train, described_pairs(candidates, kept)
+
+    def trained(self, candidates: Candidates) -> Candidates:
+        """Without the held-out users."""
+        return candidates.of(np.setdiff1d(candidates.users, self.knowledge.heldout_users))
 
     # Policies by name
 
@@ -187,7 +193,7 @@ class Study:
         """A policy by its arm's name; a loop's name is that after its last round, and 'last' the headline's. `StudyError` for a
         name that is none."""
         rounds = self.config.alignment.rounds
-        loop, _, number = name.replace("last", "dpo").partition("_round_")
+        loop, _, number = ("dpo" if name == "last" else name).partition("_round_")
         if loop in LOOPS and (not number or (number.isdigit() and 1 <= int(number) <= rounds)):
             return self.round(int(number or rounds), loop).after
         if name in VARIANTS:
@@ -211,8 +217,6 @@ class Study:
         model = self.reward_models.of(self.start, self.sources(self.start), variant.residual, variant.llm_only)
         candidates = self.candidates(self.start, model, reward, config.finished_only).first(variant.samples)
         if variant.grpo:
-            trained = candidates.of(np.setdiff1d(candidates.users, self.knowledge.heldout_users))
-            return self.aligner.train(self.start, groups(trained), Recipe(name, "grpo"), config)
-        possible = min(config.pairs_per_user, candidates.rewards.shape[1] // 2) * len(candidates.users)
-        config = config.changed(pairs=min(config.pairs, possible))
+            return self.aligner.train(self.start, groups(self.trained(candidates)), Recipe(name, "grpo"), config)
+        config = config.changed(pairs=min(config.pairs, self.trained(candidates).most_pairs(config)))
         return self.aligner.train(self.start, self.pairs(candidates, name, config)[0], Recipe(name), config)

@@ -14,8 +14,9 @@ def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
     """Log-ratio of a round's policy and the policy before it: chosen less rejected text of every held-out pair.
 
     Values: user, tokens, realised, probe (see `probe.described_pairs`) and value, the difference of log-ratios in nats; a pair
-    is ordered rightly where it is above 0. Metrics: pairs, heldout, and `kl`, the mean log-ratio of new texts of validation
-    users in nats a text, an estimate of the Kullback-Leibler divergence from the policy before.
+    is ordered rightly where it is above 0. Log-probabilities are of texts without their end, which training counts. Metrics:
+    loop, round, pairs and pair_users trained on, and `kl`, the mean log-ratio of new texts of validation users in nats a text,
+    an estimate of the Kullback-Leibler divergence from the policy before.
     """
     pairs, prompts = turn.heldout.sort_values("user", kind="stable"), knowledge.prompts()
     texts = knowledge.texts(turn.after)

@@ -42,6 +42,10 @@ class Candidates:
         prompts, texts = ([part[i] for i in keep] for part in (self.prompts, self.texts))
         return Candidates(self.users[keep], prompts, texts, self.rewards[keep], self.lists[keep], features, realised)
 
+    def most_pairs(self, config: AlignmentConfig) -> int:
+        """How many pairs there are if every text may be paired."""
+        return len(self.users) * min(config.pairs_per_user, self.rewards.shape[1] // 2)
+
     def first(self, samples: int | None) -> "Candidates":
         """The first `samples` texts of every user to choose from; all of them for None."""
         return replace(self, texts=[row[:samples] for row in self.texts], rewards=self.rewards[:, :samples])

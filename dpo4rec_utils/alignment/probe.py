@@ -1,7 +1,7 @@
 """Can it be learned at all? A linear probe, cross-validated over users, guesses which text of a pair is preferred.
 
-What no probe can tell from texts and histories, a policy that reads less cannot learn either: it is the noise of a user's
-few lists. What the longer text wins by itself is length.
+What probes cannot tell from texts and histories is most likely the noise of a user's few lists. What the longer text wins by
+itself is length.
 """
 
 import itertools
@@ -12,6 +12,7 @@ import pandas as pd
 from dpo4rec_utils.alignment.pairs import Candidates, build_pairs
 from dpo4rec_utils.config import AlignmentConfig, RewardConfig
 from dpo4rec_utils.keys import content_key, fingerprint
+from dpo4rec_utils.metrics import rightly_ordered
 from dpo4rec_utils.rewards.estimates import cross_fitted, estimated_rewards
 from dpo4rec_utils.store import Stage, write_values
 
@@ -34,15 +35,10 @@ def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame
     return pairs.assign(**{name: pair_differences(values, candidates, pairs) for name, values in known.items()})
 
 
-def rightly_ordered(differences: np.ndarray) -> np.ndarray:
-    """1 where the chosen text has more, 0 where it has less, 0.5 where both have the same."""
-    return (np.sign(differences) + 1) / 2
-
-
 def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, reward: RewardConfig) -> Stage:
     """How often each probe orders pairs rightly, for pairs by realised and by amortised rewards, as they are and at equal length.
 
-    `name`: the policy whose texts these are. Values: estimate, equal_length, probe, user, value (see `rightly_ordered`).
+    `name`: the policy whose texts these are. Values: estimate, equal_length, probe, user, value (see `metrics.rightly_ordered`).
     """
 
     def build(folder):

@@ -17,7 +17,7 @@ MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
 
 
 def answer(records: Records, scorer: str = "own") -> dict[str, str]:
-    """Beats, no difference seen, loses to, on top of the history mean, learnt, seen on: a line each, NDCG@7 under popularity
+    """Beats, no difference seen, loses to, history mean + last round, learnt, seen on: a line each, NDCG@7 under popularity
     negatives by one scorer.
 
     A baseline is beaten where the interval of the mean over backbones that do not read the history lies above zero, and the
@@ -31,7 +31,7 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
         "Beats": mine[mine.ci_low > 0],
         "No difference seen": mine[(mine.ci_low <= 0) & (mine.ci_high >= 0)],
         "Loses to": mine[mine.ci_high < 0],
-        "On top of the history mean": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
+        "History mean + last round, less": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
     return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
@@ -41,22 +41,34 @@ def _line(row, rows) -> str:
     counts = better_worse({"better": row.better, "worse": row.worse, "backbones": row.backbones})
     beside = rows[(rows.arm == row.arm) & (rows.baseline == row.baseline) & (rows.group != "mean")]
     readers = "".join(f"; {backbone_label(r.group)} {r.difference:+.4f}" for r in beside.itertuples())
-    name = label(row.baseline).removeprefix("history mean + ")
-    return f"{name} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts}{readers})"
+    return f"{label(row.baseline)} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts}{readers})"
 
 
 def learnt(records: Records) -> str:
-    """How often the headline's rounds order pairs of held-out users rightly, with the rule "the longer wins" beside."""
+    """How often rounds order pairs of held-out users rightly, beside random labels, lengths, and what referees saw of it."""
     try:
         table = loop_tables.learning(records)
     except MissingRecordError:
         return "-"
-    table = table[table["loop"] == "dpo"]
-    shares = [
-        f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in table.itertuples()
+    mine, chance = table[table["loop"] == "dpo"], table[table["loop"] == "random_labels"]
+    parts = [
+        f"round {r.round} orders {r.heldout_accuracy:.0%} of held-out pairs rightly ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%}), "
+        f"the longer text {r.longer_wins:.0%}, random labels {control:.0%}; at matched lengths {r.matched_accuracy:.0%} of {r.matched_pairs}"
+        for r, control in zip(mine.itertuples(), chance.heldout_accuracy, strict=True)
     ]
-    longer = " and ".join(f"{value:.0%}" for value in table.longer_wins)
-    return f"of pairs of users that no step was trained on, rounds order {' and '.join(shares)} rightly; the longer text wins {longer}"
+    return "; ".join(parts + _seen_by_referees(records))
+
+
+def _seen_by_referees(records: Records) -> list[str]:
+    try:
+        table = loop_tables.rounds(records)
+    except MissingRecordError:
+        return []
+    mine = table[table["loop"] == "dpo"]
+    return [
+        f"referees, round {r.round}: {r.referees_validation:+.4f} nats (t {r.referees_t:.1f})"
+        for r in mine.itertuples()
+    ]
 
 
 def seen_on(records: Records) -> str:

@@ -120,7 +120,7 @@ def probe(records: Records):
     plots.below(
         figure, "share of pairs ordered rightly, users of other folds (dotted: chance; bars: 95 % interval of users)"
     )
-    found = table.set_index(["estimate", "equal_length", "probe"]).accuracy
+    found = table.set_index(["estimate", "equal_length", "probe"]).accuracy.sort_index()
     return figure, (
         f"Of pairs by realised rewards the longer text wins {found['realised', False, 'longer wins']:.0%} and the best probe guesses "
         f"{found['realised', False].max():.0%}; by amortised rewards at equal length these are "

@@ -10,6 +10,7 @@ from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_share, t_of_mean
 from dpo4rec_utils.files import MissingRecordError
+from dpo4rec_utils.metrics import rightly_ordered
 
 JUDGED = (*SPLITS, "train_later")
 
@@ -126,24 +127,19 @@ def _learnt(pairs: pd.DataFrame) -> dict:
     """The columns of `rounds` that are read from held-out pairs (user, tokens, realised, probe, value)."""
     user, margin = pairs.user.to_numpy(), pairs.value.to_numpy()
     matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
-    accuracy, low, high = clustered_share(ordered(margin), user)
+    accuracy, low, high = clustered_share(rightly_ordered(margin), user)
     return {
         "heldout_pairs": len(pairs),
         "heldout_accuracy": accuracy,
         "heldout_ci_low": low,
         "heldout_ci_high": high,
-        "longer_wins": ordered(pairs.tokens).mean(),
-        "matched_accuracy": clustered_share(ordered(margin[matched]), user[matched])[0],
+        "longer_wins": rightly_ordered(pairs.tokens).mean(),
+        "matched_accuracy": clustered_share(rightly_ordered(margin[matched]), user[matched])[0],
         "matched_pairs": int(matched.sum()),
-        "realised_accuracy": ordered(margin * np.sign(pairs.realised)).mean(),
-        "probe_accuracy": ordered(pairs.probe).mean(),
-        "probe_realised": ordered(pairs.probe * np.sign(pairs.realised)).mean(),
+        "realised_accuracy": rightly_ordered(margin * np.sign(pairs.realised)).mean(),
+        "probe_accuracy": rightly_ordered(pairs.probe).mean(),
+        "probe_realised": rightly_ordered(pairs.probe * np.sign(pairs.realised)).mean(),
     }
-
-
-def ordered(differences) -> np.ndarray:
-    """1 where a difference is above 0, 0 where it is below, 0.5 where there is none."""
-    return (np.sign(np.asarray(differences, dtype=float)) + 1) / 2
 
 
 def training_summary(records: Records) -> pd.DataFrame:

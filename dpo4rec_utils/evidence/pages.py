@@ -123,7 +123,7 @@ def run_block(results: Path) -> str:
         (
             "the study",
             "`make study`",
-            f"{(table.seconds.sum() + setup) / 60:.0f}",
+            f"{(table.seconds.sum() + setup) / 60:.0f}" + (" (set-up apart)" if not setup else ""),
             f"{peak:.1f} GiB",
             f"{label(records.last)} less zero-shot LLM: {row.difference:+.4f} NDCG@7 (own scorers)",
         ),
@@ -157,8 +157,8 @@ def _expected(records: Records) -> dict[str, str]:
     return {
         "00": "loss 0.6931 (ln 2) at the first step",
         "01": f"{users['train']} / {users['validation']} / {users['test']} users",
-        "02": f"{closer:.0%} of the texts nearer to their own user",
-        "03": f"r = {reliable:.2f}, the reward on two halves of the lists",
+        "02": f"{closer:.0%} nearer to their own user",
+        "03": f"r = {reliable:.2f} between halves of the lists",
         "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
         "05": f"{row.difference:+.4f} NDCG@7 over zero-shot text",
         "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",

@@ -145,6 +145,7 @@ class Knowledge:
         table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config))
         return table.assign(item=table.id.astype(int), text=words.prefix + table.text)[["item", "text"]]
 
+    @functools.cache
     def template_texts(self, count: int, full: bool) -> list[list[str]]:
         """`count` templated profiles a user (without prefix); `full` ones state every fact, others a random part.
 

@@ -53,10 +53,10 @@ class TextFeatures:
         return np.einsum("pnt,pt->pn", self.vector, self.direction)[..., None]
 
     def of(self, name: str) -> np.ndarray:
-        """(P, N, F) features by name: length, facts, vector, cosine, or fit (facts, cosine, and vector times history)."""
+        """(P, N, F) features by name: facts, vector, cosine, or fit (facts, cosine, and vector times history)."""
         if name == "fit":
             return np.concatenate([self.facts, self.cosine, self.vector * self.direction[:, None]], axis=2)
-        return {"length": self.facts[..., -1:], "facts": self.facts, "vector": self.vector, "cosine": self.cosine}[name]
+        return {"facts": self.facts, "vector": self.vector, "cosine": self.cosine}[name]
 
 
 def read_features(knowledge: Knowledge, policy: Policy, users: np.ndarray, fold: np.ndarray) -> TextFeatures:

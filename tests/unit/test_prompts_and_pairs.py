@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
 from dpo4rec_utils.alignment.pairs import Candidates
+from dpo4rec_utils.arms import VARIANTS
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
@@ -279,3 +280,30 @@ def test_guards_by_hand():
     assert (said["hedging"], said["mimic"], said["copied"]) == (1, 0, 0)
     said = guards.describe_text(" mostly drama and thriller, such as Heat, but not horror.", FACTS, VOCABULARY)
     assert (said["mimic"], said["copied"]) == (1, pytest.approx(4 / 10))
+
+
+def made_candidates(users, samples=8):
+    rewards = np.random.default_rng(0).normal(size=(users, samples))
+    texts = [[f"t{u} {s}" for s in range(samples)] for u in range(users)]
+    return Candidates(np.arange(users), ["p"] * users, texts, rewards, np.ones(users))
+
+
+def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
+    config, choice = AlignmentConfig().changed(pairs=640, pairs_per_user=3), made_candidates(260)
+    assert choice.most_pairs(config) == 780 and choice.first(4).most_pairs(config) == 520
+    assert choice.first(2).most_pairs(config) == choice.most_pairs(config.changed(pairs_per_user=1)) == 260
+    for variant in ("samples_2", "samples_4", "one_pair_a_user"):
+        changed = config.changed(**VARIANTS[variant].alignment)
+        some = choice.first(VARIANTS[variant].samples)
+        asked = changed.changed(pairs=min(changed.pairs, some.most_pairs(changed)))
+        preference.require_pairs(preference.build_pairs(some, asked), asked, variant)
+
+
+def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
+    study, choice = Study(load_config("smoke"), tmp_path), made_candidates(14, 4)
+    heldout = study.knowledge.heldout_users
+    choice = replace(choice, users=study.data.cohort.of("train"))
+    one = np.isin(choice.users, heldout)
+    choice.rewards[one] = 0.5  # no gap, no pair
+    with pytest.raises(StudyError, match="dpo_round_1, users kept out, found 0 pairs of 6 asked for"):
+        study.pairs(choice, "dpo_round_1")
