@@ -313,12 +313,15 @@ class AlignmentConfig(Section):
     batch_size: int = Field(16, ge=1, le=4096)
     epochs: float = Field(1.0, ge=0.01, le=100.0)
     lora_rank: int = Field(16, ge=1, le=512)
+    lora_layers: Literal["all", "upper_half"] = Field(
+        "all", description="where adapters are; upper_half: no gradient goes through the layers below"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="'auto' times both GEMMs once")
     checkpoint_steps: int = Field(10, ge=1, le=10**6)
 
 
 # What each kind of training reads of `AlignmentConfig`: an adapter is made anew when one of these changes.
-_COMMON = ("batch_size", "epochs", "lora_rank")
+_COMMON = ("batch_size", "epochs", "lora_rank", "lora_layers")
 TRAINING_SETTINGS = {
     "fine_tune": ("warm_start_learning_rate", "implementation", *_COMMON),
     "align": ("loss", "beta", "chosen_weight", "label_smoothing", "learning_rate", "implementation", *_COMMON),

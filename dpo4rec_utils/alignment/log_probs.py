@@ -5,19 +5,25 @@ import torch
 
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
 from dpo4rec_utils.keys import content_key
-from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids, turn_end
 from dpo4rec_utils.knowledge.policies import Policy, load_model
 from dpo4rec_utils.store import Stage
 
 
 @torch.no_grad()
-def completion_log_probs(policy: Policy, prompts: list[str], completions: list[str], batch: int = 8) -> np.ndarray:
-    """(n,) log-probability of each completion after its prompt, summed over tokens, in nats, in fp32."""
+def completion_log_probs(
+    policy: Policy, prompts: list[str], completions: list[str], ended: bool = False, rows: int = 12
+) -> np.ndarray:
+    """(n,) log-probability of each completion after its prompt, summed over tokens, in nats, in fp32.
+
+    `ended` counts the token that ends the turn, as training does. A pass takes whole runs of one prompt until it has `rows`
+    completions, so that equal prompts side by side are computed once.
+    """
     model, tokenizer = load_model(policy), load_tokenizer(policy.model)
-    out = []
-    for start in range(0, len(prompts), batch):
-        heads = [token_ids(tokenizer, prompt) for prompt in prompts[start : start + batch]]
-        tails = [token_ids(tokenizer, completion) for completion in completions[start : start + batch]]
+    end, out = [turn_end(policy.model)] if ended else [], []
+    for part in _passes(prompts, rows):
+        heads = [token_ids(tokenizer, prompt) for prompt in prompts[part]]
+        tails = [[*token_ids(tokenizer, completion), *end] for completion in completions[part]]
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
         ids = torch.full((len(heads), width), tokenizer.pad_token_id)
         attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -31,6 +37,16 @@ def completion_log_probs(policy: Policy, prompts: list[str], completions: list[s
         )
         out.append(answer.log_probs.sum(dim=1).cpu().numpy())
     return np.concatenate(out)
+
+
+def _passes(prompts: list[str], rows: int) -> list[slice]:
+    """Slices of whole runs of equal prompts, each of `rows` or a run more."""
+    cuts, start = [], 0
+    for row in range(1, len(prompts) + 1):
+        if row == len(prompts) or (row - start >= rows and prompts[row] != prompts[row - 1]):
+            cuts.append(slice(start, row))
+            start = row
+    return cuts
 
 
 def log_ratio_stage(policy: Policy, reference: Policy, prompts: list[str], texts: list[str]) -> Stage:

@@ -38,6 +38,8 @@ from dpo4rec_utils.knowledge.policies import Policy, load_model
 
 disable_progress_bars()
 
+REFERENCE_PAIRS = 16  # of a pass that keeps nothing for a gradient
+
 
 class TokenRows:
     """Takes rows of token ids as they are, the same that engines sample from.
@@ -172,12 +174,14 @@ def shuffled_by_prompt(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table.sort_values("prompt", key=lambda column: column.map(place), kind="stable", ignore_index=True)
 
 
-def _lora(config: AlignmentConfig) -> LoraConfig:
+def _lora(config: AlignmentConfig, model) -> LoraConfig:
+    lower = range(model.config.get_text_config().num_hidden_layers // 2 if config.lora_layers == "upper_half" else 0)
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=2 * config.lora_rank,
         lora_dropout=0.0,
         target_modules="all-linear",
+        exclude_modules=rf"\D*\.({'|'.join(map(str, lower))})\..*" if lower else None,
         task_type="CAUSAL_LM",
     )
 
@@ -256,12 +260,13 @@ def fine_tune(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
         max_length=None,
         packing=False,
     )
+    model = _model(policy, run)
     trainer = (PrefixSharedSFTTrainer if run.config.implementation == "prefix_shared" else SFTTrainer)(
-        _model(policy, run),
+        model,
         args=arguments,
         train_dataset=example_rows(policy.model, examples),
         processing_class=tokenizer,
-        peft_config=_lora(run.config),
+        peft_config=_lora(run.config, model),
     )
     return _train(trainer, run)
 
@@ -287,14 +292,15 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
         loss_weights=[1.0] + ([config.chosen_weight] if config.chosen_weight else []),
         label_smoothing=config.label_smoothing,
         precompute_ref_log_probs=shared,
+        precompute_ref_batch_size=REFERENCE_PAIRS,
     )
-    tokenizer = load_tokenizer(policy.model)
+    tokenizer, model = load_tokenizer(policy.model), _model(policy, run)
     return (PrefixSharedDPOTrainer if shared else StockDPOTrainer)(
-        _model(policy, run),
+        model,
         args=arguments,
         train_dataset=pair_rows(policy.model, pairs),
         processing_class=tokenizer,
-        peft_config=_lora(run.config),
+        peft_config=_lora(run.config, model),
     )
 
 
@@ -331,14 +337,15 @@ def grpo(policy: Policy, groups: pd.DataFrame, run: Run) -> list[dict]:
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*rollout_func.*")
+        model = _model(policy, run)
         trainer = GRPOTrainer(
-            _model(policy, run),
+            model,
             reward_funcs=_stored_reward,
             rollout_func=functools.partial(_stored_texts, policy.model, groups.set_index("prompt")),
             args=arguments,
             train_dataset=TableDataset.from_pandas(groups[["prompt"]], preserve_index=False),
             processing_class=load_tokenizer(policy.model),
-            peft_config=_lora(run.config),
+            peft_config=_lora(run.config, model),
         )
     return _train(trainer, run)
 

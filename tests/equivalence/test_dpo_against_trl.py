@@ -100,6 +100,15 @@ def test_tiny_model(tmp_path, loss, smoothing):
     assert_equal(ours, stock)
 
 
+def test_adapters_of_the_upper_half_alone(tmp_path):
+    found = {
+        layers: loss_and_gradients(tmp_path / layers, "prefix_shared", tiny_model, lora_layers=layers)[1]
+        for layers in ("all", "upper_half")
+    }
+    placed = {layers: {name.split("layers.")[1][0] for name in names} for layers, names in found.items()}
+    assert placed == {"all": {"0", "1"}, "upper_half": {"1"}} and len(found["upper_half"]) == len(found["all"]) / 2
+
+
 def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
     found = {}
     for weight in (0.0, 0.5, 1.0):

@@ -142,10 +142,16 @@ def test_control_words_of_a_title_are_text_in_both_engines():
 
 def test_completion_log_probs_equal_a_plain_forward():
     base = policies.Policy("zero_shot", "embedded")
-    found = log_probs.completion_log_probs(base, PROMPTS[:2], [" crime.", " slow films and more."])
+    asked, texts = [PROMPTS[0], *PROMPTS[:2]], [" crime.", " slow films and more.", " drama."]
     model, tokenizer = policies.load_model(base), models.load_tokenizer("embedded")
-    for value, prompt, text in zip(found, PROMPTS, [" crime.", " slow films and more."], strict=False):
-        head, tail = tokenizer(prompt).input_ids, tokenizer(text).input_ids
+    plain = []
+    for prompt, text in zip(asked, texts, strict=True):
+        head, tail = tokenizer(prompt).input_ids, [*tokenizer(text).input_ids, models.turn_end("embedded")]
         with torch.no_grad():
             logits = model(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].log_softmax(-1)
-        assert value == pytest.approx(float(logits.gather(1, torch.tensor(tail)[:, None]).sum()), abs=1e-3)
+        plain.append(logits.gather(1, torch.tensor(tail)[:, None])[:, 0].numpy())
+    for many in (1, 12):  # passes of a prompt each, and one for all
+        found = log_probs.completion_log_probs(base, asked, texts, rows=many)
+        assert found == pytest.approx([values[:-1].sum() for values in plain], abs=1e-3)
+        found = log_probs.completion_log_probs(base, asked, texts, ended=True, rows=many)
+        assert found == pytest.approx([values.sum() for values in plain], abs=1e-3)
