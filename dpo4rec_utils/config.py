@@ -314,7 +314,8 @@ class AlignmentConfig(Section):
     epochs: float = Field(1.0, ge=0.01, le=100.0)
     lora_rank: int = Field(16, ge=1, le=512)
     lora_layers: Literal["all", "upper_half"] = Field(
-        "all", description="where adapters are; upper_half: no gradient goes through the layers below"
+        "all",
+        description="where a round's adapter is; upper_half: no gradient for the layers below. The warm start's is in all",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="'auto' times both GEMMs once")
     checkpoint_steps: int = Field(10, ge=1, le=10**6)

@@ -157,8 +157,8 @@ class Study:
         drawn = self.knowledge.template_texts(max(settings.warm_start_texts, -(-count // len(users))), full=False)
         order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
-        table = pd.DataFrame(rows, columns=["prompt", "completion"])
-        return self.aligner.train(self.zero_shot, table, Recipe("warm_start", "fine_tune", rewarded=True))
+        table, everywhere = pd.DataFrame(rows, columns=["prompt", "completion"]), settings.changed(lora_layers="all")
+        return self.aligner.train(self.zero_shot, table, Recipe("warm_start", "fine_tune", rewarded=True), everywhere)
 
     def sources(self, before: Policy) -> list[Policy]:
         """The policies whose texts the reward model of a first round is trained on, given the policy before it."""
