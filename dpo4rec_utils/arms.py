@@ -200,7 +200,7 @@ def _losses() -> list[Variant]:
         ("exo_pair", "EXO", {"label_smoothing": 0.001}),
         ("sigmoid_norm", "sigmoid per token", {}),
     ):
-        for name, rate in (("high", 3e-4), ("low", 1e-4))[loss == "sigmoid" :]:
+        for name, rate in (("high", 1e-3), ("low", 3e-4))[loss == "sigmoid" :]:
             change = {"loss": loss, "learning_rate": rate} | more
             found.append(Variant(f"{loss}_{name}", f"loss: {label}, rate {rate:g}", change))
     return found
@@ -210,6 +210,7 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("titles_prompt", "zero-shot, titles alone", prompt="titles"),
+        Variant("demographics_prompt", "zero-shot, and age, gender, occupation", prompt="demographics"),
         Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
         Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
         Variant("residual_reward", "reward: beyond the history mean", residual=True),

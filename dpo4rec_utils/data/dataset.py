@@ -1,7 +1,7 @@
 """The shape every data set has, and the checks each loader ends with."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,8 @@ class Dataset:
     interactions: user_id, item_id (str), rating (float; 1 for implicit feedback), timestamp (a number to sort by). items:
     item_id (str), title, year (Int64, may be missing), and one column of tuples of str for each of `attributes`. order: what
     `timestamp` is: 'time', 'position', or 'arbitrary' (seeded, because the data have neither). dropped: reason -> rows left
-    out. notes: sentences that stand wherever a number of this data set is shown.
+    out. notes: sentences that stand wherever a number of this data set is shown. users: user_id -> words about the user (age,
+    gender, occupation), for a catalogue that has them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Dataset:
     order: str = "time"
     dropped: Counter = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
+    users: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def values(self, attribute: str | None) -> list[tuple[str, ...]]:
         """What an attribute says of each item; nothing of any for None or for an attribute that the catalogue lacks."""
@@ -74,7 +76,7 @@ def validated(dataset: Dataset) -> Dataset:
             f"{dataset.name}: user {row.user_id} has item {row.item_id} twice; set data.duplicates to first or last."
         )
     kept = Counter({reason: count for reason, count in dropped.items() if count})
-    return Dataset(dataset.name, inter, items, dataset.attributes, dataset.order, kept, dataset.notes)
+    return replace(dataset, interactions=inter, items=items, dropped=kept)
 
 
 def usable(inter: pd.DataFrame, name: str) -> tuple[pd.DataFrame, int]:

@@ -39,8 +39,9 @@ ML_1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 def load_ml_100k(folder: Path | None = None) -> Dataset:
     """MovieLens-100K: 100,000 ratings, 943 users, 1,682 items."""
     folder = folder or assets.fetch("ml-100k")
-    tables = _read_atomic(folder) if (folder / "ml-100k.inter").exists() else _read_official_100k(folder)
-    return validated(Dataset("ml-100k", *tables, attributes=("genres",)))
+    read = _read_atomic if (folder / "ml-100k.inter").exists() else _read_official_100k
+    interactions, items, people = read(folder)
+    return validated(Dataset("ml-100k", interactions, items, ("genres",), users=_demographics(people)))
 
 
 def _table(source, columns, **options) -> pd.DataFrame:
@@ -75,25 +76,36 @@ def _item_table(item_id, title, year, genres) -> pd.DataFrame:
     return frame.astype({"year": "Int64"})
 
 
+PEOPLE = ["user_id", "age", "gender", "occupation", "zip_code"]
+
+
+def _demographics(people: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """user_id -> age, gender and occupation in words; an occupation that says nothing is left out."""
+    gender = people.gender.map({"M": "male", "F": "female"}).fillna("")
+    occupation = people.occupation.replace({"other": "", "none": ""})
+    words = zip(people.age + " years", gender, occupation, strict=True)
+    return {user: tuple(filter(None, row)) for user, row in zip(people.user_id, words, strict=True)}
+
+
 def _read_atomic(folder: Path):
     read = {"sep": "\t", "skiprows": 1, "encoding": "utf-8"}
     inter = _table(folder / "ml-100k.inter", ["user_id", "item_id", "rating", "timestamp"], **read)
     items = _table(folder / "ml-100k.item", ["item_id", "title", "year", "genres"], **read)
     genres = [tuple(g for g in row.split() if g.lower() != "unknown") for row in items.genres]
     items = _item_table(items.item_id, items.title, items.year, genres)
-    return _numbers(inter), items
+    return _numbers(inter), items, _table(folder / "ml-100k.user", PEOPLE, **read)
 
 
 def _read_official_100k(folder: Path):
     with zipfile.ZipFile(folder / "ml-100k.zip") as archive:
-        part = {n: io.BytesIO(archive.read(f"ml-100k/u.{n}")) for n in ("data", "item")}
+        part = {n: io.BytesIO(archive.read(f"ml-100k/u.{n}")) for n in ("data", "item", "user")}
     inter = _table(part["data"], ["user_id", "item_id", "rating", "timestamp"], sep="\t")
     columns = ["item_id", "title", "released", "video", "url", *GENRES_100K]
     items = _table(part["item"], columns, sep="|", encoding="latin-1")
     flags = items[GENRES_100K[1:]].eq("1").to_numpy()
     genres = [tuple(g for g, on in zip(GENRES_100K[1:], row, strict=True) if on) for row in flags]
     items = _item_table(items.item_id, items.title, items.released.str[-4:], genres)
-    return _numbers(inter), items
+    return _numbers(inter), items, _table(part["user"], PEOPLE, sep="|")
 
 
 def load_ml_1m(path: Path | None = None) -> Dataset:

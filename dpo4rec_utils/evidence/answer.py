@@ -84,7 +84,7 @@ def seen_on(records: Records) -> str:
 
 def shortfalls(records: Records) -> list[str]:
     """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
-    found, named = [], {*loop_tables.trained_policies(records), *VARIANTS} - {"grpo", "titles_prompt"}
+    found, named = [], {*loop_tables.trained_policies(records), *VARIANTS} - {"grpo"}
     for fold in range(records.folds):
         for record in records.kind("policy", fold):
             asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]

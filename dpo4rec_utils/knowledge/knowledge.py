@@ -4,7 +4,7 @@ Every method makes its artefact once (see store.Store) and returns it; asking ag
 """
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 
 import numpy as np
@@ -55,8 +55,12 @@ class Knowledge:
 
     @cached_property
     def facts(self) -> list[prompts.Facts]:
-        """Facts of every user's history."""
-        return [self.reader.facts(past) for past in self.data.cohort.history]
+        """Facts of every user's history, and what the catalogue says of the user."""
+        known = self.data.dataset.users
+        return [
+            replace(self.reader.facts(past), demographics=known.get(user, ()))
+            for user, past in zip(self.users, self.data.cohort.history, strict=True)
+        ]
 
     @functools.cache
     def prompts(self, name: str | None = None) -> list[str]:

@@ -24,7 +24,8 @@ LIMITS = {"liked": 5, "disliked": 3, "decades": 2}
 @dataclass(frozen=True)
 class Facts:
     """What a prompt says of a history, most frequent first: titles without year; (name, count) for values of the attribute
-    and decades; `items`, the positions of the items whose titles these are.
+    and decades; `items`, the positions of the items whose titles these are. `demographics`: words about the user, for a
+    template that asks for them.
 
     A prompt is most of what a text costs, and a tokenizer that splits numbers into digits spends seven tokens on " (1995)".
     """
@@ -34,6 +35,7 @@ class Facts:
     disliked: tuple[tuple[str, int], ...]
     decades: tuple[tuple[str, int], ...]
     items: tuple[int, ...] = ()
+    demographics: tuple[str, ...] = ()
 
     @property
     def avoided(self) -> tuple[str, ...]:

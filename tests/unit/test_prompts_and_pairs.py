@@ -53,6 +53,15 @@ def test_facts_by_hand():
     assert FACTS.decades == (("1990s", 2),) and FACTS.items == (0, 1)
 
 
+def test_a_prompt_asks_with_demographics_where_there_are_any():
+    known = replace(FACTS, demographics=("24 years", "male", "writer"))
+    plain = prompts.user_question(known, MOVIES, "counts")
+    assert prompts.user_question(known, MOVIES, "demographics") == f"Viewer: 24 years, male, writer\n{plain}"
+    assert (
+        prompts.user_question(FACTS, MOVIES, "demographics") == plain == prompts.user_question(FACTS, MOVIES, "counts")
+    )
+
+
 def test_liked_and_avoided_are_disjoint_and_counted_over_the_whole_history():
     genres = [("A",)] * 4 + [("B",), ("C",), ("D",), ("E",), ("F",)] + [("A",)] * 3 + [("G",)] * 2
     items = pd.DataFrame(

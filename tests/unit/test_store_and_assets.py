@@ -295,12 +295,28 @@ def test_a_small_file_by_hand(tmp_path):
     assert data.interactions.rating.tolist() == [5, 3]
     assert data.items.title.tolist() == ["Toy Story", "Heat"] and data.items.year.tolist() == [1995, 1995]
     assert data.items.genres.tolist() == [("Comedy", "Drama"), ()]
+    assert data.users == {"1": ("24 years", "male", "writer")}
+
+
+def test_the_official_archive_says_the_same(tmp_path):
+    flags = [[int(genre in row) for genre in movielens.GENRES_100K] for row in (("Comedy", "Drama"), ("unknown",))]
+    names = ("1|Toy Story (1995)|01-Jan-1995||url|", "2|Heat (1995)|01-Jan-1995||url|")
+    items = "".join(f"{name}{'|'.join(map(str, row))}\n" for name, row in zip(names, flags, strict=True))
+    with zipfile.ZipFile(tmp_path / "ml-100k.zip", "w") as archive:
+        archive.writestr("ml-100k/u.data", "1\t1\t5\t10\n1\t2\t3\t11\n")
+        archive.writestr("ml-100k/u.item", items)
+        archive.writestr("ml-100k/u.user", "1|24|M|writer|0\n2|53|F|other|0\n")
+    data = movielens.load_ml_100k(tmp_path)
+    assert data.interactions.rating.tolist() == [5, 3] and data.items.title.tolist() == ["Toy Story", "Heat"]
+    assert data.items.genres.tolist() == [("Comedy", "Drama"), ()] and data.items.year.tolist() == [1995, 1995]
+    assert data.users == {"1": ("24 years", "male", "writer"), "2": ("53 years", "female")}
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
         ({"item": None}, "ml-100k.item is missing"),
+        ({"user": None}, "ml-100k.user is missing"),
         ({"inter": "h\n1\t1\tfive\t10\n"}, "1 of 1 interactions are malformed, the first in row 1"),
         ({"inter": "h\n1\t1\t5\n"}, "1 of 1 interactions are malformed, the first in row 1"),
         ({"inter": "h\n1\t9\t5\t10\n"}, "none of the 1 interactions is with a listed item"),
