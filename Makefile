@@ -14,7 +14,7 @@ test: setup
 	$(BIN)/lint-imports
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest
 
-# The whole study on smoke, killed at 20 moments and resumed, against an undisturbed one: about half an hour.
+# The whole study on smoke-controls, killed at 20 moments and resumed, against an undisturbed one: about half an hour.
 kill: setup
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest tests/kill/test_smoke.py -m kill -s
 

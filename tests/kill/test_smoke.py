@@ -1,4 +1,4 @@
-"""`make kill`: the whole study on `smoke`, killed at 20 seeded moments over all its stages, against an undisturbed one."""
+"""`make kill`: the whole study on `smoke-controls`, killed at 20 seeded moments over all its stages, against an undisturbed one."""
 
 import json
 import os
@@ -15,20 +15,20 @@ from tests.kill.test_kill import checkout, content, kill_tree
 
 pytestmark = pytest.mark.kill
 ROOT = Path(__file__).parents[2]
-SEED, KILLS = 2026, int(os.environ.get("KILLS", 20))
+PROFILE, SEED, KILLS = "smoke-controls", 2026, int(os.environ.get("KILLS", 20))
 TIMED = ("stages.csv", "notebooks.csv", "setup.csv", "cost.csv")  # tables of seconds and memory
 TIMED_COLUMNS = ["minutes", "gain_a_minute"]
 
 
 def begin(root: Path, log) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "dpo4rec_utils", "study", "--profile", "smoke"]
+    command = [sys.executable, "-m", "dpo4rec_utils", "study", "--profile", PROFILE]
     return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def published(root: Path) -> dict:
     """Tables cell by cell and metrics of every record, but for seconds and memory."""
-    results, tables = root / "results/smoke", {}
+    results, tables = root / "results" / PROFILE, {}
     for path in (results / "tables").glob("*.csv"):
         if path.name not in TIMED:
             table = pd.read_csv(path, dtype=str)

@@ -15,12 +15,15 @@ import pandas as pd
 import pytest
 
 from dpo4rec_utils import cli
-from dpo4rec_utils.arms import ARMS, BASELINES, LOOPS, round_name
+from dpo4rec_utils.arms import ARMS, BASELINES, LOOPS, round_name, trained_loops
 from dpo4rec_utils.evidence.contents import FIGURES
 from dpo4rec_utils.files import file_sha256
+from dpo4rec_utils.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = ("dpo_round_1", "dpo_round_2")
+GIVEN = {*load_config("smoke").evaluation.arms}
+TRAINED = trained_loops(GIVEN)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -79,7 +82,7 @@ def test_tables_and_figures(finished):
     results = finished / "results/smoke"
     main = pd.read_csv(results / "tables/main_results.csv")
     assert list(main) == ["protocol", "backbone", "scorer", "arm", "metric", "k", "averaging", "seeds", "mean", "std"]
-    arms, baselines = {*ARMS, *ROUNDS} - {"item_llm"}, {*BASELINES} - {"item_llm"}
+    arms, baselines = GIVEN | {*ROUNDS}, {*BASELINES} & GIVEN
     shown = main[main.protocol == "popularity"]
     assert set(shown[shown.scorer == "own"].arm) == arms
     assert set(shown[shown.scorer == "shared"].arm) == arms - {a.name for a in ARMS.values() if a.shared == "no"}
@@ -113,7 +116,7 @@ def test_tables_and_figures(finished):
     on_top = headline[headline.arm.str.startswith("history_mean+") & (headline.baseline == "history_mean")]
     assert on_top.arm.nunique() == 5 and set(on_top.scorer) == {"own"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
-    others = {round_name(number, loop) for loop in LOOPS for number in (1, 2)} - {"dpo_round_2"}
+    others = {round_name(number, loop) for loop in TRAINED for number in (1, 2)} - {"dpo_round_2"}
     assert set(signal.arm) == others | {"zero_shot", "template", "dpo_shuffled", "titles_prompt"} and set(
         signal.split
     ) == {"train", "validation", "test", "train_later"}
@@ -131,7 +134,9 @@ def test_tables_and_figures(finished):
     names += (
         " matched_accuracy reward_train reward_validation referees_validation kl mean_tokens finished distinct_texts"
     )
-    assert list(rounds)[:17] == names.split() and set(rounds["loop"]) == set(LOOPS) and len(rounds) == 12
+    assert (
+        list(rounds)[:17] == names.split() and set(rounds["loop"]) == set(TRAINED) and len(rounds) == 2 * len(TRAINED)
+    )
     shares = rounds[["heldout_accuracy", "longer_wins", "finished", "distinct_texts", "realised_accuracy"]]
     assert shares.stack().between(0, 1).all() and (rounds.pairs == 4).all()
     by_round = pd.read_csv(results / "tables/rewards_by_round.csv")
@@ -170,10 +175,10 @@ def test_the_texts_are_the_llms(finished):
 
 def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     records = {p.stem: json.loads(p.read_text()) for p in (finished / "results/smoke/records").glob("policy-*.json")}
-    aligned = [loop for loop in LOOPS.values() if not loop.supervised]
+    aligned = [loop for loop in map(LOOPS.get, TRAINED) if not loop.supervised]
     for name in (round_name(number, loop.name) for loop in aligned for number in (1, 2)):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    assert len({record["key"] for record in records.values()}) == len(records) == 1 + 2 * len(LOOPS)
+    assert len({record["key"] for record in records.values()}) == len(records) == 1 + 2 * len(TRAINED)
 
 
 def test_knowledge_to_take_home(finished, tmp_path):

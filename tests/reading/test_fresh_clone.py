@@ -10,7 +10,9 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROFILES = sorted(p.parent.name for p in (ROOT / "results").glob("*/manifest.json") if p.parent.name != "smoke")
+PROFILES = sorted(
+    p.parent.name for p in (ROOT / "results").glob("*/manifest.json") if not p.parent.name.startswith("smoke")
+)
 MAKERS = ("torch", "transformers", "trl", "peft", "openvino_genai", "gguf", "datasets", "accelerate")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
 from dpo4rec_utils.alignment.pairs import Candidates
-from dpo4rec_utils.arms import VARIANTS
+from dpo4rec_utils.arms import LOOPS, VARIANTS
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
@@ -231,6 +231,17 @@ def test_random_labels_are_the_same_pairs_half_of_them_swapped():
     sides = [set(pair) for pair in zip(swapped.chosen, swapped.rejected, strict=True)]
     assert sides == [{f"c{u}", f"r{u}"} for u in range(300)]
     assert 0.3 < turned[:150].mean() < 0.7, "swapped in one place"
+
+
+def test_supervised_controls_have_as_many_examples_for_the_same_users(tmp_path):
+    study = Study(load_config("smoke", {"alignment": {"pairs_per_user": 2}}), tmp_path)
+    rows = [(u, f"p{u}", f"c{u}{n}", f"r{u}{n}", 1, 2, 0.5) for u, n in ((3, 0), (5, 0), (3, 1))]
+    pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
+    best, templates = (study._examples(LOOPS[name], pairs, 1) for name in ("rft", "template_sft"))
+    assert best.completion.tolist() == ["c30", "c50", "c31"] and templates.user.tolist() == [3, 5, 3]
+    drawn = study.knowledge.template_texts(2, full=True)
+    assert templates.completion.tolist() == [drawn[3][0], drawn[5][0], drawn[3][1]]
+    assert best.prompt.tolist() == templates.prompt.tolist() == ["p3", "p5", "p3"]
 
 
 def test_a_starved_round_stops_with_one_sentence():
