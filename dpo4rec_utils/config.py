@@ -288,9 +288,7 @@ class AlignmentConfig(Section):
     rounds: int = Field(2, ge=1, le=20)
     warm_start: bool = Field(True, description="supervised fine-tuning on templated profiles before round 1")
     warm_start_examples: int = Field(800, ge=8, le=10**6)
-    warm_start_learning_rate: float = Field(
-        5e-4, ge=1e-7, le=1.0, description="of supervised fine-tuning, rft included"
-    )
+    warm_start_learning_rate: float = Field(5e-4, ge=1e-7, le=1.0, description="of the warm start alone")
     warm_start_texts: int = Field(4, ge=1, le=64, description="examples a user: they share the prompt's computation")
     heldout_users: int = Field(
         94, ge=2, le=10**7, description="train users that no step is trained on: their pairs measure what was learnt"
@@ -299,7 +297,12 @@ class AlignmentConfig(Section):
         None, ge=4, le=10**7, description="train users whose texts become pairs, others each round; null: all of them"
     )
     pairs_per_user: int = Field(3, ge=1, le=32, description="best/worst, second/second-worst, ...")
-    pairs: int = Field(640, ge=4, le=10**6, description="pairs kept a round, largest gap x sqrt(lists) first")
+    pairs: int = Field(
+        640,
+        ge=4,
+        le=10**6,
+        description="pairs kept a round, the largest gap first (realised rewards: gap x sqrt(lists))",
+    )
     margin: float = Field(0.0, ge=0.0, le=10.0, description="smallest reward gap of a pair")
     finished_only: bool = Field(True, description="texts cut at llm.max_new_tokens make no pair")
     implementation: Literal["prefix_shared", "stock"] = "prefix_shared"
@@ -309,7 +312,7 @@ class AlignmentConfig(Section):
         0.0, ge=0.0, le=10.0, description="weight of the chosen texts' own likelihood beside the loss (trl's sft)"
     )
     label_smoothing: float = Field(0.0, ge=0.0, le=0.5)
-    learning_rate: float = Field(2e-4, ge=1e-7, le=1.0, description="of DPO")
+    learning_rate: float = Field(2e-4, ge=1e-7, le=1.0, description="of a round, by DPO or by a control")
     batch_size: int = Field(16, ge=1, le=4096)
     epochs: float = Field(1.0, ge=0.01, le=100.0)
     lora_rank: int = Field(16, ge=1, le=512)

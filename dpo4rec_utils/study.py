@@ -104,8 +104,9 @@ class Study:
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "align"
             rewarded = number < rounds and not loop.borrows
-            recipe = Recipe(round_name(number, name), method, rewarded, number)
-            after = self.aligner.train(before, self._examples(loop, pairs, number), recipe)
+            recipe, settings = Recipe(round_name(number, name), method, rewarded, number), self.config.alignment
+            settings = settings.changed(warm_start_learning_rate=settings.learning_rate)  # of every loop's rounds alike
+            after = self.aligner.train(before, self._examples(loop, pairs, number), recipe, settings)
             yield Round(number, before, model, pairs, after, heldout, name)
             before, sources = after, [*sources, after]
 
@@ -164,12 +165,9 @@ class Study:
         """The policies whose texts the reward model of a first round is trained on, given the policy before it."""
         return [self.zero_shot] if before == self.zero_shot else [self.zero_shot, before]
 
-    def candidates(self, policy: Policy, model: RewardModel, reward=None, finished_only=None) -> Candidates:
-        """What pairs are built from; `reward` and `finished_only` are the configuration's where they are None."""
-        rules = PairRules(
-            reward or self.config.reward,
-            self.config.alignment.finished_only if finished_only is None else finished_only,
-        )
+    def candidates(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> Candidates:
+        """What pairs are built from, by the configuration's rules where none are given."""
+        rules = rules or PairRules(self.config.reward, self.config.alignment.finished_only)
         return rewarded_texts(self.knowledge, policy, model, rules)
 
     def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -215,8 +213,9 @@ class Study:
             self.config.reward.changed(**variant.reward),
         )
         model = self.reward_models.of(self.start, self.sources(self.start), variant.residual, variant.llm_only)
-        candidates = self.candidates(self.start, model, reward, config.finished_only).first(variant.samples)
+        candidates = self.candidates(self.start, model, PairRules(reward, config.finished_only, variant.samples))
         if variant.grpo:
-            return self.aligner.train(self.start, groups(self.trained(candidates)), Recipe(name, "grpo"), config)
+            rows = groups(self.trained(candidates))
+            return self.aligner.train(self.start, rows, Recipe(name, "grpo", round=1), config)
         config = config.changed(pairs=min(config.pairs, self.trained(candidates).most_pairs(config)))
-        return self.aligner.train(self.start, self.pairs(candidates, name, config)[0], Recipe(name), config)
+        return self.aligner.train(self.start, self.pairs(candidates, name, config)[0], Recipe(name, round=1), config)

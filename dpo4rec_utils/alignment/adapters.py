@@ -19,7 +19,10 @@ LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies", "logps/chosen
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a policy is trained: its name, `method` (a function of trainers.py), and what is rewarded or counted of it."""
+    """How a policy is trained: its name, `method` (a function of trainers.py), and what is rewarded or counted of it.
+
+    Policies of one round share their seed, so a control starts from the same adapter and reads its examples in the same order.
+    """
 
     name: str
     method: str = "align"
@@ -42,7 +45,7 @@ class Aligner:
     def train(self, parent: Policy, table: pd.DataFrame, recipe: Recipe, config=None) -> Policy:
         """`parent` trained on `table`; `config` replaces the settings, for variants."""
         config, precision = config or self.config, self.precision
-        seed = derive_seed(self.seed, "align", recipe.name)
+        seed = derive_seed(self.seed, "align", f"round {recipe.round}" if recipe.round else recipe.name)
         settings = {"precision": precision, "weights": self.device.training}
         settings |= {field: getattr(config, field) for field in TRAINING_SETTINGS[recipe.method]}
 

@@ -1,10 +1,11 @@
-"""What a round has learnt, measured on pairs of users that no step was trained on."""
+"""What a round has learnt, measured on pairs of users that no step of the LLM was trained on."""
 
 import functools
 
 import numpy as np
 
 from dpo4rec_utils.alignment.log_probs import completion_log_probs
+from dpo4rec_utils.alignment.probe import JUDGES
 from dpo4rec_utils.alignment.story import Round
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
@@ -12,13 +13,13 @@ from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.store import Stage, write_values
 
 MOST_USERS = 32  # whose texts estimate how far a policy has moved
-KNOWN = ["user", "tokens", "realised", "probe"]
+KNOWN = ["user", "tokens", "realised", *(f"probe_{name}" for name in JUDGES)]
 
 
 def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
     """Log-ratio of a round's policy and the policy before it: chosen less rejected text of every held-out pair.
 
-    Values: user, tokens, realised, probe (see `probe.described_pairs`) and value, the difference of log-ratios in nats; a pair
+    Values: user, tokens, realised, probes (see `probe.described_pairs`) and value, the difference of log-ratios in nats; a pair
     is ordered rightly where it is above 0. Log-probabilities count the texts' end, as training does. Metrics: loop, round,
     pairs and pair_users trained on, and `kl`, the mean log-ratio of new texts of validation users in nats a text without its
     end, an estimate of the Kullback-Leibler divergence from the policy before.

@@ -1,6 +1,6 @@
 """Preference pairs from rewards: best and worst of N (paper, section 3.3), with controls of equal size and shape."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ class Candidates:
     """What pairs are chosen from: P users with N texts each.
 
     users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not be
-    paired; lists: (P,) how many lists of a user the rewards are of; features and realised, (P, N): what the rewards were
+    paired; lists: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts; features and realised, (P, N): what the rewards were
     estimated from.
     """
 
@@ -46,17 +46,15 @@ class Candidates:
         """How many pairs there are if every text may be paired."""
         return len(self.users) * min(config.pairs_per_user, self.rewards.shape[1] // 2)
 
-    def first(self, samples: int | None) -> "Candidates":
-        """The first `samples` texts of every user to choose from; all of them for None."""
-        return replace(self, texts=[row[:samples] for row in self.texts], rewards=self.rewards[:, :samples])
-
 
 @dataclass(frozen=True)
 class PairRules:
-    """What pairs are ordered by, and whether texts that were cut may be paired."""
+    """What pairs are ordered by, whether texts that were cut may be paired, and how many texts of a user there are to choose
+    from, the first ones (None: all)."""
 
     reward: RewardConfig
     finished_only: bool
+    samples: int | None = None
 
 
 def rewarded_texts(knowledge: Knowledge, policy: Policy, model: RewardModel, rules: PairRules) -> Candidates:
@@ -65,15 +63,17 @@ def rewarded_texts(knowledge: Knowledge, policy: Policy, model: RewardModel, rul
     users = np.sort(np.concatenate([paired, heldout]))
     fold = np.full(len(users), -1)
     fold[np.isin(users, paired)] = user_folds(paired, FOLDS, derive_seed(knowledge.seed, "amortised"))
-    realised = user_rewards(model.rewards[rules.reward.kind], model.lists, users)
-    features = read_features(knowledge, policy, users, fold)
+    realised = user_rewards(model.rewards[rules.reward.kind], model.lists, users)[:, : rules.samples]
+    features = read_features(knowledge, policy, users, fold, rules.samples)
     reward = estimated_rewards(features, realised, rules.reward)
     table = knowledge.texts(policy)
-    table = table[table.user.isin(users)].set_index("user")
+    table = table[table.user.isin(users) & (table["sample"] < reward.shape[1])].set_index("user")
     if rules.finished_only:
         reward = np.where(table.finished.to_numpy(bool).reshape(reward.shape), reward, np.nan)
     texts = table.text.groupby(level=0).apply(list)
-    prompts, counts = knowledge.prompts(), np.array([(model.lists.user == u).sum() for u in users])
+    prompts, counts = knowledge.prompts(), np.ones(len(users))
+    if rules.reward.estimate == "realised":  # a mean of few lists is less certain; an estimate from texts is not
+        counts = np.array([(model.lists.user == u).sum() for u in users])
     return Candidates(
         *(users, [prompts[u] for u in users], [texts[u] for u in users], reward, counts), features, realised
     )

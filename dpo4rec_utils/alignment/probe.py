@@ -17,6 +17,7 @@ from dpo4rec_utils.rewards.estimates import cross_fitted, estimated_rewards
 from dpo4rec_utils.store import Stage, write_values
 
 PROBES = ("facts", "vector", "cosine", "fit")  # what a probe reads, rewards/estimates.py
+JUDGES = ("facts", "vector", "fit")  # those that held-out pairs are shown to, too
 LONGER = "longer wins"  # the rule beside the probes
 
 
@@ -27,11 +28,14 @@ def pair_differences(values: np.ndarray, candidates: Candidates, pairs: pd.DataF
 
 
 def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with what is known of them beside the order: `tokens`, `realised` and `probe`, each of the chosen text less that
-    of the rejected one. The probe reads all features and was not fitted on users of fold -1."""
+    """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of `JUDGES`, each of the
+    chosen text less that of the rejected one. Probes were not fitted on users of fold -1."""
     features, known = candidates.features, {"tokens": candidates.features.tokens, "realised": candidates.realised}
-    order = np.nan_to_num(candidates.rewards, nan=np.nanmin(candidates.rewards))
-    known["probe"] = cross_fitted(features.of("fit"), order, features.fold)
+    mean = np.nanmean(candidates.rewards, axis=1, keepdims=True)
+    order = np.where(
+        np.isnan(candidates.rewards), mean, candidates.rewards
+    )  # a text that may not be paired says nothing
+    known |= {f"probe_{name}": cross_fitted(features.of(name), order, features.fold) for name in JUDGES}
     return pairs.assign(**{name: pair_differences(values, candidates, pairs) for name, values in known.items()})
 
 

@@ -15,8 +15,8 @@ from dpo4rec_utils.rewards.values import user_rewards
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of a loop: the policy that sampled, the model that rewarded, the pairs, the aligned policy, and the pairs of
-    held-out users, chosen alike from texts of the same policy."""
+    """One turn of a loop: the policy before it, the model that rewarded, the pairs, the aligned policy, and all pairs of held-out
+    users, chosen alike. A loop that borrows has the model and the pairs of the loop `dpo`, whose policy sampled them."""
 
     number: int
     before: Policy
@@ -42,14 +42,14 @@ def claimed_changes(knowledge: Knowledge, turn: Round) -> pd.Series:
 def story(knowledge: Knowledge, turn: Round, user: int) -> dict:
     """One train user through a round.
 
-    Returns `question`, the user turn of the prompt; `samples` (text, reward, role); `before` and `after`, a text each;
+    Returns `question`, the user turn of the prompt; `samples` (text, realised, role: what the user's own lists say of a text, and what the estimated reward made of it); `before` and `after`, a text each;
     `ranking`, the user's first list (item, liked, rank_before, rank_after) by a model trained without this user's lists.
     """
     policies = {"before": turn.before, "after": turn.after}
     tables = {name: knowledge.texts(policy) for name, policy in policies.items()}
     own, mine = tables["before"][tables["before"].user == user], turn.pairs[turn.pairs.user == user]
     reward = user_rewards(turn.model.rewards[knowledge.config.reward.kind], turn.model.lists, [user])[0]
-    samples = pd.DataFrame({"text": own.text.tolist(), "reward": reward, "role": ""})
+    samples = pd.DataFrame({"text": own.text.tolist(), "realised": reward, "role": ""})
     samples.loc[mine.chosen_sample, "role"], samples.loc[mine.rejected_sample, "role"] = "chosen", "rejected"
     lists, (scorer, task) = turn.model.lists.of_users([user]), turn.model.held_out(user)
     items = knowledge.data.dataset.items
@@ -59,6 +59,6 @@ def story(knowledge: Knowledge, turn: Round, user: int) -> dict:
         ranking[f"rank_{name}"] = (-score_lists(scorer, task, lists, vectors)[0]).argsort().argsort() + 1
     return {
         "question": knowledge.question(user),
-        "samples": samples.sort_values("reward", ascending=False),
+        "samples": samples.sort_values("realised", ascending=False),
         "ranking": ranking.astype({"liked": int}).sort_values("rank_after"),
     } | {name: table.text[table.user == user].iloc[0] for name, table in tables.items()}

@@ -118,7 +118,8 @@ ROUNDS = (
         "kl",
         "mean_tokens",
     ),
-    *("finished", "distinct_texts", "matched_pairs", "realised_accuracy", "probe_accuracy", "probe_realised"),
+    *("finished", "distinct_texts", "matched_pairs", "realised_accuracy", "label_realised"),
+    *("facts_accuracy", "vector_accuracy", "probe_accuracy"),
     "referees_t",
 )
 
@@ -137,8 +138,10 @@ def _learnt(pairs: pd.DataFrame) -> dict:
         "matched_accuracy": clustered_share(rightly_ordered(margin[matched]), user[matched])[0],
         "matched_pairs": int(matched.sum()),
         "realised_accuracy": rightly_ordered(margin * np.sign(pairs.realised)).mean(),
-        "probe_accuracy": rightly_ordered(pairs.probe).mean(),
-        "probe_realised": rightly_ordered(pairs.probe * np.sign(pairs.realised)).mean(),
+        "label_realised": rightly_ordered(pairs.realised).mean(),
+        "facts_accuracy": rightly_ordered(pairs.probe_facts).mean(),
+        "vector_accuracy": rightly_ordered(pairs.probe_vector).mean(),
+        "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
     }
 
 

@@ -59,13 +59,13 @@ class TextFeatures:
         return {"facts": self.facts, "vector": self.vector, "cosine": self.cosine}[name]
 
 
-def read_features(knowledge: Knowledge, policy: Policy, users: np.ndarray, fold: np.ndarray) -> TextFeatures:
-    """The features of a policy's texts for `users`, who all have as many."""
+def read_features(knowledge: Knowledge, policy: Policy, users, fold: np.ndarray, samples: int | None) -> TextFeatures:
+    """The features of a policy's texts for `users`, who all have as many, or of their first `samples`."""
     table = knowledge.texts(policy)
-    table = table[table.user.isin(users)]
+    table = table[table.user.isin(users) & (table["sample"] < (samples or np.inf))]
     facts = [(*named_facts(row.text, knowledge.facts[row.user]), row.tokens) for row in table.itertuples()]
     facts = np.array(facts, float).reshape(len(users), -1, 6)
-    return TextFeatures(facts, knowledge.vectors(policy)[users], knowledge.history_mean[users], fold)
+    return TextFeatures(facts, knowledge.vectors(policy, samples)[users], knowledge.history_mean[users], fold)
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

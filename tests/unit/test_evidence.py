@@ -231,14 +231,17 @@ def test_what_a_round_has_learnt_by_hand():
             "user": [1, 1, 2, 2],
             "tokens": [0, 5, -2, -9],
             "realised": [0.1, -0.2, 0.3, 0.4],
-            "probe": [1.0, -1.0, 1.0, 1.0],
+            "probe_facts": [1.0, -1.0, 1.0, 1.0],
+            "probe_vector": [-1.0, -1.0, 1.0, 0.0],
+            "probe_fit": [1.0, 1.0, 1.0, 1.0],
             "value": [2.0, 1.0, -1.0, 0.5],
         }
     )
     found = loop_tables._learnt(pairs)
     assert found["heldout_accuracy"] == 0.75 and found["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert (found["matched_pairs"], found["matched_accuracy"]) == (2, 0.5)
-    assert found["realised_accuracy"] == 0.5 and found["probe_accuracy"] == 0.75 and found["probe_realised"] == 1
+    assert found["realised_accuracy"] == 0.5 and found["label_realised"] == 0.75
+    assert [found[f"{name}_accuracy"] for name in ("facts", "vector", "probe")] == [0.75, 0.375, 1]
     assert found["heldout_ci_low"] < 0.75 < found["heldout_ci_high"]
 
 

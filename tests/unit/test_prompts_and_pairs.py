@@ -18,6 +18,7 @@ from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import guards, prompts
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.rewards.estimates import TextFeatures
 from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.study import Study
 
@@ -211,7 +212,6 @@ def test_best_against_worst_by_hand():
     choice = Candidates(np.array([4]), ["p"], texts, np.array([[0.1, 0.9, 0.5, 0.3]]), np.array([1]))
     pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
-    assert preference.build_pairs(choice.first(3), config).rejected.tolist() == ["a"]
 
 
 def test_no_text_stands_in_two_pairs_even_if_it_was_sampled_twice():
@@ -303,20 +303,35 @@ def test_guards_by_hand():
 
 
 def made_candidates(users, samples=8):
-    rewards = np.random.default_rng(0).normal(size=(users, samples))
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=(users, samples))
     texts = [[f"t{u} {s}" for s in range(samples)] for u in range(users)]
-    return Candidates(np.arange(users), ["p"] * users, texts, rewards, np.ones(users))
+    arrays = rng.normal(size=(users, samples, 6)), rng.normal(size=(users, samples, 3)), rng.normal(size=(users, 3))
+    features = TextFeatures(*arrays, np.arange(users) % 5)
+    return Candidates(np.arange(users), ["p"] * users, texts, rewards, np.ones(users), features, rewards)
 
 
 def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
     config, choice = AlignmentConfig().changed(pairs=640, pairs_per_user=3), made_candidates(260)
-    assert choice.most_pairs(config) == 780 and choice.first(4).most_pairs(config) == 520
-    assert choice.first(2).most_pairs(config) == choice.most_pairs(config.changed(pairs_per_user=1)) == 260
+    assert choice.most_pairs(config) == 780 and made_candidates(260, 4).most_pairs(config) == 520
+    assert made_candidates(260, 2).most_pairs(config) == choice.most_pairs(config.changed(pairs_per_user=1)) == 260
     for variant in ("samples_2", "samples_4", "one_pair_a_user"):
         changed = config.changed(**VARIANTS[variant].alignment)
-        some = choice.first(VARIANTS[variant].samples)
+        some = made_candidates(260, VARIANTS[variant].samples or 8)
         asked = changed.changed(pairs=min(changed.pairs, some.most_pairs(changed)))
         preference.require_pairs(preference.build_pairs(some, asked), asked, variant)
+
+
+def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
+    study = Study(load_config("smoke"), tmp_path)
+    for samples in (2, 4, 8):
+        choice = replace(made_candidates(14, samples), users=study.data.cohort.of("train"))
+        heldout = np.isin(choice.users, study.knowledge.heldout_users)
+        choice.features.fold[heldout] = -1
+        train, kept = study.pairs(choice, "variant", study.config.alignment.changed(pairs=8))
+        assert len(train) == 8 and set(kept.user) <= set(study.knowledge.heldout_users) and len(kept) >= 3
+        assert kept[["tokens", "realised", "probe_facts", "probe_vector", "probe_fit"]].notna().all(axis=None)
+        assert (kept.realised > 0).all(), "made of realised rewards, so every pair agrees with them"
 
 
 def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
