@@ -291,15 +291,15 @@ class AlignmentConfig(Section):
     warm_start_learning_rate: float = Field(5e-4, ge=1e-7, le=1.0, description="of the warm start alone")
     warm_start_texts: int = Field(4, ge=1, le=64, description="examples a user: they share the prompt's computation")
     heldout_users: int = Field(
-        94, ge=2, le=10**7, description="train users that no step is trained on: their pairs measure what was learnt"
+        94, ge=2, le=10**7, description="train users that no step of the LLM is trained on: their pairs measure it"
     )
     pair_users: int | None = Field(
-        None, ge=4, le=10**7, description="train users whose texts become pairs, others each round; null: all of them"
+        None, ge=4, le=10**7, description="train users whose texts become pairs, asked in turn; null: all of them"
     )
     pairs_per_user: int = Field(3, ge=1, le=32, description="best/worst, second/second-worst, ...")
     pairs: int = Field(
         640,
-        ge=4,
+        ge=1,
         le=10**6,
         description="pairs kept a round, the largest gap first (realised rewards: gap x sqrt(lists))",
     )

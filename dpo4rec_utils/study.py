@@ -99,7 +99,7 @@ class Study:
                 self.knowledge.texts(before)
                 # 2. Reward: how well a user's held-out lists are ranked with each text.
                 model = self.reward_models.of(before, sources, loop.residual)
-                # 3. Pair: the best text against the worst; of held-out users, too, whom no step is trained on.
+                # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
                 pairs, heldout = self.pairs(self.candidates(before, model), round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "align"

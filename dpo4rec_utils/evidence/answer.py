@@ -45,18 +45,26 @@ def _line(row, rows) -> str:
 
 
 def learnt(records: Records) -> str:
-    """How often rounds order pairs of held-out users rightly, beside random labels, lengths, and what referees saw of it."""
+    """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' own lists and referees."""
     try:
         table = loop_tables.learning(records)
     except MissingRecordError:
         return "-"
-    mine, chance = table[table["loop"] == "dpo"], table[table["loop"] == "random_labels"]
-    parts = [
-        f"round {r.round} orders {r.heldout_accuracy:.0%} of held-out pairs rightly ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%}), "
-        f"the longer text {r.longer_wins:.0%}, random labels {control:.0%}; at matched lengths {r.matched_accuracy:.0%} of {r.matched_pairs}"
-        for r, control in zip(mine.itertuples(), chance.heldout_accuracy, strict=True)
-    ]
+    parts = [_learnt(row) for row in table[table["loop"] == "dpo"].itertuples()]
     return "; ".join(parts + _seen_by_referees(records))
+
+
+def _learnt(row) -> str:
+    words = (
+        f"round {row.round} orders {row.heldout_accuracy:.0%} of held-out pairs as the reward does ({row.heldout_ci_low:.0%} to "
+        f"{row.heldout_ci_high:.0%}), the longer text {row.longer_wins:.0%}"
+    )
+    if row.over_random == row.over_random:
+        points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
+        words += f", random labels {row.heldout_accuracy - row.over_random:.0%} (less these {points[0]} points, {points[1]} to {points[2]})"
+    return (
+        words + f"; users' own lists agree with {row.realised_accuracy:.0%}, with the reward {row.label_realised:.0%}"
+    )
 
 
 def _seen_by_referees(records: Records) -> list[str]:

@@ -132,19 +132,21 @@ def probe(records: Records):
 
 
 def heldout(records: Records):
-    """Share of held-out pairs that each round's policy orders rightly, beside the rule "the longer wins" and a probe."""
+    """Share of held-out pairs that each round's policy orders rightly, beside "the longer wins" and probes of the texts."""
     table = loop_tables.learning(records)
     table["name"] = [label(round_name(row["round"], row["loop"])) for _, row in table.iterrows()]
     columns = {"the policy": "heldout_accuracy", "lengths within two tokens": "matched_accuracy"}
-    columns |= {"the longer wins": "longer_wins", "a linear probe": "probe_accuracy"}
+    columns |= {"the longer wins": "longer_wins", "probe: facts named": "facts_accuracy"}
+    columns |= {"probe: the vector": "vector_accuracy"}
     parts = []
     for name, column in columns.items():
-        ends = ("heldout_ci_low", "heldout_ci_high") if column == "heldout_accuracy" else (column, column)
+        ends = [column.replace("accuracy", end) for end in ("ci_low", "ci_high")]
+        ends = ends if ends[0] in table else (column, column)
         values = {"accuracy": table[column], "low": table[ends[0]], "high": table[ends[1]]}
         parts.append(table[["name"]].assign(of=name, **values))
     figure, axis = plots.dots(pd.concat(parts), "name", "accuracy", "of", ("low", "high"))
     axis.axvline(0.5, color="black", linestyle=":")
-    axis.set_xlim(min(0.35, table.heldout_ci_low.min(), table.matched_accuracy.min()) - 0.02, 1.02)
+    axis.set_xlim(min(0.35, table.heldout_ci_low.min(), table.matched_ci_low.min()) - 0.02, 1.02)
     pairs = table.heldout_pairs.max()
     plots.below(
         figure,
@@ -155,8 +157,8 @@ def heldout(records: Records):
         f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in mine.itertuples()
     ]
     return figure, (
-        f"On pairs of users that no step was trained on, DPO's rounds are right for {' and '.join(shares)}; the longer text wins "
-        f"{' and '.join(f'{value:.0%}' for value in mine.longer_wins)}."
+        f"On pairs of users that no step of the LLM was trained on, DPO's rounds order {' and '.join(shares)} as the reward does; "
+        f"the longer text wins {' and '.join(f'{value:.0%}' for value in mine.longer_wins)}."
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from dpo4rec_utils.arms import ABLATION_ARMS, ARMS, LOOPS, round_name, trained_loops
 from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.evidence.statistics import clustered_share, t_of_mean
+from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t_of_mean
 from dpo4rec_utils.files import MissingRecordError
 from dpo4rec_utils.metrics import rightly_ordered
 
@@ -78,7 +78,7 @@ def learning(records: Records) -> pd.DataFrame:
     for name in trained_policies(records):
         found, texts = records.metrics("heldout", name), records.metrics("texts", name)
         row = {key: found[key] for key in ("loop", "round", "pairs", "pair_users")}
-        row |= _learnt(records.values("heldout", name))
+        row |= _learnt(records.values("heldout", name)) | _over_random(records, name)
         row |= {"kl": found["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
         shares = {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
         rows.append(row | shares)
@@ -90,9 +90,11 @@ def rounds(records: Records) -> pd.DataFrame:
 
     pairs, pair_users: trained on. heldout_*: share of held-out pairs that the policy orders rightly, by the sign of its
     log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the longer text;
-    matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. realised_accuracy: how often the
-    log-ratio agrees with the realised reward of the same pairs; probe_accuracy, probe_realised: the same of a linear probe
-    that reads texts and history. reward_*: change by the round's own reward model, referees_validation: by referees (t in
+    matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. over_random: DPO's accuracy less that of
+    random labels of the same round on the same pairs. realised_accuracy: how often the
+    log-ratio agrees with the realised reward of the same pairs, and label_realised: how often the pairs' own order does.
+    facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector, and all that the
+    amortised reward is made of, which makes the last a ceiling. reward_*: change by the round's own reward model, referees_validation: by referees (t in
     referees_t), both log-likelihood in nats a candidate against the policy before the round. kl: nats a text from the
     policy before. mean_tokens, finished (share), distinct_texts (share): of all texts.
     """
@@ -118,31 +120,52 @@ ROUNDS = (
         "kl",
         "mean_tokens",
     ),
-    *("finished", "distinct_texts", "matched_pairs", "realised_accuracy", "label_realised"),
-    *("facts_accuracy", "vector_accuracy", "probe_accuracy"),
-    "referees_t",
+    *("finished", "distinct_texts", "over_random", "over_random_ci_low", "over_random_ci_high"),
+    *("matched_pairs", "matched_ci_low", "matched_ci_high"),
+    *("realised_accuracy", "realised_ci_low", "realised_ci_high", "label_realised"),
+    *("facts_accuracy", "vector_accuracy", "probe_accuracy", "referees_t"),
 )
 
 
 def _learnt(pairs: pd.DataFrame) -> dict:
-    """The columns of `rounds` that are read from held-out pairs (user, tokens, realised, probe, value)."""
+    """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, realised, probes, value)."""
     user, margin = pairs.user.to_numpy(), pairs.value.to_numpy()
     matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
-    accuracy, low, high = clustered_share(rightly_ordered(margin), user)
-    return {
-        "heldout_pairs": len(pairs),
-        "heldout_accuracy": accuracy,
-        "heldout_ci_low": low,
-        "heldout_ci_high": high,
-        "longer_wins": rightly_ordered(pairs.tokens).mean(),
-        "matched_accuracy": clustered_share(rightly_ordered(margin[matched]), user[matched])[0],
-        "matched_pairs": int(matched.sum()),
-        "realised_accuracy": rightly_ordered(margin * np.sign(pairs.realised)).mean(),
-        "label_realised": rightly_ordered(pairs.realised).mean(),
-        "facts_accuracy": rightly_ordered(pairs.probe_facts).mean(),
-        "vector_accuracy": rightly_ordered(pairs.probe_vector).mean(),
-        "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
+    shares = {
+        "heldout": clustered_share(rightly_ordered(margin), user),
+        "matched": clustered_share(rightly_ordered(margin[matched]), user[matched]),
+        "realised": clustered_share(rightly_ordered(margin * np.sign(pairs.realised)), user),
     }
+    intervals = [_interval(name, share) for name, share in shares.items()]
+    return (
+        intervals[0]
+        | intervals[1]
+        | intervals[2]
+        | {
+            "heldout_pairs": len(pairs),
+            "longer_wins": rightly_ordered(pairs.tokens).mean(),
+            "matched_pairs": int(matched.sum()),
+            "label_realised": rightly_ordered(pairs.realised).mean(),
+            "facts_accuracy": rightly_ordered(pairs.probe_facts).mean(),
+            "vector_accuracy": rightly_ordered(pairs.probe_vector).mean(),
+            "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
+        }
+    )
+
+
+def _interval(name: str, share: tuple[float, float, float], value: str = "_accuracy") -> dict:
+    return dict(zip((f"{name}{value}", f"{name}_ci_low", f"{name}_ci_high"), share, strict=True))
+
+
+def _over_random(records: Records, name: str) -> dict:
+    """How much more often a round of DPO orders the pairs rightly than random labels of the same round, pair by pair."""
+    loop, _, number = name.partition("_round_")
+    other = round_name(int(number), "random_labels")
+    if loop != "dpo" or other not in trained_policies(records):
+        return _interval("over_random", (float("nan"),) * 3, "")
+    mine, control = (records.values("heldout", policy) for policy in (name, other))
+    gain = rightly_ordered(mine.value) - rightly_ordered(control.value)
+    return _interval("over_random", clustered_mean(gain, mine.user), "")
 
 
 def training_summary(records: Records) -> pd.DataFrame:
@@ -226,17 +249,25 @@ def referee_values(records: Records) -> dict[str, np.ndarray]:
 
 
 def ablation_preference(records: Records) -> pd.DataFrame:
-    """What the referees think of round 1, its controls and its variants: arm, split, reward, users,
+    """What the referees think of round 1, its controls' round 1, and its variants: arm, split, reward, users,
     difference (to the policy that round 1 started from), ci_half (half the width of its 95 % interval), t."""
     metrics, rows = records.metrics("referees", "rounds"), []
     values, begin = referee_values(records), start(records)
     first = list(dict.fromkeys(name for name in ("dpo_round_1", "zero_shot") if name != begin))
-    for arm, split, kind in itertools.product([*first, *metrics["others"]], JUDGED, REFEREE_KINDS):
+    # Not what only the last round has: later rounds, and the last round's texts of other users.
+    others = [name for name in metrics["others"] if name != "dpo_shuffled" and not _later(name)]
+    for arm, split, kind in itertools.product([*first, *others], JUDGED, REFEREE_KINDS):
         if f"{arm}/{split}/{kind}" in values:
             change = values[f"{arm}/{split}/{kind}"] - values[f"{begin}/{split}/{kind}"]
             half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
             rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
     return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "ci_half", "t"])
+
+
+def _later(name: str) -> bool:
+    """Whether a policy is that of a round after the first."""
+    number = name.partition("_round_")[2]
+    return number.isdigit() and int(number) > 1
 
 
 def rewards_by_round(records: Records) -> pd.DataFrame:

@@ -228,7 +228,19 @@ def learning_table(records: Records) -> str:
             f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in table.itertuples()
         ],
         "longer wins": table.longer_wins.map("{:.3f}".format),
-        "matched": [f"{r.matched_accuracy:.2f} (n = {r.matched_pairs})" for r in table.itertuples()],
+        "less random labels": [
+            f"{r.over_random:+.3f} ({r.over_random_ci_low:+.3f} to {r.over_random_ci_high:+.3f})"
+            if r.loop == "dpo"
+            else ""
+            for r in table.itertuples()
+        ],
+        "matched": [
+            f"{r.matched_accuracy:.2f} ({r.matched_ci_low:.2f} to {r.matched_ci_high:.2f}, n = {r.matched_pairs})"
+            for r in table.itertuples()
+        ],
+        "own lists (of the reward)": [
+            f"{r.realised_accuracy:.2f} ({r.label_realised:.2f})" for r in table.itertuples()
+        ],
         "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in table.itertuples()],
         "nats moved": table.kl.map("{:.1f}".format),
         "tokens": table.mean_tokens.map("{:.0f}".format),

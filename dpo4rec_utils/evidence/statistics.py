@@ -84,16 +84,22 @@ def t_of_mean(values: np.ndarray) -> float:
     return float(values.mean() / (values.std(ddof=1) / np.sqrt(len(values))))
 
 
-def clustered_share(right: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
-    """Mean of `right` (n,) with the ends of its 95 % interval, in which the pairs of a user count as one draw.
+def clustered_mean(values: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
+    """Mean of `values` (n,) with the ends of its 95 % interval, in which the values of a user count as one draw.
 
-    The variance of a ratio of sums by user (Cochran, Sampling Techniques, 1977, ch. 6); NaN without pairs.
+    The variance of a ratio of sums by user (Cochran, Sampling Techniques, 1977, ch. 6); NaN without values.
     """
-    right = np.asarray(right, dtype=float)
-    if not len(right):
+    values = np.asarray(values, dtype=float)
+    if not len(values):
         return float("nan"), float("nan"), float("nan")
-    mean, (_, place) = right.mean(), np.unique(users, return_inverse=True)
-    clusters = np.bincount(place, weights=right - mean)
+    mean, (_, place) = values.mean(), np.unique(users, return_inverse=True)
+    clusters = np.bincount(place, weights=values - mean)
     count = len(clusters)
-    error = np.sqrt((clusters**2).sum() * count / max(1, count - 1)) / len(right)
-    return float(mean), float(max(0, mean - 1.96 * error)), float(min(1, mean + 1.96 * error))
+    error = np.sqrt((clusters**2).sum() * count / max(1, count - 1)) / len(values)
+    return float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error)
+
+
+def clustered_share(right: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
+    """`clustered_mean` of values between 0 and 1, whose interval keeps to them."""
+    mean, low, high = clustered_mean(right, users)
+    return mean, float(np.fmax(0, low)) if mean == mean else low, float(np.fmin(1, high)) if mean == mean else high

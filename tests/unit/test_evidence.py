@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -245,6 +246,20 @@ def test_what_a_round_has_learnt_by_hand():
     assert found["heldout_ci_low"] < 0.75 < found["heldout_ci_high"]
 
 
+def test_dpo_less_random_labels_pair_by_pair(monkeypatch):
+    values = {
+        "dpo_round_1": pd.DataFrame({"user": [1, 1, 2, 3], "value": [1.0, 2.0, -1.0, 3.0]}),
+        "random_labels_round_1": pd.DataFrame({"user": [1, 1, 2, 3], "value": [-1.0, 2.0, -1.0, -1.0]}),
+    }
+    made = SimpleNamespace(values=lambda _, name: values[name])
+    monkeypatch.setattr(loop_tables, "trained_policies", lambda _: list(values))
+    found = loop_tables._over_random(made, "dpo_round_1")
+    assert found["over_random"] == 0.5 and found["over_random_ci_low"] < 0.5 < found["over_random_ci_high"]
+    assert np.isnan(loop_tables._over_random(made, "random_labels_round_1")["over_random"])
+    monkeypatch.setattr(loop_tables, "trained_policies", lambda _: ["dpo_round_1"])
+    assert np.isnan(loop_tables._over_random(made, "dpo_round_1")["over_random"])
+
+
 def test_loops_follow_from_the_arms():
     assert trained_loops(["item", "zero_shot", "dpo_shuffled"]) == ["dpo"]
     assert trained_loops(["random_labels", "history_mean+dpo_residual", "rft"]) == [
@@ -263,7 +278,7 @@ def test_every_arm_is_made_and_compared_by_its_entry():
             one.user not in ("texts", "shuffled", "noise")
         )
     assert arm("dpo_round_3").policy == "dpo_round_3" and label("dpo_round_3") == "DPO round 3"
-    assert label("ipo_low") == "loss: IPO, rate 0.0001" and isinstance(Variant("x", "y").alignment, dict)
+    assert label("ipo_low") == "loss: IPO, rate 0.0003" and isinstance(Variant("x", "y").alignment, dict)
     asked = comparisons(["none", "item", "zero_shot", "dpo_round_2"], "dpo_round_2")
     assert asked == [
         ("dpo_round_2", "zero_shot"),
