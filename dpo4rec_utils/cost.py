@@ -19,13 +19,13 @@ from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import train_reranker
 from dpo4rec_utils.study import Study
 
-TRIAL_USERS = 16
+TRIAL_USERS = 48  # half a shard: with fewer, the engine is slower
 # Sampled texts that take as long, in the record of ml-100k: a pair of DPO, an example of supervised fine-tuning, a text whose
 # log-probabilities are compared, a text that is encoded.
-PAIR, EXAMPLE, COMPARED, ENCODED = 13, 7.5, 1.4, 0.08
+PAIR, EXAMPLE, COMPARED, ENCODED = 9, 4.6, 2.2, 0.08
 # A re-ranker trained beside another is slower than the one that is tried; the walkthrough does a little of everything; and
 # notebooks start and draw, in minutes.
-BESIDE, WALKTHROUGH, NOTEBOOKS = 1.5, 1.2, 3
+BESIDE, WALKTHROUGH, NOTEBOOKS = 1.5, 1.1, 3
 TEXT_WIDTH = 384  # of the default encoder
 GIB = 2**30
 
