@@ -51,19 +51,18 @@ def learnt(records: Records) -> str:
     except MissingRecordError:
         return "-"
     parts = [_learnt(row) for row in table[table["loop"] == "dpo"].itertuples()]
-    return "; ".join(parts + _seen_by_referees(records))
+    return "; ".join(
+        [f"held-out pairs ordered as the reward does: {parts[0]}", *parts[1:], *_seen_by_referees(records)]
+    )
 
 
 def _learnt(row) -> str:
-    words = (
-        f"round {row.round} orders {row.heldout_accuracy:.0%} of held-out pairs as the reward does ({row.heldout_ci_low:.0%} to "
-        f"{row.heldout_ci_high:.0%}), the longer text {row.longer_wins:.0%}"
-    )
+    words = f"round {row.round} {row.heldout_accuracy:.0%} ({row.heldout_ci_low:.0%} to {row.heldout_ci_high:.0%}), the longer text {row.longer_wins:.0%}"
     if row.over_random == row.over_random:
         points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
-        words += f", random labels {row.heldout_accuracy - row.over_random:.0%} (less these {points[0]} points, {points[1]} to {points[2]})"
+        words += f", random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} points, {points[1]} to {points[2]})"
     return (
-        words + f"; users' own lists agree with {row.realised_accuracy:.0%}, with the reward {row.label_realised:.0%}"
+        words + f", agreeing with users' own lists on {row.realised_accuracy:.0%} (the reward {row.label_realised:.0%})"
     )
 
 

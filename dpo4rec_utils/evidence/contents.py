@@ -81,11 +81,11 @@ def figure(records: Records, name: str) -> None:
 
 
 def draw(records: Records, name: str) -> str:
-    """Write `figures/<name>.png`, in greys, and `.txt`, its one-sentence finding, which is returned."""
+    """Write `figures/<name>.png`, in eight greys, and `.txt`, its one-sentence finding, which is returned."""
     drawn, finding = FIGURES[name](records)
     with io.BytesIO() as buffer, atomic_path(_picture(records, name)) as temporary:
         drawn.savefig(buffer, format="png", dpi=110)
-        PIL.Image.open(buffer).convert("L").save(temporary, optimize=True)
+        PIL.Image.open(buffer).convert("L").quantize(8).save(temporary, optimize=True)
     write_text(_picture(records, name).with_suffix(".txt"), finding + "\n")
     return finding
 

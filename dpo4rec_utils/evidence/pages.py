@@ -88,7 +88,9 @@ def read_records(folder: Path) -> Records:
 
 def committed(results: Path) -> list[str]:
     """The built-in profiles that have records, smoke apart: what pages speak of."""
-    return [name for name in profile_names() if not name.startswith("smoke") and (results / name / "manifest.json").exists()]
+    return [
+        name for name in profile_names() if not name.startswith("smoke") and (results / name / "manifest.json").exists()
+    ]
 
 
 # README
