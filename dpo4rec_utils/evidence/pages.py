@@ -121,7 +121,7 @@ def run_block(results: Path) -> str:
             "1 GiB",
             "the answer above",
         ),
-        ("smoke", "`make study PROFILE=smoke`", "8", "4 GiB", "loss 0.6931 at the first step"),
+        ("smoke", "`make study PROFILE=smoke`", "7", "4 GiB", "loss 0.6931 at the first step"),
         (
             "the study",
             "`make study`",
