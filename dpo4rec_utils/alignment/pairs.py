@@ -22,8 +22,8 @@ class Candidates:
     """What pairs are chosen from: P users with N texts each.
 
     users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not be
-    paired; lists: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts; features and realised, (P, N): what the rewards were
-    estimated from.
+    paired; lists: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts; features and
+    realised, (P, N): what the rewards were estimated from.
     """
 
     users: np.ndarray

@@ -42,8 +42,8 @@ def claimed_changes(knowledge: Knowledge, turn: Round) -> pd.Series:
 def story(knowledge: Knowledge, turn: Round, user: int) -> dict:
     """One train user through a round.
 
-    Returns `question`, the user turn of the prompt; `samples` (text, realised, role: what the user's own lists say of a text, and what the estimated reward made of it); `before` and `after`, a text each;
-    `ranking`, the user's first list (item, liked, rank_before, rank_after) by a model trained without this user's lists.
+    Returns `question`, the user turn of the prompt; `samples` (text; realised, what the user's own lists say of it; role, what
+    the pairs made of it); `before` and `after`, a text each; `ranking`, the user's first list (item, liked, rank_before, rank_after) by a model trained without this user's lists.
     """
     policies = {"before": turn.before, "after": turn.after}
     tables = {name: knowledge.texts(policy) for name, policy in policies.items()}

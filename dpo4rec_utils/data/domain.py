@@ -41,8 +41,8 @@ class Domain(_Part):
 
     attribute: the item attribute whose values are counted as liked and disliked, or null. system: the system turn, or null
     for the chat template's own. completion: the prompt of an LLM without a chat template; the prefix follows on a line of its own. user: question and prefix by name. profile: phrasings of a templated profile, which continue
-    the prefix. Templates of users know `titles`, `liked` and `disliked` (name and count each), `decades`, `demographics`; those of profiles
-    `titles`, `values`, `decades`, `avoided` (names); those of items `title`, `year` and every attribute (a list). An absent
+    the prefix. Templates of users know `titles`, `liked` and `disliked` (name and count each), `decades`, `demographics`; those of
+    profiles `titles`, `values`, `decades`, `avoided` (names); those of items `title`, `year` and every attribute (a list). An absent
     fact is an empty list, or None.
     """
 

@@ -328,6 +328,7 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
         choice = replace(made_candidates(14, samples), users=study.data.cohort.of("train"))
         heldout = np.isin(choice.users, study.knowledge.heldout_users)
         choice.features.fold[heldout] = -1
+        choice.rewards[np.flatnonzero(~heldout)[0]] = np.nan  # none of this user's texts may be paired
         train, kept = study.pairs(choice, "variant", study.config.alignment.changed(pairs=8))
         assert len(train) == 8 and set(kept.user) <= set(study.knowledge.heldout_users) and len(kept) >= 3
         assert kept[["tokens", "realised", "probe_facts", "probe_vector", "probe_fit"]].notna().all(axis=None)
