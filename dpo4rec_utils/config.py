@@ -327,7 +327,7 @@ class AlignmentConfig(Section):
 # What each kind of training reads of `AlignmentConfig`: an adapter is made anew when one of these changes.
 _COMMON = ("batch_size", "epochs", "lora_rank", "lora_layers")
 TRAINING_SETTINGS = {
-    "fine_tune": ("warm_start_learning_rate", "implementation", *_COMMON),
+    "fine_tune": ("learning_rate", "implementation", *_COMMON),
     "align": ("loss", "beta", "chosen_weight", "label_smoothing", "learning_rate", "implementation", *_COMMON),
     "grpo": ("pairs", "learning_rate", *_COMMON),
 }

@@ -104,9 +104,8 @@ class Study:
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "align"
             rewarded = number < rounds and not loop.borrows
-            recipe, settings = Recipe(round_name(number, name), method, rewarded, number), self.config.alignment
-            settings = settings.changed(warm_start_learning_rate=settings.learning_rate)  # of every loop's rounds alike
-            after = self.aligner.train(before, self._examples(loop, pairs, number), recipe, settings)
+            recipe = Recipe(round_name(number, name), method, rewarded, number)
+            after = self.aligner.train(before, self._examples(loop, pairs, number), recipe)
             yield Round(number, before, model, pairs, after, heldout, name)
             before, sources = after, [*sources, after]
 
@@ -158,8 +157,9 @@ class Study:
         drawn = self.knowledge.template_texts(max(settings.warm_start_texts, -(-count // len(users))), full=False)
         order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
-        table, everywhere = pd.DataFrame(rows, columns=["prompt", "completion"]), settings.changed(lora_layers="all")
-        return self.aligner.train(self.zero_shot, table, Recipe("warm_start", "fine_tune", rewarded=True), everywhere)
+        table, recipe = pd.DataFrame(rows, columns=["prompt", "completion"]), Recipe("warm_start", "fine_tune", True)
+        own = settings.changed(learning_rate=settings.warm_start_learning_rate, lora_layers="all")
+        return self.aligner.train(self.zero_shot, table, recipe, own)
 
     def sources(self, before: Policy) -> list[Policy]:
         """The policies whose texts the reward model of a first round is trained on, given the policy before it."""

@@ -14,7 +14,7 @@ import math
 import shutil
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -252,10 +252,9 @@ def fine_tune(policy: Policy, examples: pd.DataFrame, run: Run) -> list[dict]:
         raise StudyError("No examples to fine-tune on: give more users or samples.")
     tokenizer = load_tokenizer(policy.model)
     examples = shuffled_by_prompt(examples, run.seed)
-    supervised = run.config.changed(learning_rate=run.config.warm_start_learning_rate)
     arguments = _arguments(
         SFTConfig,
-        replace(run, config=supervised),
+        run,
         examples.prompt,
         max_length=None,
         packing=False,

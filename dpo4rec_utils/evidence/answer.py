@@ -34,7 +34,20 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
         "History mean + last round, less": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
+    if scorer == "own":
+        lines["Of these gains shared scorers see"] = _seen_by_shared(records, list(parts["Beats"].baseline))
     return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
+
+
+def _seen_by_shared(records: Records, beaten: list[str]) -> str:
+    """Which of the baselines that own scorers say are beaten shared ones say so of, too, and of which they do not."""
+    table = tables.last_round(records)
+    low = table[table.scorer == "shared"].set_index("baseline").ci_low
+    seen, unseen = [], []
+    for name in beaten:
+        if name in low:
+            (seen if low[name] > 0 else unseen).append(label(name))
+    return (", ".join(seen) or "none") + (f"; not {', '.join(unseen)}" if unseen else "")
 
 
 def _line(row, rows) -> str:
@@ -57,12 +70,11 @@ def learnt(records: Records) -> str:
 
 
 def _learnt(row) -> str:
-    words = f"round {row.round} {row.heldout_accuracy:.0%} ({row.heldout_ci_low:.0%} to {row.heldout_ci_high:.0%}), the longer text {row.longer_wins:.0%}"
-    if row.over_random == row.over_random:
-        points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
-        words += f", random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} points, {points[1]} to {points[2]})"
+    points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
     return (
-        words + f", agreeing with users' own lists on {row.realised_accuracy:.0%} (the reward {row.label_realised:.0%})"
+        f"round {row.round} {row.heldout_accuracy:.0%} ({row.heldout_ci_low:.0%} to {row.heldout_ci_high:.0%}), the longer text "
+        f"{row.longer_wins:.0%}, random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} points, {points[1]} to "
+        f"{points[2]}), agreeing with users' own lists on {row.realised_accuracy:.0%} (the reward {row.label_realised:.0%})"
     )
 
 

@@ -102,4 +102,4 @@ def clustered_mean(values: np.ndarray, users: np.ndarray) -> tuple[float, float,
 def clustered_share(right: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
     """`clustered_mean` of values between 0 and 1, whose interval keeps to them."""
     mean, low, high = clustered_mean(right, users)
-    return mean, float(np.fmax(0, low)) if mean == mean else low, float(np.fmin(1, high)) if mean == mean else high
+    return mean, *map(float, np.clip((low, high), 0, 1))
