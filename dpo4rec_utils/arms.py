@@ -172,11 +172,11 @@ ABLATION_ARMS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """Round 1 with one thing changed, judged by referees; or the zero-shot LLM asked otherwise (`prompt`).
+    """Round 1 with one thing changed, judged on held-out pairs and by referees; or the zero-shot LLM asked otherwise (`prompt`).
 
     alignment, reward: fields of `AlignmentConfig` and `RewardConfig`. residual: a reward model that reads the history mean,
-    too. llm_only: one that never read a template. samples: the first N texts of a user. grpo: the same texts and rewards
-    without pairs.
+    too. llm_only: one that never read a template. samples: N texts of a user instead of `llm.train_samples`. grpo: the same
+    texts and rewards without pairs.
     """
 
     name: str
@@ -188,6 +188,11 @@ class Variant:
     samples: int | None = None
     grpo: bool = False
     prompt: str | None = None
+
+    @property
+    def orders_otherwise(self) -> bool:
+        """Whether another reward than the round's orders its pairs."""
+        return bool(self.reward) or self.residual or self.llm_only
 
 
 def _losses() -> list[Variant]:
@@ -220,6 +225,7 @@ VARIANTS = {
         Variant("llm_only_reward", "reward model without templates", llm_only=True),
         Variant("samples_2", "2 texts a user", samples=2),
         Variant("samples_4", "4 texts a user", samples=4),
+        Variant("samples_16", "16 texts a user", samples=16),
         Variant("grpo", "GRPO", grpo=True),
         *_losses(),
         Variant("one_pair_a_user", "one pair a user", {"pairs_per_user": 1}),

@@ -1,11 +1,11 @@
 """What notebooks 05 to 07 read, made: every arm's knowledge, own and shared scorers, ablations, referees, samples."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from dpo4rec_utils.arms import Arm, arm, table_arms
+from dpo4rec_utils.alignment.heldout import heldout_stage
+from dpo4rec_utils.arms import VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.keys import fingerprint
@@ -141,7 +141,7 @@ def _shared(study: Study, protocol: str, names: list[str]) -> None:
 
 
 def ablate(study: Study) -> None:
-    """The knowledge arms and adapters of notebook 06, and what referees think of round 1, its controls and variants."""
+    """The knowledge arms and adapters of notebook 06, what variants have learnt, and what referees think of all."""
     for name in ("none", "item", "dpo_shuffled", study.policy("last").name):
         study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, name)))
     for name in ("user", "noise"):
@@ -151,6 +151,9 @@ def ablate(study: Study) -> None:
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)
             study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))
+    for name in study.config.evaluation.ablations:
+        if not VARIANTS[name].prompt:
+            study.store.make(heldout_stage(study.knowledge, study.variant(name)))
     judge(study)
 
 
@@ -185,16 +188,12 @@ def count_samples(study: Study) -> None:
     up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, ci_half (half the width of its 95 % interval),
     users.
     """
-    turn, llm, knowledge = study.round(1), study.config.llm, study.knowledge
-    most, sampled, rewards = llm.train_samples, turn.before, turn.model.rewards
+    turn, most = study.round(1), study.config.llm.train_samples
+    sampled, model = turn.before, turn.model
     if (study.config.evaluation.most_samples or 0) > most:
-        # Knowledge of its own for the texts alone: the pairs and the reward model keep those they were made of.
         most = study.config.evaluation.most_samples
-        wide = Knowledge(study.data, study.config.changed(llm=llm.changed(train_samples=most)), study.store)
-        wide.encoder = knowledge.encoder
-        sampled = replace(turn.before, name=f"{turn.before.name}_{most}")
-        rewards = turn.model.rescore(wide.vectors(sampled))
-    users = knowledge.pair_users(turn.before)
+        _, sampled, model = study.widened(turn.before, turn.model, most)
+    users, rewards = study.knowledge.pair_users(turn.before), model.rewards
 
     def build(_):
         rows = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpo4rec_utils.alignment.heldout import MOST_USERS
-from dpo4rec_utils.arms import LOOPS, table_arms, trained_loops
+from dpo4rec_utils.arms import LOOPS, VARIANTS, table_arms, trained_loops
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -54,13 +54,14 @@ def sampled_texts(study: Study) -> int:
     paired = min(config.alignment.pair_users or train, train) + config.alignment.heldout_users
     start = 1 + config.alignment.warm_start
     rewarded = start + sum((rounds - 1) * (not LOOPS[loop].borrows) for loop in study.loops)
-    judged = len(config.evaluation.ablations) * (1 - config.data.train_share)
-    each = users * few * (start + rounds * len(study.loops) + judged) + paired * (many - few) * rewarded
+    each = users * few * (start + rounds * len(study.loops)) + paired * (many - few) * rewarded
     if "item_llm" in config.evaluation.arms:
         each += len(study.data.dataset.items)
-    most = config.evaluation.most_samples or 0  # notebook 07's own
+    asked = [VARIANTS[name].samples or 0 for name in config.evaluation.ablations]
+    most = max(config.evaluation.most_samples or 0, *asked, 0)  # sampled once, for notebooks 06 and 07
     wide = users * few + paired * (most - few) if most > many else 0
-    return round(config.evaluation.folds * each + wide)
+    variants = few * len(config.evaluation.ablations) * len(study.data.cohort.of("validation"))
+    return round(config.evaluation.folds * each + wide + variants)
 
 
 def trained_texts(study: Study) -> float:
@@ -70,10 +71,9 @@ def trained_texts(study: Study) -> float:
     compared = 2 * (2 * settings.pairs_per_user * settings.heldout_users + MOST_USERS)
     for loop in study.loops:
         trained += rounds * ((EXAMPLE if LOOPS[loop].supervised else PAIR) * examples + COMPARED * compared)
-    trained += EXAMPLE * settings.warm_start * settings.warm_start_examples + PAIR * examples * len(
-        config.evaluation.ablations
-    )
-    return config.evaluation.folds * trained
+    trained += EXAMPLE * settings.warm_start * settings.warm_start_examples
+    variants = sum(not VARIANTS[name].prompt for name in config.evaluation.ablations)
+    return config.evaluation.folds * trained + variants * (PAIR * examples + COMPARED * compared / 2)
 
 
 def trained_rerankers(config: Config) -> int:

@@ -24,6 +24,10 @@ class MissingRecordError(StudyError):
     """A record that nothing has made: not listed in the manifest of its profile."""
 
 
+class NotAskedError(MissingRecordError):
+    """What a table or figure shows is nothing that its profile asks for: no fault, and no more to do."""
+
+
 class UnmadeStageError(StudyError):
     """A stage that is not finished, where nothing is to be made."""
 

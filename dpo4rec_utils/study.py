@@ -167,8 +167,20 @@ class Study:
 
     def candidates(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> Candidates:
         """What pairs are built from, by the configuration's rules where none are given."""
-        rules = rules or PairRules(self.config.reward, self.config.alignment.finished_only)
-        return rewarded_texts(self.knowledge, policy, model, rules)
+        rules, knowledge = rules or PairRules(self.config.reward, self.config.alignment.finished_only), self.knowledge
+        if (rules.samples or 0) > self.config.llm.train_samples:
+            knowledge, policy, model = self.widened(policy, model, rules.samples)
+        return rewarded_texts(knowledge, policy, model, rules)
+
+    def widened(self, policy: Policy, model: RewardModel, samples: int) -> tuple[Knowledge, Policy, RewardModel]:
+        """The same policy with more texts a user, and the same reward model asked about these.
+
+        Knowledge of its own for these texts alone: the round's pairs and reward model keep those that they were made of.
+        """
+        wide = Knowledge(self.data, self.config.changed(llm=self.config.llm.changed(train_samples=samples)), self.store)
+        wide.encoder = self.knowledge.encoder
+        sampled = replace(policy, name=f"{policy.name}_{samples}")
+        return wide, sampled, replace(model, rewards=model.rescore(wide.vectors(sampled)))
 
     def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of either."""
@@ -194,8 +206,10 @@ class Study:
         loop, _, number = ("dpo" if name == "last" else name).partition("_round_")
         if loop in LOOPS and (not number or (number.isdigit() and 1 <= int(number) <= rounds)):
             return self.round(int(number or rounds), loop).after
+        if name in VARIANTS and VARIANTS[name].prompt:
+            return replace(self.zero_shot, name=name, rewarded=False)
         if name in VARIANTS:
-            return self._variant(name)
+            return self.variant(name).after
         if name not in ("zero_shot", "warm_start"):
             known = ", ".join(["last", "zero_shot", "warm_start", *LOOPS])
             raise StudyError(
@@ -203,19 +217,21 @@ class Study:
             )
         return self.zero_shot if name == "zero_shot" else self.start
 
-    def _variant(self, name: str) -> Policy:
-        """Round 1 from the same texts with one thing changed, or the zero-shot LLM asked otherwise."""
-        variant = VARIANTS[name]
-        if variant.prompt:
-            return replace(self.zero_shot, name=name, rewarded=False)
-        config, reward = (
-            self.config.alignment.changed(**variant.alignment),
-            self.config.reward.changed(**variant.reward),
-        )
-        model = self.reward_models.of(self.start, self.sources(self.start), variant.residual, variant.llm_only)
-        candidates = self.candidates(self.start, model, PairRules(reward, config.finished_only, variant.samples))
-        if variant.grpo:
-            rows = groups(self.trained(candidates))
-            return self.aligner.train(self.start, rows, Recipe(name, "grpo", round=1), config)
+    @functools.cache
+    def variant(self, name: str) -> Round:
+        """Round 1 with one thing changed. Its held-out pairs are those of round 1, unless another reward orders its pairs.
+
+        Where N texts a user make fewer pairs than are asked for, it has as many as they make.
+        """
+        variant, before = VARIANTS[name], self.start
+        config = self.config.alignment.changed(**variant.alignment)
+        rules = PairRules(self.config.reward.changed(**variant.reward), config.finished_only, variant.samples)
+        model = self.reward_models.of(before, self.sources(before), variant.residual, variant.llm_only)
+        candidates = self.candidates(before, model, rules)
         config = config.changed(pairs=min(config.pairs, self.trained(candidates).most_pairs(config)))
-        return self.aligner.train(self.start, self.pairs(candidates, name, config)[0], Recipe(name, round=1), config)
+        pairs, heldout = self.pairs(candidates, name, config)
+        rows, method = (groups(self.trained(candidates)), "grpo") if variant.grpo else (pairs, "align")
+        after = self.aligner.train(before, rows, Recipe(name, method, round=1), config)
+        return Round(
+            1, before, model, pairs, after, heldout if variant.orders_otherwise else self.round(1).heldout, name
+        )

@@ -35,11 +35,11 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
     if scorer == "own":
-        lines["Of these gains shared scorers see"] = _seen_by_shared(records, list(parts["Beats"].baseline))
+        lines["Of these gains shared scorers see"] = seen_by_shared(records, list(parts["Beats"].baseline))
     return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
 
 
-def _seen_by_shared(records: Records, beaten: list[str]) -> str:
+def seen_by_shared(records: Records, beaten: list[str]) -> str:
     """Which of the baselines that own scorers say are beaten shared ones say so of, too, and of which they do not."""
     table = tables.last_round(records)
     low = table[table.scorer == "shared"].set_index("baseline").ci_low

@@ -11,7 +11,7 @@ from IPython.display import Image, display
 
 from dpo4rec_utils.evidence import figures, loop_figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.files import MissingRecordError, StudyError, atomic_path, write_text
+from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError, atomic_path, write_text
 
 TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "sanity_rankers": loop_tables.sanity_rankers,
@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "breakdown": tables.breakdown,
     "ablation_knowledge": loop_tables.ablation_knowledge,
     "ablation_preference": loop_tables.ablation_preference,
+    "variants": loop_tables.variants,
     "ablation_adapter": loop_tables.ablation_adapter,
     "rounds": loop_tables.rounds,
     "rewards_by_round": loop_tables.rewards_by_round,
@@ -57,6 +58,7 @@ FIGURES = {
     "05_breakdown": figures.breakdown,
     "06_knowledge": figures.knowledge,
     "06_preference": figures.preference,
+    "06_variants": figures.variants,
     "06_adapter": figures.adapter,
     "07_rounds": loop_figures.rounds,
     "07_cost": loop_figures.cost,
@@ -73,8 +75,12 @@ def table(records: Records, name: str) -> pd.DataFrame:
 
 
 def figure(records: Records, name: str) -> None:
-    """Write a figure as `draw` does, show what was written and print its finding."""
-    finding = draw(records, name)
+    """Write a figure as `draw` does, show what was written and print its finding; or say that the profile has no such arm."""
+    try:
+        finding = draw(records, name)
+    except NotAskedError as error:
+        print(error)
+        return
     plt.close("all")
     display(Image(filename=_picture(records, name)))
     print(finding)

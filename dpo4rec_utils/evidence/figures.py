@@ -6,7 +6,7 @@ import pandas as pd
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_tables, plots, tables
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.files import MissingRecordError
+from dpo4rec_utils.files import NotAskedError
 
 BACKBONES = {"dlcm": "DLCM", "prm": "PRM", "setrank": "SetRank", "mir": "MIR", "dasalc": "DASALC"}
 
@@ -74,7 +74,7 @@ def on_top(records: Records):
     table = table[(table.protocol == "popularity") & (table.scorer == "own")]
     table = table[table.arm.str.startswith("history_mean+") & (table.baseline == "history_mean")]
     if table.empty:
-        raise MissingRecordError(f"{records.profile} has no arm that adds to the history mean.")
+        raise NotAskedError(f"{records.profile} asks for no arm that adds to the history mean.")
     shown = table.assign(arm=table.arm.map(label), group=[group_label(records, group) for group in table.group])
     figure, _ = plots.dots(shown, "arm", "difference", "group", ("ci_low", "ci_high"))
     plots.below(
@@ -196,7 +196,10 @@ def knowledge(records: Records):
 
 
 def preference(records: Records):
-    """Referees' view of round 1, its controls and variants: change to the policy that the round started from."""
+    """Referees' view of round 1, its controls and variants: change to the policy that the round started from.
+
+    Variants are there for validation users alone.
+    """
     table, begin = loop_tables.ablation_preference(records), loop_tables.start(records)
     table = table[(table.reward == "log_likelihood") & table.split.isin(["validation", "test"])]
     figure, _ = plots.dots(
@@ -218,6 +221,31 @@ def preference(records: Records):
             f"; of {len(variants)} variants, {better} are better and {worse} worse than the start on validation users"
         )
     return figure, text + f" (n = {change.users:.0f} test, {named.loc['validation'].users.max()} validation users)."
+
+
+def variants(records: Records):
+    """Share of held-out pairs that one round orders rightly with one thing changed, beside "the longer wins".
+
+    Raises `NotAskedError` where the profile trains no variant.
+    """
+    table = loop_tables.variants(records)
+    found = table[~table.policy.isin(["dpo_round_1", "random_labels_round_1"])]
+    if found.empty:
+        raise NotAskedError(f"{records.profile} asks for no variant that is trained; ml-100k-ablations does.")
+    longer = table.assign(of="the longer wins", share=table.longer_wins, low=table.longer_wins, high=table.longer_wins)
+    ends = {"low": table.heldout_ci_low, "high": table.heldout_ci_high}
+    mine = table.assign(of="the policy", share=table.heldout_accuracy, **ends)
+    shown = pd.concat([mine, longer])
+    figure, axis = plots.dots(shown.assign(policy=shown.policy.map(label)), "policy", "share", "of", ("low", "high"))
+    axis.axvline(0.5, color="black", linestyle=":")
+    axis.set_xlim(min(0.35, shown.low.min()) - 0.02, 1.02)
+    plots.below(figure, "share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users)")
+    first, best = table.iloc[0], found.loc[found.heldout_accuracy.idxmax()]
+    return figure, (
+        f"One round orders {first.heldout_accuracy:.0%} of the held-out pairs rightly; of {len(found)} variants the highest is "
+        f"{label(best.policy)} with {best.heldout_accuracy:.0%} ({best.heldout_ci_low:.0%} to {best.heldout_ci_high:.0%}), and "
+        f"{(found.heldout_ci_low > 0.5).sum()} are above one half. The highest of many is flattered."
+    )
 
 
 def _with_ends(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import ABLATION_ARMS, ARMS, LOOPS, round_name, trained_loops
+from dpo4rec_utils.arms import ABLATION_ARMS, ARMS, LOOPS, VARIANTS, round_name, trained_loops
 from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t_of_mean
@@ -72,10 +72,11 @@ def probe(records: Records) -> pd.DataFrame:
 MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
 
 
-def learning(records: Records) -> pd.DataFrame:
-    """The columns of `rounds` that held-out pairs and texts tell, before any referee has read a text."""
+def learning(records: Records, policies: list[str] | None = None) -> pd.DataFrame:
+    """The columns of `rounds` that held-out pairs and texts tell, before any referee has read a text; a row a round of every
+    loop, or a policy of `policies`."""
     rows = []
-    for name in trained_policies(records):
+    for name in policies or trained_policies(records):
         found, texts = records.metrics("heldout", name), records.metrics("texts", name)
         row = {key: found[key] for key in ("loop", "round", "pairs", "pair_users")}
         row |= _learnt(records.values("heldout", name)) | _over_random(records, name)
@@ -261,6 +262,25 @@ def ablation_preference(records: Records) -> pd.DataFrame:
             half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
             rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
     return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "ci_half", "t"])
+
+
+def variants(records: Records) -> pd.DataFrame:
+    """What one round learns with one thing changed: round 1, random labels and every trained variant.
+
+    Columns as in `rounds`, of validation users' texts where it is of texts; referees_ci_half: half the width of the 95 %
+    interval of users; minutes: of training. A variant with another reward is judged on pairs by that reward, all others on
+    the pairs of round 1.
+    """
+    asked = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
+    names = [*(name for name in trained_policies(records) if name in ("dpo_round_1", "random_labels_round_1")), *asked]
+    judged = ablation_preference(records)
+    judged = judged[(judged.split == "validation") & (judged.reward == "log_likelihood")].set_index("arm").loc[names]
+    minutes = [records.get("policy", name)["seconds"] / 60 for name in names]
+    found = {"referees_validation": judged.difference, "referees_ci_half": judged.ci_half, "referees_t": judged.t}
+    table = learning(records, names).assign(policy=names, minutes=minutes)
+    table = table.assign(**{name: values.to_numpy() for name, values in found.items()})
+    table = table.drop(columns=["loop", "round", *(name for name in ROUNDS if name.startswith("over_random"))])
+    return table[["policy", *(name for name in ROUNDS if name in table), "referees_ci_half", "minutes"]]
 
 
 def _later(name: str) -> bool:

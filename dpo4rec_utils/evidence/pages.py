@@ -18,12 +18,14 @@ from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.figures import group_label
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
+from dpo4rec_utils.evidence.side_by_side import side_by_side
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
 from dpo4rec_utils.locks import results_alone
 from dpo4rec_utils.settings import profile_names
 
 MAIN = "ml-100k"  # the default study
 CONFIRMED = ("ml-100k", "games")  # what the answer is read from, where it is there
+ABLATIONS = "ml-100k-ablations"  # what the variants are read from
 PARTS = {
     "texts": "sampling",
     "policy": "training of policies (trl)",
@@ -97,13 +99,8 @@ def committed(results: Path) -> list[str]:
 
 
 def answer_block(results: Path) -> str:
-    """The answer of each data set in lines, and what a stage got less of than it asked for."""
-    parts = []
-    for name in (name for name in CONFIRMED if name in committed(results)):
-        records = read_records(results / name)
-        lines = [f"- **{key}:** {line}" for key, line in answer(records).items()]
-        parts.append("\n".join(lines + [f"- **Short of what was asked:** {line}." for line in shortfalls(records)]))
-    return "\n\n".join(parts)
+    """The answer of each data set side by side, and what a stage got less of than it asked for."""
+    return side_by_side([read_records(results / name) for name in CONFIRMED if name in committed(results)])
 
 
 def run_block(results: Path) -> str:
@@ -195,6 +192,9 @@ def effects_block(results: Path) -> str:
             continue
         found = answer(records)
         told = f" {found['Learnt'][0].upper()}{found['Learnt'][1:]}."
+        told += (
+            f" On top of the history mean: history mean + last round less {found['History mean + last round, less']}."
+        )
         told += "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
         parts.append(
             f"### `{name}`\n\n{found['Seen on']}.{told}\n\n{effect_table(records)}\n\n{learning_table(records)}"
@@ -251,6 +251,30 @@ def learning_table(records: Records) -> str:
     return _markdown(pd.DataFrame(shown))
 
 
+def variants_block(results: Path) -> str:
+    """What one round learns with one thing changed, as Markdown."""
+    if ABLATIONS not in committed(results):
+        return f"Not run: `make study PROFILE={ABLATIONS}` makes it."
+    table = loop_tables.variants(read_records(results / ABLATIONS))
+    shown = {
+        "round 1 with": table.policy.map(label),
+        "pairs of users": [f"{r.pairs} of {r.pair_users}" for r in table.itertuples()],
+        "held-out accuracy": [
+            f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in table.itertuples()
+        ],
+        "longer wins": table.longer_wins.map("{:.3f}".format),
+        "own lists (of the reward)": [
+            f"{r.realised_accuracy:.2f} ({r.label_realised:.2f})" for r in table.itertuples()
+        ],
+        "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in table.itertuples()],
+        "nats moved": table.kl.map("{:.1f}".format),
+        "tokens": table.mean_tokens.map("{:.0f}".format),
+        "ended": table.finished.map("{:.0%}".format),
+        "minutes": table.minutes.map("{:.1f}".format),
+    }
+    return _markdown(pd.DataFrame(shown))
+
+
 def arms_block(results: Path) -> str:
     """NDCG@7 of every arm of the default profile, own scorers."""
     records = read_records(results / MAIN)
@@ -283,6 +307,7 @@ BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
     ("README.md", "run"): run_block,
     ("README.md", "notebooks"): notebooks_block,
     ("docs/results.md", "effects"): effects_block,
+    ("docs/results.md", "variants"): variants_block,
     ("docs/results.md", "arms"): arms_block,
     ("docs/results.md", "cost"): cost_block,
     ("docs/results.md", "provenance"): provenance_block,

@@ -81,8 +81,8 @@ class Knowledge:
     def texts(self, policy: Policy) -> pd.DataFrame:
         """Sampled texts of every user: user (position), sample, text (without prefix), tokens, finished.
 
-        Of a rewarded policy `pair_users` and `heldout_users` have `train_samples` texts; everyone else has `evaluation_samples`. Of the policy
-        of a variant, validation and test users alone have texts.
+        Of a rewarded policy `pair_users` and `heldout_users` have `train_samples` texts; everyone else has
+        `evaluation_samples`. Of the policy of a variant, validation users alone have texts.
         """
         table = self.store.make(texts_stage(policy.name, policy, self._requests(policy), self.config))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
@@ -90,8 +90,8 @@ class Knowledge:
     def _requests(self, policy: Policy) -> list[Request]:
         llm, paired = self.config.llm, {*self.pair_users(policy), *self.heldout_users} if policy.rewarded else ()
         variant = VARIANTS.get(policy.name)
-        # Variants are judged by referees on users that nothing was trained on.
-        users = self.data.cohort.of("validation", "test") if variant else range(len(self.users))
+        # Variants are there to be chosen among, and test users are never chosen by.
+        users = self.data.cohort.of("validation") if variant else range(len(self.users))
         asked = self.prompts(variant.prompt if variant else None)
         return [
             Request(

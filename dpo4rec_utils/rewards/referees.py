@@ -79,8 +79,8 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
 
 
 def judged_split(arm: str, split: str) -> bool:
-    """Whether an arm has texts of these users: variants have those of validation and test users alone."""
-    return arm not in VARIANTS or split in ("validation", "test")
+    """Whether an arm has texts of these users: variants have those of validation users alone."""
+    return arm not in VARIANTS or split == "validation"
 
 
 def _parts(models: RewardModels) -> dict[str, CandidateLists]:

@@ -117,15 +117,21 @@ def test_tables_and_figures(finished):
     assert on_top.arm.nunique() == 5 and set(on_top.scorer) == {"own"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
     others = {round_name(1, loop) for loop in TRAINED}
-    assert set(signal.arm) == others | {"zero_shot", "template", "titles_prompt"} and set(signal.split) == {
+    assert set(signal.arm) == others | {"zero_shot", "template", "titles_prompt", "samples_16"} and set(
+        signal.split
+    ) == {
         "train",
         "validation",
         "test",
         "train_later",
     }
     assert signal.difference.notna().all()
-    assert set(signal[signal.arm == "titles_prompt"].split) == {"validation", "test"}
-    assert pd.read_csv(results / "tables/samples.csv").samples.unique().tolist() == [2, 4, 8]
+    assert set(signal[signal.arm == "titles_prompt"].split) == {"validation"}
+    assert pd.read_csv(results / "tables/samples.csv").samples.unique().tolist() == [2, 4, 8, 16]
+    variants = pd.read_csv(results / "tables/variants.csv").set_index("policy")
+    assert list(variants.index) == ["dpo_round_1", "random_labels_round_1", "samples_16"]
+    # Other pairs of training, the same held-out pairs.
+    assert variants.heldout_pairs.nunique() == 1 and variants.longer_wins.nunique() == 1
     assert pd.read_csv(results / "tables/notebooks.csv").notebook.tolist() == [path.stem for path in NOTEBOOKS]
     listed = json.loads((results / "manifest.json").read_text())["records"]
     assert {path.stem for path in (results / "records").glob("*.json")} == set(listed)

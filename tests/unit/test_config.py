@@ -47,7 +47,7 @@ def test_errors_name_key_value_and_what_is_allowed(overrides, words):
 def test_unknown_profile_lists_the_profiles():
     with pytest.raises(
         ConfigError,
-        match="ml-100k, ml-100k-folds, ml-100k-gemma, ml-100k-thorough, ml-1m, ml-1m-gpu, smoke, smoke-controls",
+        match="ml-100k, ml-100k-ablations, ml-100k-folds, ml-100k-gemma, ml-100k-thorough, ml-1m, ml-1m-gpu, smoke, smoke-controls",
     ):
         load_config("ml100k")
 
@@ -171,12 +171,11 @@ def test_seeds_differ_by_name_and_repeat():
 
 
 def test_every_variant_is_a_valid_configuration_and_changes_something():
-    base = load_config("ml-100k-thorough")
+    base = load_config("ml-100k-ablations")
     for variant in VARIANTS.values():
         changed = base.alignment.changed(**variant.alignment)
         reward = base.reward.changed(**variant.reward)
         prompt = base.llm.changed(prompt=variant.prompt or base.llm.prompt)
-        flags = (
-            variant.residual or variant.llm_only or variant.grpo or variant.samples in range(2, base.llm.train_samples)
-        )
+        other_samples = variant.samples not in (None, base.llm.train_samples)
+        flags = variant.residual or variant.llm_only or variant.grpo or other_samples
         assert (changed, reward, prompt) != (base.alignment, base.reward, base.llm) or flags, variant.name

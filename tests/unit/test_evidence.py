@@ -13,7 +13,7 @@ from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
-from dpo4rec_utils.evidence import answer, figures, loop_figures, loop_tables, pages, report, tables
+from dpo4rec_utils.evidence import answer, figures, loop_figures, loop_tables, pages, report, side_by_side, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
@@ -119,6 +119,14 @@ def test_losses_are_counted_like_wins(records):
     shown = pages.effect_table(records)
     assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 1 / 1" in shown
     assert "| MIR, NDCG@7" in shown, "what reads the history stands beside the mean"
+    told = side_by_side.verdict(records)
+    assert "Beats: zero-shot LLM" in told and "Loses to: history mean." in told
+    table = side_by_side.differences([records, records]).set_index("NDCG@7 of the last round")
+    assert table.loc["less history mean"].iloc[0].startswith("**-0.050 (-"), "bold, because zero is outside"
+    assert table.loc["less history mean"].iloc[1] == "**-0.050**" and list(table) == [
+        "MovieLens-100K, mean of 1",
+        "MovieLens-100K, MIR",
+    ]
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
