@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
 from dpo4rec_utils.keys import content_key
@@ -21,7 +22,7 @@ def completion_log_probs(
     """
     model, tokenizer = load_model(policy), load_tokenizer(policy.model)
     end, out = [turn_end(policy.model)] if ended else [], []
-    for part in _passes(prompts, rows):
+    for part in tqdm(_passes(prompts, rows), desc=f"read by {policy.name}", unit="pass"):
         heads = [token_ids(tokenizer, prompt) for prompt in prompts[part]]
         tails = [[*token_ids(tokenizer, completion), *end] for completion in completions[part]]
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))

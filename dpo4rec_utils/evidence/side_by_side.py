@@ -4,7 +4,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_tables, tables
-from dpo4rec_utils.evidence.answer import DATA, seen_by_shared, seen_on, shortfalls
+from dpo4rec_utils.evidence.answer import DATA, MODELS, seen_by_shared, shortfalls
 from dpo4rec_utils.evidence.figures import backbone_label, group_label
 from dpo4rec_utils.evidence.records import Records
 
@@ -13,15 +13,18 @@ SIDES = {"Beats": 1, "No difference seen": 0, "Loses to": -1}
 
 def side_by_side(profiles: list[Records]) -> str:
     """Markdown: a line a data set, a table of differences, a table of what rounds learnt; own scorers, popularity negatives."""
-    lines = [f"- **{_data(records)}.** {verdict(records)}" for records in profiles]
-    notes = [f"- {note}" for records in profiles for note in _notes(records)]
-    parts = [lines, [_markdown(differences(profiles))], [_markdown(learnt(profiles))], notes]
-    return "\n\n".join("\n".join(part) for part in parts)
+    lines = [f"- **{_data(records)}** ({_seen_on(records)}). {verdict(records)}" for records in profiles]
+    return "\n\n".join(["\n".join(lines), _markdown(differences(profiles)), _markdown(learnt(profiles))])
 
 
 def _data(records: Records) -> str:
     name = records.config["data"]["name"]
     return DATA.get(name, name)
+
+
+def _seen_on(records: Records) -> str:
+    model, users = records.config["llm"]["model"], tables.count_test_users(records)
+    return f"{MODELS.get(model, model)}, {users} test users"
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -34,13 +37,14 @@ def _side(row) -> int:
 
 
 def verdict(records: Records) -> str:
-    """Which baselines the last round beats, is not seen to differ from and loses to; and the same on top of the history mean."""
+    """Which baselines the last round beats, is not seen to differ from and loses to; which gains shared scorers see;
+    and what a stage got less of than it asked for."""
     own = tables.last_round(records)
     own = own[own.scorer == "own"]
     parts = [f"{words}: {_named(own, side)}." for words, side in SIDES.items()]
     beaten = list(own[own.ci_low > 0].baseline)
     parts.append(f"Shared scorers see the gain over {seen_by_shared(records, beaten)}.")
-    return " ".join(parts)
+    return " ".join([*parts, *(f"Short of what was asked: {line}." for line in shortfalls(records))])
 
 
 def _named(rows: pd.DataFrame, side: int) -> str:
@@ -92,7 +96,3 @@ def learnt(profiles: list[Records]) -> pd.DataFrame:
 
 def _table(columns: dict[str, dict[str, str]], corner: str) -> pd.DataFrame:
     return pd.DataFrame(columns).fillna("").rename_axis(corner).reset_index()
-
-
-def _notes(records: Records) -> list[str]:
-    return [f"Seen on: {seen_on(records)}.", *(f"Short of what was asked: {line}." for line in shortfalls(records))]
