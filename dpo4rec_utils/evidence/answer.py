@@ -9,7 +9,7 @@ from dpo4rec_utils.files import MissingRecordError
 DATA = {
     "ml-100k": "MovieLens-100K",
     "ml-1m": "MovieLens-1M",
-    "games": "Amazon Video Games 2018",
+    "games": "Amazon games",
     "book-crossing": "Book-Crossing",
     "amazon": "Amazon Reviews 2023",
 }
@@ -35,19 +35,21 @@ def answer(records: Records, scorer: str = "own") -> dict[str, str]:
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
     if scorer == "own":
-        lines["Of these gains shared scorers see"] = seen_by_shared(records, list(parts["Beats"].baseline))
+        seen, unseen = seen_by_shared(records, list(parts["Beats"].baseline))
+        told = (", ".join(seen) or "none") + (f"; not {', '.join(unseen)}" if unseen else "")
+        lines["Of these gains shared scorers see"] = told
     return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
 
 
-def seen_by_shared(records: Records, beaten: list[str]) -> str:
-    """Which of the baselines that own scorers say are beaten shared ones say so of, too, and of which they do not."""
+def seen_by_shared(records: Records, beaten: list[str]) -> tuple[list[str], list[str]]:
+    """Labels of the baselines that own scorers say are beaten: of which shared ones say so, too, and of which they do not."""
     table = tables.last_round(records)
     low = table[table.scorer == "shared"].set_index("baseline").ci_low
     seen, unseen = [], []
     for name in beaten:
         if name in low:
             (seen if low[name] > 0 else unseen).append(label(name))
-    return (", ".join(seen) or "none") + (f"; not {', '.join(unseen)}" if unseen else "")
+    return seen, unseen
 
 
 def _line(row, rows) -> str:

@@ -203,10 +203,12 @@ def texts(records: Records):
     axis.set_xlim(-0.03, 1.03)
     by_arm = guards.set_index("arm")
     last, template = by_arm.loc[records.last], by_arm.loc["template"]
+    wrong = ""
+    if np.isfinite(last.liked_wrong):  # a catalogue without attributes knows nothing that users avoid
+        wrong = f", and {last.liked_wrong:.0%} call liked what the user avoids (templates: {template.liked_wrong:.0%})"
     return figure, (
-        f"After the last round {last.decade:.0%} of the texts name a decade, {last.title:.0%} a title of the history, and "
-        f"{last.liked_wrong:.0%} call liked what the user avoids (templates: {template.liked_wrong:.0%}; validation users, "
-        f"n = {int(last.texts)} texts)."
+        f"After the last round {last.decade:.0%} of the texts name a decade and {last.title:.0%} a title of the history{wrong}; "
+        f"validation users, n = {int(last.texts)} texts."
     )
 
 

@@ -37,13 +37,13 @@ def _side(row) -> int:
 
 
 def verdict(records: Records) -> str:
-    """Which baselines the last round beats, is not seen to differ from and loses to; which gains shared scorers see;
-    and what a stage got less of than it asked for."""
+    """Which baselines the last round beats, is not seen to differ from and loses to; which of the gains shared scorers do not
+    see; and what a stage got less of than it asked for."""
     own = tables.last_round(records)
     own = own[own.scorer == "own"]
     parts = [f"{words}: {_named(own, side)}." for words, side in SIDES.items()]
-    beaten = list(own[own.ci_low > 0].baseline)
-    parts.append(f"Shared scorers see the gain over {seen_by_shared(records, beaten)}.")
+    _, unseen = seen_by_shared(records, list(own[own.ci_low > 0].baseline))
+    parts.append(f"Gains that shared scorers do not see: {', '.join(unseen) or 'none'}.")
     return " ".join([*parts, *(f"Short of what was asked: {line}." for line in shortfalls(records))])
 
 
@@ -52,13 +52,14 @@ def _named(rows: pd.DataFrame, side: int) -> str:
 
 
 def differences(profiles: list[Records]) -> pd.DataFrame:
-    """The last round less every baseline, alone and on top of the history mean; two columns a data set: the backbones that do
-    not read the history, with the interval, and those that do, without. Bold: zero is outside the interval."""
+    """The last round less every baseline, and on top of the history mean less no text and another user's; two columns a data
+    set: the backbones that do not read the history, with the interval, and those that do, without. Bold: zero is outside."""
     columns: dict[str, dict[str, str]] = {}
     for records in profiles:
         rows = tables.headline(records)
         rows = rows[(rows.protocol == "popularity") & (rows.scorer == "own")]
-        for row in rows[rows.arm.isin([records.last, "history_mean+dpo"])].itertuples():
+        on_top = (rows.arm == "history_mean+dpo") & rows.baseline.isin(["history_mean", "history_mean+dpo_shuffled"])
+        for row in rows[(rows.arm == records.last) | on_top].itertuples():
             group = group_label(records, "mean") if row.group == "mean" else backbone_label(row.group)
             columns.setdefault(f"{_data(records)}, {group}", {})[_named_row(row)] = _cell(row)
     return _table(columns, "NDCG@7 of the last round")
