@@ -352,7 +352,9 @@ class EvaluationConfig(Section):
     arms: Annotated[tuple[ArmName, ...], *SomeNames] = Field(tuple(ARMS), description="dpo_round_<r> is always added")
     uniform_arms: Annotated[tuple[ArmName, ...], *Names] = ("item", "template", "zero_shot")
     backbones: Annotated[tuple[Backbone, ...], *SomeNames] = BACKBONES
-    ablations: Annotated[tuple[VariantName, ...], *Names] = Field((), description="variants judged by referees")
+    ablations: Annotated[tuple[VariantName, ...], *Names] = Field(
+        (), description="variants of round 1, judged on held-out pairs and by referees"
+    )
     folds: int = Field(1, ge=1, le=100, description="user folds in the main table, each with a loop of its own")
     seeds: int = Field(5, ge=1, le=50)
     shared_seeds: int = Field(5, ge=1, le=50)

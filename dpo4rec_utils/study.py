@@ -221,7 +221,7 @@ class Study:
     def variant(self, name: str) -> Round:
         """Round 1 with one thing changed. Its held-out pairs are those of round 1, unless another reward orders its pairs.
 
-        Where N texts a user make fewer pairs than are asked for, it has as many as they make.
+        Where N texts a user make fewer pairs than are asked for, it has as many as they make; `pairs` of GRPO are its groups.
         """
         variant, before = VARIANTS[name], self.start
         config = self.config.alignment.changed(**variant.alignment)
@@ -232,6 +232,5 @@ class Study:
         pairs, heldout = self.pairs(candidates, name, config)
         rows, method = (groups(self.trained(candidates)), "grpo") if variant.grpo else (pairs, "align")
         after = self.aligner.train(before, rows, Recipe(name, method, round=1), config)
-        return Round(
-            1, before, model, pairs, after, heldout if variant.orders_otherwise else self.round(1).heldout, name
-        )
+        heldout = heldout if variant.orders_otherwise else self.round(1).heldout
+        return Round(1, before, model, rows, after, heldout, name)

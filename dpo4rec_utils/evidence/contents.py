@@ -113,6 +113,8 @@ def write_all(records: Records) -> tuple[list[str], list[str]]:
             try:
                 write(records, name)
                 written.append(name)
+            except NotAskedError:
+                continue
             except MissingRecordError:
                 absent.append(name)
             except KeyError as error:

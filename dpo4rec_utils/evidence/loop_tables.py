@@ -267,7 +267,8 @@ def ablation_preference(records: Records) -> pd.DataFrame:
 def variants(records: Records) -> pd.DataFrame:
     """What one round learns with one thing changed: round 1, random labels and every trained variant.
 
-    Columns as in `rounds`, of validation users' texts where it is of texts; referees_ci_half: half the width of the 95 %
+    Columns as in `rounds`; mean_tokens, finished and distinct_texts are of validation users' texts for variants, who have no
+    others, and of all users' for the first two rows. pairs of GRPO: its groups. referees_ci_half: half the width of the 95 %
     interval of users; minutes: of training. A variant with another reward is judged on pairs by that reward, all others on
     the pairs of round 1.
     """

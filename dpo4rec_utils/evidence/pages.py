@@ -18,13 +18,13 @@ from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.figures import group_label
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
-from dpo4rec_utils.evidence.side_by_side import side_by_side
+from dpo4rec_utils.evidence.side_by_side import markdown, side_by_side
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
 from dpo4rec_utils.locks import results_alone
 from dpo4rec_utils.settings import profile_names
 
 MAIN = "ml-100k"  # the default study
-CONFIRMED = ("ml-100k", "games")  # what the answer is read from, where it is there
+ANSWERED = ("ml-100k", "games")  # what the answer is read from, where it is there
 ABLATIONS = "ml-100k-ablations"  # what the variants are read from
 PARTS = {
     "texts": "sampling",
@@ -78,10 +78,6 @@ def replaced(page: str, block: str, text: str) -> str:
     return before + begin + "\n" + text.strip() + "\n" + end + rest.split(end)[1]
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    return table.to_markdown(index=False, disable_numparse=True)
-
-
 @functools.cache
 def read_records(folder: Path) -> Records:
     """The records of a folder, one object a folder, so that what is computed from them is computed once."""
@@ -95,12 +91,17 @@ def committed(results: Path) -> list[str]:
     ]
 
 
+def _has(results: Path, name: str, kind: str) -> bool:
+    """Whether a profile is committed and has records of a kind: one that was run in parts may lack them."""
+    return name in committed(results) and any(r.startswith(kind) for r in read_records(results / name).listed)
+
+
 # README
 
 
 def answer_block(results: Path) -> str:
     """The answer of each data set side by side, and what a stage got less of than it asked for."""
-    return side_by_side([read_records(results / name) for name in CONFIRMED if name in committed(results)])
+    return side_by_side([read_records(results / name) for name in ANSWERED if _has(results, name, "heldout-")])
 
 
 def run_block(results: Path) -> str:
@@ -118,18 +119,16 @@ def run_block(results: Path) -> str:
             "1 GiB",
             "the answer above",
         ),
-        ("smoke", "`make study PROFILE=smoke`", "7", "4 GiB", "loss 0.6931 at the first step"),
+        ("smoke", "`make study PROFILE=smoke`", "7", "4 GiB", "first loss 0.6931"),
         (
             "the study",
             "`make study`",
             f"{(table.seconds.sum() + setup) / 60:.0f}" + (" (set-up apart)" if not setup else ""),
             f"{peak:.1f} GiB",
-            f"{label(records.last)} less zero-shot LLM: {row.difference:+.4f} NDCG@7 (own scorers)",
+            f"{row.difference:+.4f} NDCG@7 over zero-shot text",
         ),
     ]
-    return _markdown(
-        pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"])
-    )
+    return markdown(pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"]))
 
 
 def notebooks_block(results: Path) -> str:
@@ -141,7 +140,7 @@ def notebooks_block(results: Path) -> str:
         title, question = _head(path)
         link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
         rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem[:2]]))
-    return _markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
+    return markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
 
 
 def _expected(records: Records) -> dict[str, str]:
@@ -154,7 +153,7 @@ def _expected(records: Records) -> dict[str, str]:
     first = rounds.loc[("dpo", 1)]
     closer = records.metrics("guards", "similarity")["own_above_another"]
     return {
-        "00": "loss 0.6931 (ln 2) at the first step",
+        "00": "first loss 0.6931 (ln 2)",
         "01": f"{users['train']} / {users['validation']} / {users['test']} users",
         "02": f"{closer:.0%} nearer to their own user",
         "03": f"r = {reliable:.2f} between halves of the lists",
@@ -186,10 +185,8 @@ def _head(path: Path) -> tuple[str, str]:
 def effects_block(results: Path) -> str:
     """The last round against every baseline, a table a profile that has a main table; above it, whether the loop learnt."""
     parts = []
-    for name in committed(results):
+    for name in (name for name in committed(results) if name != ABLATIONS and _has(results, name, "own-")):
         records = read_records(results / name)
-        if not any(record.startswith("own-") for record in records.listed):
-            continue
         found = answer(records)
         told = f" {found['Learnt'][0].upper()}{found['Learnt'][1:]}."
         told += (
@@ -217,62 +214,49 @@ def effect_table(records: Records) -> str:
         by_fold = tables.folds(records).groupby(["scorer", "baseline"]).difference
         text = by_fold.apply(lambda values: ", ".join(values.map("{:+.4f}".format)))
         shown["by user fold"] = [text[r.scorer, r.baseline] for r in rows.itertuples()]
-    return _markdown(pd.DataFrame(shown))
+    return markdown(pd.DataFrame(shown))
 
 
 def learning_table(records: Records) -> str:
     """What every round has learnt, as Markdown."""
     table = loop_tables.rounds(records)
-    shown = {
-        "round": [label(round_name(r.round, r.loop)) for r in table.itertuples()],
-        "pairs of users": [f"{r.pairs} of {r.pair_users}" for r in table.itertuples()],
-        "held-out accuracy": [
-            f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in table.itertuples()
-        ],
-        "longer wins": table.longer_wins.map("{:.3f}".format),
-        "less random labels": [
-            f"{r.over_random:+.3f} ({r.over_random_ci_low:+.3f} to {r.over_random_ci_high:+.3f})"
-            if r.loop == "dpo"
-            else ""
-            for r in table.itertuples()
-        ],
-        "matched": [
-            f"{r.matched_accuracy:.2f} ({r.matched_ci_low:.2f} to {r.matched_ci_high:.2f}, n = {r.matched_pairs})"
-            for r in table.itertuples()
-        ],
-        "own lists (of the reward)": [
-            f"{r.realised_accuracy:.2f} ({r.label_realised:.2f})" for r in table.itertuples()
-        ],
-        "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in table.itertuples()],
-        "nats moved": table.kl.map("{:.1f}".format),
-        "tokens": table.mean_tokens.map("{:.0f}".format),
-        "ended": table.finished.map("{:.0%}".format),
-    }
-    return _markdown(pd.DataFrame(shown))
+    rows = list(table.itertuples())
+    shown = {"round": [label(round_name(r.round, r.loop)) for r in rows]} | _learnt(table)
+    shown["less random labels"] = [
+        f"{r.over_random:+.3f} ({r.over_random_ci_low:+.3f} to {r.over_random_ci_high:+.3f})" if r.loop == "dpo" else ""
+        for r in rows
+    ]
+    shown["matched"] = [
+        f"{r.matched_accuracy:.2f} ({r.matched_ci_low:.2f} to {r.matched_ci_high:.2f}, n = {r.matched_pairs})"
+        for r in rows
+    ]
+    return markdown(pd.DataFrame(shown))
 
 
 def variants_block(results: Path) -> str:
     """What one round learns with one thing changed, as Markdown."""
-    if ABLATIONS not in committed(results):
+    if not _has(results, ABLATIONS, "heldout-"):
         return f"Not run: `make study PROFILE={ABLATIONS}` makes it."
     table = loop_tables.variants(read_records(results / ABLATIONS))
-    shown = {
-        "round 1 with": table.policy.map(label),
-        "pairs of users": [f"{r.pairs} of {r.pair_users}" for r in table.itertuples()],
+    shown = {"round 1 with": table.policy.map(label)} | _learnt(table)
+    return markdown(pd.DataFrame(shown | {"minutes of training": table.minutes.map("{:.1f}".format)}))
+
+
+def _learnt(table: pd.DataFrame) -> dict:
+    """The columns that rounds and variants have in common."""
+    rows = list(table.itertuples())
+    return {
+        "pairs of users": [f"{r.pairs} of {r.pair_users}" for r in rows],
         "held-out accuracy": [
-            f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in table.itertuples()
+            f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in rows
         ],
         "longer wins": table.longer_wins.map("{:.3f}".format),
-        "own lists (of the reward)": [
-            f"{r.realised_accuracy:.2f} ({r.label_realised:.2f})" for r in table.itertuples()
-        ],
-        "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in table.itertuples()],
+        "own lists (of the reward)": [f"{r.realised_accuracy:.2f} ({r.label_realised:.2f})" for r in rows],
+        "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in rows],
         "nats moved": table.kl.map("{:.1f}".format),
         "tokens": table.mean_tokens.map("{:.0f}".format),
         "ended": table.finished.map("{:.0%}".format),
-        "minutes": table.minutes.map("{:.1f}".format),
     }
-    return _markdown(pd.DataFrame(shown))
 
 
 def arms_block(results: Path) -> str:
@@ -280,7 +264,7 @@ def arms_block(results: Path) -> str:
     records = read_records(results / MAIN)
     table = tables.main_results(records)
     table = tables.quotable(table[(table.protocol == "popularity") & (table.scorer == "own")])
-    return _markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
+    return markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
 
 
 def cost_block(results: Path) -> str:
@@ -290,7 +274,7 @@ def cost_block(results: Path) -> str:
     parts = stages.groupby("part").agg(minutes=("seconds", lambda s: s.sum() / 60), peak=("peak_rss_mib", "max"))
     parts = parts.sort_values("minutes", ascending=False).reset_index()
     shown = {"stages": parts.part, "minutes": parts.minutes.map("{:.1f}".format), "peak MiB": parts.peak.astype(str)}
-    return _markdown(pd.DataFrame(shown))
+    return markdown(pd.DataFrame(shown))
 
 
 def provenance_block(results: Path) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_tables, tables
-from dpo4rec_utils.evidence.answer import DATA, MODELS, seen_by_shared, shortfalls
+from dpo4rec_utils.evidence.answer import DATA, seen_by_shared, seen_on, shortfalls
 from dpo4rec_utils.evidence.figures import backbone_label, group_label
 from dpo4rec_utils.evidence.records import Records
 
@@ -13,8 +13,8 @@ SIDES = {"Beats": 1, "No difference seen": 0, "Loses to": -1}
 
 def side_by_side(profiles: list[Records]) -> str:
     """Markdown: a line a data set, a table of differences, a table of what rounds learnt; own scorers, popularity negatives."""
-    lines = [f"- **{_data(records)}** ({_seen_on(records)}). {verdict(records)}" for records in profiles]
-    return "\n\n".join(["\n".join(lines), _markdown(differences(profiles)), _markdown(learnt(profiles))])
+    lines = [f"- **{seen_on(records)}.** {verdict(records)}" for records in profiles]
+    return "\n\n".join(["\n".join(lines), markdown(differences(profiles)), markdown(learnt(profiles))])
 
 
 def _data(records: Records) -> str:
@@ -22,12 +22,8 @@ def _data(records: Records) -> str:
     return DATA.get(name, name)
 
 
-def _seen_on(records: Records) -> str:
-    model, users = records.config["llm"]["model"], tables.count_test_users(records)
-    return f"{MODELS.get(model, model)}, {users} test users"
-
-
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, its numbers as they are written."""
     return table.to_markdown(index=False, disable_numparse=True)
 
 
@@ -41,14 +37,11 @@ def verdict(records: Records) -> str:
     see; and what a stage got less of than it asked for."""
     own = tables.last_round(records)
     own = own[own.scorer == "own"]
-    parts = [f"{words}: {_named(own, side)}." for words, side in SIDES.items()]
-    _, unseen = seen_by_shared(records, list(own[own.ci_low > 0].baseline))
+    sides = {words: own[[_side(row) == side for row in own.itertuples()]] for words, side in SIDES.items()}
+    parts = [f"{words}: {', '.join(part.baseline.map(label))}." for words, part in sides.items() if len(part)]
+    _, unseen = seen_by_shared(records, list(sides["Beats"].baseline))
     parts.append(f"Gains that shared scorers do not see: {', '.join(unseen) or 'none'}.")
     return " ".join([*parts, *(f"Short of what was asked: {line}." for line in shortfalls(records))])
-
-
-def _named(rows: pd.DataFrame, side: int) -> str:
-    return ", ".join(label(row.baseline) for row in rows.itertuples() if _side(row) == side) or "none"
 
 
 def differences(profiles: list[Records]) -> pd.DataFrame:
@@ -84,13 +77,15 @@ def learnt(profiles: list[Records]) -> pd.DataFrame:
         table = loop_tables.rounds(records)
         for row in table[table["loop"] == "dpo"].itertuples():
             low, high = (f"{100 * x:.0f}" for x in (row.heldout_ci_low, row.heldout_ci_high))
-            points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
+            points = [f"{100 * x:+.1f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
+            over = f"{points[0]} ({points[1]} to {points[2]})"
+            seen = row.over_random_ci_low > 0 or row.over_random_ci_high < 0
             columns[f"{_data(records)}, round {row.round}"] = {
                 "held-out pairs ordered as the reward does": f"{row.heldout_accuracy:.0%} ({low} to {high})",
                 "so ordered by *the longer wins*": f"{row.longer_wins:.0%}",
-                "points over random labels": f"{points[0]} ({points[1]} to {points[2]})",
+                "points over random labels": f"**{over}**" if seen else over,
                 "agreeing with users' own lists (the reward)": f"{row.realised_accuracy:.0%} ({row.label_realised:.0%})",
-                "referees, nats a candidate (t)": f"{row.referees_validation:+.4f} ({row.referees_t:.1f})",
+                "referees of validation users, nats (t)": f"{row.referees_validation:+.4f} ({row.referees_t:.1f})",
             }
     return _table(columns, "learnt")
 
