@@ -104,12 +104,8 @@ def seen_on(records: Records) -> str:
 
 
 def shortfalls(records: Records) -> list[str]:
-    """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words.
-
-    Not GRPO, which has groups, nor variants with other numbers of texts, whose pairs are as many as these make.
-    """
-    variants = [name for name, variant in VARIANTS.items() if not variant.grpo and not variant.samples]
-    found, named = [], {*loop_tables.trained_policies(records), *variants}
+    """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
+    found, named = [], {*loop_tables.trained_policies(records), *VARIANTS} - {"grpo"}
     for fold in range(records.folds):
         for record in records.kind("policy", fold):
             asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]

@@ -237,9 +237,12 @@ def variants_block(results: Path) -> str:
     """What one round learns with one thing changed, as Markdown."""
     if not _has(results, ABLATIONS, "heldout-"):
         return f"Not run: `make study PROFILE={ABLATIONS}` makes it."
-    table = loop_tables.variants(read_records(results / ABLATIONS))
+    records = read_records(results / ABLATIONS)
+    table = loop_tables.variants(records)
     shown = {"round 1 with": table.policy.map(label)} | _learnt(table)
-    return markdown(pd.DataFrame(shown | {"minutes of training": table.minutes.map("{:.1f}".format)}))
+    shown["minutes of training"] = table.minutes.map("{:.1f}".format)
+    short = "".join(f"\n\nShort of what was asked: {line}." for line in shortfalls(records))
+    return markdown(pd.DataFrame(shown)) + short
 
 
 def _learnt(table: pd.DataFrame) -> dict:

@@ -13,7 +13,7 @@ SIDES = {"Beats": 1, "No difference seen": 0, "Loses to": -1}
 
 def side_by_side(profiles: list[Records]) -> str:
     """Markdown: a line a data set, a table of differences, a table of what rounds learnt; own scorers, popularity negatives."""
-    lines = [f"- **{seen_on(records)}.** {verdict(records)}" for records in profiles]
+    lines = [f"- **{seen_on(records)}.** {verdict(records)}{_not_learnt(records)}" for records in profiles]
     return "\n\n".join(["\n".join(lines), markdown(differences(profiles)), markdown(learnt(profiles))])
 
 
@@ -40,8 +40,15 @@ def verdict(records: Records) -> str:
     sides = {words: own[[_side(row) == side for row in own.itertuples()]] for words, side in SIDES.items()}
     parts = [f"{words}: {', '.join(part.baseline.map(label))}." for words, part in sides.items() if len(part)]
     _, unseen = seen_by_shared(records, list(sides["Beats"].baseline))
-    parts.append(f"Gains that shared scorers do not see: {', '.join(unseen) or 'none'}.")
+    parts.append(f"Unseen by shared scorers: {', '.join(unseen) or 'none'}.")
     return " ".join([*parts, *(f"Short of what was asked: {line}." for line in shortfalls(records))])
+
+
+def _not_learnt(records: Records) -> str:
+    """The rounds of DPO that are not seen to order held-out pairs better than chance, in a sentence."""
+    table = loop_tables.learning(records)
+    chance = table[(table["loop"] == "dpo") & (table.heldout_ci_low <= 0.5)]
+    return f" Not seen to learn: round {', '.join(map(str, chance['round']))}." if len(chance) else ""
 
 
 def differences(profiles: list[Records]) -> pd.DataFrame:
