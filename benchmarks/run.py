@@ -94,7 +94,7 @@ def preference_step(study, folder) -> dict:
         trainer = trainers.dpo_trainer(
             study.zero_shot, pairs, trainers.Run(folder / implementation, config, 1, precision)
         )
-        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
+        batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))]))
         if implementation == "prefix_shared":
             chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
             batch |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}

@@ -6,6 +6,7 @@ making them, and the libraries that compute.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -85,7 +86,16 @@ def library_versions(module: str) -> dict[str, str]:
     """Distribution -> version of the libraries that compute in `code_of(module)`."""
     imported = {name.split(".")[0] for part in code_of(module) for name in _imports(part)}
     wanted = sorted(distribution for name in imported & set(LIBRARIES) for distribution in LIBRARIES[name])
-    return {name: metadata.version(name) for name in wanted}
+    return installed_versions(wanted)
+
+
+def installed_versions(distributions) -> dict[str, str]:
+    """Distribution -> installed version. One that is not installed is left out: OpenVINO is an extra that a GPU does without."""
+    found = {}
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _tree(module: str) -> ast.Module:

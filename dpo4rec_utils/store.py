@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from dpo4rec_utils.files import (
     system_sentence,
     write_json,
 )
-from dpo4rec_utils.keys import code_key, content_key, library_versions
+from dpo4rec_utils.keys import code_key, content_key, installed_versions, library_versions
 from dpo4rec_utils.locks import alone, results_alone, stage_lock
 
 VALUES = "values.parquet"
@@ -211,7 +210,7 @@ def _commit() -> str:
 
 def environment() -> dict:
     """Date (UTC), versions, commit and machine, for records."""
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in VERSIONED}
+    versions = {"python": platform.python_version()} | installed_versions(VERSIONED)
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":
         text = Path("/proc/cpuinfo").read_text()

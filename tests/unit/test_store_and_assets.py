@@ -178,6 +178,23 @@ def test_another_library_version_is_another_key(made, monkeypatch):
     keys.library_versions.cache_clear()
 
 
+def test_a_machine_without_openvino_names_what_it_has(monkeypatch):
+    real = keys.metadata.version
+
+    def version(name):
+        if name.startswith("openvino"):
+            raise keys.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(keys.metadata, "version", version)
+    keys.library_versions.cache_clear()
+    found = keys.library_versions("dpo4rec_utils.knowledge.engines")
+    keys.library_versions.cache_clear()
+    assert "torch" in found and not any(name.startswith("openvino") for name in found)
+    versions = store.environment()["versions"]
+    assert versions["torch"] == real("torch") and "openvino-genai" not in versions
+
+
 def test_no_stage_leaves_out_what_it_computes_with():
     for module, wanted in {
         "dpo4rec_utils.knowledge.engines": {"openvino-genai", "transformers", "torch", "gguf"},
