@@ -6,6 +6,7 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     peak_rss_mib). Raises `StudyError` where another process writes the same results.
     """
     config, root, paths = load_config(profile, overrides), project_root(), notebook_paths(only)
+    _require_engine(config)
     install_kernel()
     with results_alone(root, config.profile), _variables(PYTHONHASHSEED="0", **{HOLDS: config.profile}):
         sweep(root / "results")
@@ -68,6 +70,13 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
             _run_all(config, paths, parameters)
     line = f"== read results/{config.profile}/report.html; texts and vectors: runs/knowledge/*/knowledge.parquet"
     print(line, flush=True)
+
+
+def _require_engine(config: Config) -> None:
+    if config.llm.engine == "openvino" and not find_spec("openvino_genai"):
+        raise StudyError(
+            "llm.engine = 'openvino' needs openvino-genai, which is not installed; install it, or say -p llm.engine=transformers."
+        )
 
 
 def _run_all(config: Config, paths: list[Path], parameters: dict) -> None:

@@ -145,6 +145,15 @@ with results_alone(Path(sys.argv[1]), "made"):
 """
 
 
+def test_an_engine_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.setattr(execute, "find_spec", lambda name: None)
+    assert cli.main(["study", "--profile", "smoke"]) == 2
+    shown = capsys.readouterr().err
+    assert "openvino-genai, which is not installed" in shown and "Traceback" not in shown
+
+
 def test_a_second_writer_of_results_is_told_who_writes(tmp_path, monkeypatch):
     process = script(HOLDING, tmp_path)
     assert process.stdout.readline() == "holding\n"
