@@ -105,7 +105,8 @@ def seen_on(records: Records) -> str:
 
 def shortfalls(records: Records) -> list[str]:
     """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
-    found, named = [], {*loop_tables.trained_policies(records), *VARIANTS} - {"grpo"}
+    in_pairs = {name for name, variant in VARIANTS.items() if not variant.grpo}  # GRPO counts groups
+    found, named = [], {*loop_tables.trained_policies(records), *in_pairs}
     for fold in range(records.folds):
         for record in records.kind("policy", fold):
             asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
