@@ -214,12 +214,11 @@ def preference(records: Records):
         f"From {label(begin)}, round 1 changes the referees' log-likelihood of test users by {change.difference:+.4f} "
         f"({change.difference - change.ci_half:+.4f} to {change.difference + change.ci_half:+.4f}) nats a candidate"
     )
-    variants = named.loc["validation"].loc[records.config["evaluation"]["ablations"]]
+    trained = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
+    variants = named.loc["validation"].loc[trained]
     better, worse = (int((sign * variants.difference > variants.ci_half).sum()) for sign in (1, -1))
     if len(variants):
-        text += (
-            f"; of {len(variants)} variants, {better} are better and {worse} worse than the start on validation users"
-        )
+        text += f"; of {len(variants)} trained variants, {better} are better and {worse} worse than the start on validation users"
     return figure, text + f" (n = {change.users:.0f} test, {named.loc['validation'].users.max()} validation users)."
 
 
