@@ -32,6 +32,9 @@ def save_adapter(policy: Policy, folder: Path) -> Path:
     for name, adapter in zip(names[1:], policy.adapters[1:], strict=True):
         model.load_adapter(adapter, name)
     model.add_weighted_adapter(names, [1.0] * len(names), "all", combination_type="cat")
+    for name, weight in model.named_parameters():
+        if ".all." in name:  # zeros where an adapter leaves a layer alone, of a sign that peft leaves to chance
+            weight.data.add_(0.0)
     model.save_pretrained(folder, selected_adapters=["all"])
     return folder / "all"
 

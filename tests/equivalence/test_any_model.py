@@ -160,6 +160,19 @@ def test_what_is_taken_home_is_the_policy(model, aligned, tmp_path):
     assert "convert_hf_to_gguf" in obstacle and "\n" not in obstacle
 
 
+def test_an_adapter_beside_one_of_the_upper_half_has_the_same_bytes_each_time(tmp_path):
+    model = made_model("llama", tmp_path / "model")
+    for name, layers in (("whole", None), ("upper", [1])):
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], layers_to_transform=layers, init_lora_weights=False)
+        get_peft_model(models.load_base(model), lora).save_pretrained(tmp_path / name)
+    policy, found = Policy("dpo", model, (tmp_path / "whole", tmp_path / "upper")), set()
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        folder = exports.save_adapter(policy, tmp_path / f"all-{seed}")
+        found.add((folder / "adapter_model.safetensors").read_bytes())
+    assert len(found) == 1
+
+
 def test_weights_of_two_bytes_train_and_sample(model, tmp_path):
     base = study_config(model)
     config = base.changed(
