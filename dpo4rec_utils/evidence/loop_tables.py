@@ -154,6 +154,11 @@ def _learnt(pairs: pd.DataFrame) -> dict:
     )
 
 
+def not_learnt(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `learning` or `variants` whose interval of held-out accuracy does not lie above one half."""
+    return table[table.heldout_ci_low <= 0.5]
+
+
 def _interval(name: str, share: tuple[float, float, float], value: str = "_accuracy") -> dict:
     return dict(zip((f"{name}{value}", f"{name}_ci_low", f"{name}_ci_high"), share, strict=True))
 

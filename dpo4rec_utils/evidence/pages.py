@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpo4rec_utils.arms import VARIANTS, label, round_name
+from dpo4rec_utils.arms import label, round_name
 from dpo4rec_utils.config import PROFILE_NAME
 from dpo4rec_utils.evidence import loop_tables, tables
 from dpo4rec_utils.evidence.answer import answer, shortfalls
@@ -241,10 +241,10 @@ def variants_block(results: Path) -> str:
     table = loop_tables.variants(records)
     shown = {"round 1 with": table.policy.map(label)} | _learnt(table)
     shown["minutes of training"] = table.minutes.map("{:.1f}".format)
-    short = "".join(f"\n\nShort of what was asked: {line}." for line in shortfalls(records))
-    grouped = [policy for policy in table.policy if policy in VARIANTS and VARIANTS[policy].grpo]
-    groups = "\n\nGRPO is trained on groups, all texts of a user, and its row counts these." if grouped else ""
-    return markdown(pd.DataFrame(shown)) + short + groups
+    notes = [f"Short of what was asked: {line}." for line in shortfalls(records)]
+    if len(chance := loop_tables.not_learnt(table)):
+        notes.append(f"Not seen to learn: {', '.join(chance.policy.map(label))}.")
+    return "\n\n".join([markdown(pd.DataFrame(shown)), *notes])
 
 
 def _learnt(table: pd.DataFrame) -> dict:

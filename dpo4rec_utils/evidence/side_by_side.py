@@ -47,7 +47,7 @@ def verdict(records: Records) -> str:
 def _not_learnt(records: Records) -> str:
     """The rounds of DPO that are not seen to order held-out pairs better than chance, in a sentence."""
     table = loop_tables.learning(records)
-    chance = table[(table["loop"] == "dpo") & (table.heldout_ci_low <= 0.5)]
+    chance = loop_tables.not_learnt(table[table["loop"] == "dpo"])
     return f" Not seen to learn: round {', '.join(map(str, chance['round']))}." if len(chance) else ""
 
 

@@ -114,6 +114,11 @@ def test_tables_of_folds_show_each_fold_and_all_users(records):
     assert thirds.groupby("fact").users.sum().tolist() == [sum(USERS)]
 
 
+def test_an_accuracy_that_may_be_chance_is_not_learning():
+    table = pd.DataFrame({"policy": ["below", "touching", "above"], "heldout_ci_low": [0.45, 0.5, 0.501]})
+    assert loop_tables.not_learnt(table).policy.tolist() == ["below", "touching"]
+
+
 def test_losses_are_counted_like_wins(records):
     line = tables.last_round(records).set_index(["scorer", "baseline"]).loc[("own", "history_mean")]
     assert line.difference == pytest.approx(-0.05, abs=1e-6) and (line.better, line.worse) == (0, 1)
