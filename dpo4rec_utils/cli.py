@@ -65,10 +65,10 @@ def doctor():
     """Check packages, assets, disk, memory and kernel: OK or FAIL a line; exit code 1 if one failed."""
     from dpo4rec_utils.doctor import checks
 
-    found = list(checks())
-    for good, name, detail in found:
+    results = list(checks())
+    for good, name, detail in results:
         print(f"{'OK  ' if good else 'FAIL'} {name}: {detail}")
-    raise typer.Exit(0 if all(good for good, _, _ in found) else 1)
+    raise typer.Exit(0 if all(good for good, _, _ in results) else 1)
 
 
 @app.command()
@@ -81,8 +81,8 @@ def write(
     """Write knowledge about users who were not in the study, with a policy that `study` has made."""
     from dpo4rec_utils.take_home import write_for_new_users
 
-    found = write_for_new_users(load_config(profile), policy, interactions, out)
-    print(f"wrote {out}: {len(found)} texts of {found.user.nunique()} users")
+    table = write_for_new_users(load_config(profile), policy, interactions, out)
+    print(f"wrote {out}: {len(table)} texts of {table.user.nunique()} users")
 
 
 data = typer.Typer(help="Look at data before anything is run on them.", no_args_is_help=True)

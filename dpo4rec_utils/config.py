@@ -67,12 +67,12 @@ class ColumnsConfig(Section):
 
     @field_validator("attributes")
     @classmethod
-    def _are_no_other_columns(cls, given):
-        for name in {"item_id", "title", "year"} & set(given):
+    def _are_no_other_columns(cls, attributes):
+        for name in {"item_id", "title", "year"} & set(attributes):
             raise ValueError(
                 f"data.columns.attributes names {name!r}, which is no attribute; choose another name for it."
             )
-        return given
+        return attributes
 
 
 class CoreConfig(Section):
@@ -144,10 +144,12 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _own_tables_have_a_name(self):
-        given = [k for k in ("archive", "interactions", "items", "core", "min_interactions") if getattr(self, k)]
-        if self.name in BUILT_IN and given:
+        table_settings = [
+            k for k in ("archive", "interactions", "items", "core", "min_interactions") if getattr(self, k)
+        ]
+        if self.name in BUILT_IN and table_settings:
             raise ValueError(
-                f"data.{given[0]} is of own tables and data.name = {self.name!r} is a built-in data set; give them another name."
+                f"data.{table_settings[0]} is of own tables and data.name = {self.name!r} is a built-in data set; give them another name."
             )
         return self
 

@@ -57,8 +57,8 @@ def sampled_texts(study: Study) -> int:
     each = users * few * (start + rounds * len(study.loops)) + paired * (many - few) * rewarded
     if "item_llm" in config.evaluation.arms:
         each += len(study.data.dataset.items)
-    asked = [VARIANTS[name].samples or 0 for name in config.evaluation.ablations]
-    most = max(config.evaluation.most_samples or 0, *asked, 0)  # sampled once, for notebooks 06 and 07
+    samples = [VARIANTS[name].samples or 0 for name in config.evaluation.ablations]
+    most = max(config.evaluation.most_samples or 0, *samples, 0)  # sampled once, for notebooks 06 and 07
     wide = users * few + paired * (most - few) if most > many else 0
     variants = few * len(config.evaluation.ablations) * len(study.data.cohort.of("validation"))
     return round(config.evaluation.folds * each + wide + variants)
@@ -79,20 +79,20 @@ def trained_texts(study: Study) -> float:
 def trained_rerankers(config: Config) -> int:
     """Re-rankers that a run trains: own and shared scorers, reward models, referees, those of notebook 06."""
     evaluation, reward, plain = config.evaluation, config.reward, as_dict(config)
-    own = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
+    arms = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
     shared = 1 + bool(evaluation.uniform_arms)
     rewards = reward.folds * reward.seeds * _reward_models(config)
     ablations = 12 * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
-    main = len(evaluation.backbones) * (own * evaluation.seeds + shared * evaluation.shared_seeds)
+    main = len(evaluation.backbones) * (arms * evaluation.seeds + shared * evaluation.shared_seeds)
     return evaluation.folds * (main + rewards) + ablations + judged
 
 
 def _reward_models(config: Config) -> int:
     """One a round of every loop that samples its own texts, those of one start shared, and notebook 03's without templates."""
-    own = [LOOPS[name] for name in trained_loops(config.evaluation.arms) if not LOOPS[name].borrows]
-    first = {(loop.cold, loop.residual) for loop in own}
-    return len(first) + len(own) * (config.alignment.rounds - 1) + 1
+    loops = [LOOPS[name] for name in trained_loops(config.evaluation.arms) if not LOOPS[name].borrows]
+    first = {(loop.cold, loop.residual) for loop in loops}
+    return len(first) + len(loops) * (config.alignment.rounds - 1) + 1
 
 
 def memory(data: Data) -> float:

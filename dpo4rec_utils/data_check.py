@@ -29,13 +29,13 @@ def _tables(study: Study) -> Iterator[str]:
         yield f"dropped: {count} rows {reason}"
     yield from tables.notes
     counts = inter.user_id.value_counts().to_numpy()
-    shown = ", ".join(f"{share} % have {int(np.percentile(counts, 100 - share))} or more" for share in (90, 50, 10))
-    yield f"interactions a user: {shown}"
+    quantiles = ", ".join(f"{share} % have {int(np.percentile(counts, 100 - share))} or more" for share in (90, 50, 10))
+    yield f"interactions a user: {quantiles}"
     sizes = ", ".join(f"{len(cohort.of(split))} {split}" for split in SPLITS)
     lists = study.data.lists("popularity")
     limit = study.config.data.max_users
-    kept = f", data.max_users = {limit}" if limit else ""
-    yield f"users of the study: {len(cohort.users)} ({sizes}), those with enough interactions for a list to rank{kept}"
+    limited = f", data.max_users = {limit}" if limit else ""
+    yield f"users of the study: {len(cohort.users)} ({sizes}), those with enough interactions for a list to rank{limited}"
     yield f"lists to rank: {len(lists)}, {lists.labels.sum(axis=1).mean():.2f} liked items of {lists.items.shape[1]} each"
     attributes = ", ".join(f"{name} of {sum(map(bool, tables.values(name)))} items" for name in tables.attributes)
     yield f"attributes: {attributes or 'no column is named'}; years: of {int(tables.items.year.notna().sum())} items"

@@ -32,20 +32,20 @@ def free_memory() -> float:
     return free / 2**30
 
 
-def sampling_weights(asked: str) -> str:
+def sampling_weights(setting: str) -> str:
     """'float32' or 'bfloat16'; of 'auto', bfloat16 where it multiplies matrices faster."""
-    if asked != "auto":
-        return asked
+    if setting != "auto":
+        return setting
     return "bfloat16" if the_device() == "cuda" or fast_precision() == "bf16" else "float32"
 
 
 @functools.cache
 def fast_precision() -> str:
     """'bf16' or 'fp32', whichever multiplies matrices faster here by a clear margin (1.5x); timed once a machine."""
-    kept = cache_folder() / f"bf16-{content_key([device_name(), platform.machine(), torch.__version__])}.json"
-    if not kept.exists():
-        write_json(kept, {"bf16_speedup": round(_bf16_speedup(), 2)})
-    return "bf16" if read_json(kept)["bf16_speedup"] > 1.5 else "fp32"
+    timing = cache_folder() / f"bf16-{content_key([device_name(), platform.machine(), torch.__version__])}.json"
+    if not timing.exists():
+        write_json(timing, {"bf16_speedup": round(_bf16_speedup(), 2)})
+    return "bf16" if read_json(timing)["bf16_speedup"] > 1.5 else "fp32"
 
 
 def _bf16_speedup() -> float:

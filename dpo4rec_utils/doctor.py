@@ -38,9 +38,13 @@ def _packages() -> Iterator[tuple[bool, str, str]]:
         if line.startswith("# What those bring"):
             return
         if match := re.match(r"([\w.-]+)==(\S+)", line):
-            name, wanted = match.groups()
+            name, pinned = match.groups()
             try:
-                found = metadata.version(name).split("+")[0]
+                installed = metadata.version(name).split("+")[0]
             except metadata.PackageNotFoundError:
-                found = "missing"
-            yield found == wanted, f"package {name}", found if found == wanted else f"{found}, wanted {wanted}"
+                installed = "missing"
+            yield (
+                installed == pinned,
+                f"package {name}",
+                installed if installed == pinned else f"{installed}, wanted {pinned}",
+            )

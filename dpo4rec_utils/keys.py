@@ -66,13 +66,13 @@ def fingerprint(*arrays) -> str:
 @functools.cache
 def code_of(module: str) -> frozenset[str]:
     """The modules of this package that `module` is made of: itself and all it imports, infrastructure left out."""
-    found, waiting = set(), [module]
+    modules, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in INFRASTRUCTURE:
-            found.add(name)
+        if name not in modules and name not in INFRASTRUCTURE:
+            modules.add(name)
             waiting += [imported for imported in _imports(name) if imported.split(".")[0] == PACKAGE]
-    return frozenset(found)
+    return frozenset(modules)
 
 
 @functools.cache
@@ -85,17 +85,17 @@ def code_key(module: str) -> str:
 def library_versions(module: str) -> dict[str, str]:
     """Distribution -> version of the libraries that compute in `code_of(module)`."""
     imported = {name.split(".")[0] for part in code_of(module) for name in _imports(part)}
-    wanted = sorted(distribution for name in imported & set(LIBRARIES) for distribution in LIBRARIES[name])
-    return installed_versions(wanted)
+    distributions = sorted(distribution for name in imported & set(LIBRARIES) for distribution in LIBRARIES[name])
+    return installed_versions(distributions)
 
 
 def installed_versions(distributions) -> dict[str, str]:
     """Distribution -> installed version. One that is not installed is left out: OpenVINO is an extra that a GPU does without."""
-    found = {}
+    versions = {}
     for name in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _tree(module: str) -> ast.Module:

@@ -62,8 +62,8 @@ def stage_lock(root: Path, name: str) -> Path:
 
 def _named(holder: Path) -> str:
     try:
-        found = read_json(holder)
-        return f"process {found['pid']} ({found['command']}, since {found['since']})"
+        process = read_json(holder)
+        return f"process {process['pid']} ({process['command']}, since {process['since']})"
     except (OSError, StudyError, KeyError, TypeError):
         return "another process"
 
@@ -73,9 +73,9 @@ def left_unfinished(root: Path) -> str | None:
     left = []
     for path in root.glob(f"*/{LOCKS}/*.holder.json"):
         try:
-            found = read_json(path)
-            if not psutil.pid_exists(found["pid"]):
-                left.append((path.stat().st_mtime, found["what"]))
+            process = read_json(path)
+            if not psutil.pid_exists(process["pid"]):
+                left.append((path.stat().st_mtime, process["what"]))
         except (OSError, StudyError, KeyError, TypeError):
             continue
     return max(left)[1] if left else None

@@ -32,11 +32,11 @@ def load_config(profile: str, overrides: dict | None = None) -> Config:
 
     Raises `ConfigError` for an unknown profile, a malformed file, an unknown key, a wrong type or a value out of range.
     """
-    given = _merge(_read_profile(str(profile), ()), _mapping({} if overrides is None else overrides, "OVERRIDES"))
+    settings = _merge(_read_profile(str(profile), ()), _mapping({} if overrides is None else overrides, "OVERRIDES"))
     try:
-        return Config.model_validate(given | {"profile": _path(str(profile)).stem + _suffix(overrides)})
+        return Config.model_validate(settings | {"profile": _path(str(profile)).stem + _suffix(overrides)})
     except ValidationError as error:
-        raise ConfigError(_sentence(error.errors()[0], given)) from None
+        raise ConfigError(_sentence(error.errors()[0], settings)) from None
 
 
 def _suffix(overrides: dict | None) -> str:
@@ -75,18 +75,18 @@ def profile_names() -> list[str]:
 
 def _path(profile: str) -> Path:
     """The file of a profile, checked by name."""
-    given = Path(profile)
-    own = given.suffix in (".yaml", ".yml")
-    path = given if own else PROFILES / f"{profile}.yaml"
+    file = Path(profile)
+    is_file = file.suffix in (".yaml", ".yml")
+    path = file if is_file else PROFILES / f"{profile}.yaml"
     names = profile_names()
-    if not path.is_file() or not own and profile not in names:
-        missing = "is a folder" if given.is_dir() else "does not exist"
+    if not path.is_file() or not is_file and profile not in names:
+        missing = "is a folder" if file.is_dir() else "does not exist"
         raise ConfigError(f"PROFILE = {profile!r} {missing}; allowed: {', '.join(names)}, or a YAML file's path.")
     if not PROFILE_NAME.fullmatch(path.stem):
         raise ConfigError(
             f"PROFILE = {profile!r}: a profile's file is named with a-z, 0-9 and -, and begins with no -."
         )
-    if own and path.stem in names and path.resolve().parent != PROFILES.resolve():
+    if is_file and path.stem in names and path.resolve().parent != PROFILES.resolve():
         raise ConfigError(
             f"PROFILE = {profile!r} would replace the results of the built-in {path.stem}; rename the file."
         )
@@ -97,29 +97,29 @@ def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
     """The settings of a profile laid over those that it extends."""
     path = _path(profile)
     try:
-        given = _mapping(read_yaml(path.read_text(encoding="utf-8")) or {}, path.name)
+        settings = _mapping(read_yaml(path.read_text(encoding="utf-8")) or {}, path.name)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
-    parent = given.pop("extends", None)
+    parent = settings.pop("extends", None)
     if parent is None:
-        return given
+        return settings
     if not isinstance(parent, str) or parent in (profile, *children):
         raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
     if parent.endswith((".yaml", ".yml")):
         parent = str(path.parent / parent)
     try:
-        return _merge(_read_profile(parent, (profile, *children)), given)
+        return _merge(_read_profile(parent, (profile, *children)), settings)
     except ConfigError as error:
         raise ConfigError(f"{path.name} extends {parent}: {error}") from None
 
 
-def _mapping(given, name: str) -> dict:
-    known = ", ".join(key for key in Config.model_fields if key != "profile")
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise ConfigError(f"{name} must be a mapping of names; keys: {known}.")
-    if "profile" in given:
-        raise ConfigError(f"Unknown key profile in {name}: a profile is called as its file; allowed here: {known}.")
-    return given
+def _mapping(content, name: str) -> dict:
+    keys = ", ".join(key for key in Config.model_fields if key != "profile")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{name} must be a mapping of names; keys: {keys}.")
+    if "profile" in content:
+        raise ConfigError(f"Unknown key profile in {name}: a profile is called as its file; allowed here: {keys}.")
+    return content
 
 
 def _merge(base: dict, over: dict) -> dict:
@@ -128,11 +128,11 @@ def _merge(base: dict, over: dict) -> dict:
     }
 
 
-def _sentence(error: dict, given: dict) -> str:
+def _sentence(error: dict, settings: dict) -> str:
     """pydantic's first error as one sentence with key, value and what is allowed."""
     if error["type"] == "value_error" and "names something twice" not in error["msg"]:
         return error["msg"].removeprefix("Value error, ")
-    path, model, value = [], Config, given
+    path, model, value = [], Config, settings
     for part in error["loc"]:
         path.append(str(part))
         value = value.get(part) if isinstance(value, dict) else value
@@ -141,10 +141,12 @@ def _sentence(error: dict, given: dict) -> str:
             break
         model = _section(field.annotation)
     key = ".".join(path)
-    known = model.model_fields
+    fields = model.model_fields
     if error["type"] == "extra_forbidden":
-        return f"Unknown key {key} = {value!r}; allowed here: {', '.join(name for name in known if name != 'profile')}."
-    field = known[path[-1]]
+        return (
+            f"Unknown key {key} = {value!r}; allowed here: {', '.join(name for name in fields if name != 'profile')}."
+        )
+    field = fields[path[-1]]
     if section := _section(field.annotation):
         return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(section.model_fields)}."
     wrong = "has the wrong type" if error["type"].endswith("_type") else "is out of range"
@@ -182,11 +184,11 @@ def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
     papermill parameter: an error, never a silent default.
     """
-    plain, known = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
+    plain, parameters = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
     ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
     for name, value in ours.items():
-        if isinstance(value, plain) and name not in known:
-            raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: {', '.join(known)}.")
+        if isinstance(value, plain) and name not in parameters:
+            raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: {', '.join(parameters)}.")
     making = namespace.get("MAKE", False)
     if not isinstance(making, bool):
         raise ConfigError(f"MAKE = {making!r} has the wrong type; allowed: True, False.")

@@ -201,9 +201,9 @@ def _commit() -> str:
         top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
         if Path(top.stdout.strip()).resolve() != root.resolve():
             return "unknown"  # a copy inside another repository is not at that repository's commit
-        asked = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)results"], capture_output=True)
-        return asked.stdout.strip() + ("-dirty" if same.returncode else "")
+        return head.stdout.strip() + ("-dirty" if same.returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -32,9 +32,9 @@ def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = No
         rewards = dict(
             zip(users, user_rewards(model.rewards[study.config.reward.kind], model.lists, users), strict=True)
         )
-        known = table.user.isin(rewards)
-        table.loc[known, "reward"] = [
-            rewards[u][s] for u, s in zip(table.user[known], table["sample"][known], strict=True)
+        rewarded = table.user.isin(rewards)
+        table.loc[rewarded, "reward"] = [
+            rewards[u][s] for u, s in zip(table.user[rewarded], table["sample"][rewarded], strict=True)
         ]
     table["vector"] = list(vectors[table.user, table["sample"]])
     table["user"] = knowledge.users[table.user]
@@ -68,15 +68,17 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
     histories = dict(list(table.groupby("user_id", sort=True)))
     knowledge, llm = study.knowledge, config.llm
     facts = [knowledge.reader.facts(rows.tail(config.data.history_limit)) for rows in histories.values()]
-    asked = [knowledge.prompt(one, llm.prompt) for one in facts]
+    prompts = [knowledge.prompt(user_facts, llm.prompt) for user_facts in facts]
     seeds = [derive_seed(config.seed, "sampling", user) for user in histories]
     with tempfile.TemporaryDirectory() as folder:
-        answers = open_sampler(policy, config, Path(folder)).sample(asked, [llm.evaluation_samples] * len(asked), seeds)
+        answers = open_sampler(policy, config, Path(folder)).sample(
+            prompts, [llm.evaluation_samples] * len(prompts), seeds
+        )
     rows = [
         (u, s, knowledge.prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)
     ]
-    found = pd.DataFrame(rows, columns=["user", "sample", "text"])
-    found["vector"] = list(knowledge.encoder.encode(found.text, "encode"))
+    out_table = pd.DataFrame(rows, columns=["user", "sample", "text"])
+    out_table["vector"] = list(knowledge.encoder.encode(out_table.text, "encode"))
     with atomic_path(out) as temporary:
-        found.to_parquet(temporary)
-    return found
+        out_table.to_parquet(temporary)
+    return out_table

@@ -69,20 +69,20 @@ def check_title(study: Study) -> None:
     users, knowledge = study.data.cohort.of("validation")[:TITLE_USERS], study.knowledge
 
     def build(folder):
-        asked, count = title_prompts(study, users), TITLE_SAMPLES
+        prompts_by_title, count = title_prompts(study, users), TITLE_SAMPLES
         sampler = open_sampler(study.zero_shot, study.config, folder)
         tokenizer = load_tokenizer(study.config.llm.model)
         control = [tokenizer.convert_tokens_to_ids(word) for word in knowledge.control_words]
         task = study.scorers.task("prm", "popularity", knowledge.template_vectors(2, full=False), study.seed)
         rows, scorer = [], (task, load_reranker(task, train_reranker(task)))
-        for kind, prompts in asked.items():
+        for kind, prompts in prompts_by_title.items():
             answers = sampler.sample(
                 prompts, [count] * len(users), [study.seed + number for number in range(len(users))]
             )
-            texts = [[knowledge.prefix + completion.text for completion in row] for row in answers]
-            found = {"title": kind, "control_tokens": int(np.isin(token_ids(tokenizer, prompts[0]), control).sum())}
-            found |= {"tokens": float(np.mean([completion.tokens for row in answers for completion in row]))}
-            rows.append(found | {"reward": _mean_reward(study, scorer, users, texts), "a_text": texts[0][0]})
+            texts = [[knowledge.prefix + completion.text for completion in answer] for answer in answers]
+            row = {"title": kind, "control_tokens": int(np.isin(token_ids(tokenizer, prompts[0]), control).sum())}
+            row |= {"tokens": float(np.mean([completion.tokens for answer in answers for completion in answer]))}
+            rows.append(row | {"reward": _mean_reward(study, scorer, users, texts), "a_text": texts[0][0]})
         return {"users": len(users), "rows": rows}
 
     config, lists = study.config, study.data.lists("popularity")

@@ -39,8 +39,8 @@ class Aligner:
     @cached_property
     def precision(self) -> str:
         """'bf16' or 'fp32' for alignment."""
-        asked = self.config.precision
-        return fast_precision() if asked == "auto" else asked
+        setting = self.config.precision
+        return fast_precision() if setting == "auto" else setting
 
     def train(self, parent: Policy, table: pd.DataFrame, recipe: Recipe, config=None) -> Policy:
         """`parent` trained on `table`; `config` replaces the settings, for variants."""

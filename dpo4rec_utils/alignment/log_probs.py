@@ -57,8 +57,8 @@ def log_ratio_stage(policy: Policy, reference: Policy, prompts: list[str], texts
     """
 
     def build(_):
-        mine, theirs = (completion_log_probs(p, prompts, texts) for p in (policy, reference))
-        return {"reference": reference.name, "texts": len(texts), "nats": float(np.mean(mine - theirs))}
+        of_policy, of_reference = (completion_log_probs(p, prompts, texts) for p in (policy, reference))
+        return {"reference": reference.name, "texts": len(texts), "nats": float(np.mean(of_policy - of_reference))}
 
     depends = {"policy": policy.key, "reference": reference.key, "texts": content_key([prompts, texts])}
     return Stage("kl", policy.name, depends, build)

@@ -30,13 +30,13 @@ def pair_differences(values: np.ndarray, candidates: Candidates, pairs: pd.DataF
 def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of `JUDGES`, each of the
     chosen text less that of the rejected one. Probes were not fitted on users of fold -1."""
-    features, known = candidates.features, {"tokens": candidates.features.tokens, "realised": candidates.realised}
+    features, columns = candidates.features, {"tokens": candidates.features.tokens, "realised": candidates.realised}
     # A text that may not be paired says nothing: it has the mean of its user's others, and 0 where there are none.
     allowed = np.isfinite(candidates.rewards)
     total = np.where(allowed, candidates.rewards, 0).sum(axis=1, keepdims=True)
     order = np.where(allowed, candidates.rewards, total / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
-    known |= {f"probe_{name}": cross_fitted(features.of(name), order, features.fold) for name in JUDGES}
-    return pairs.assign(**{name: pair_differences(values, candidates, pairs) for name, values in known.items()})
+    columns |= {f"probe_{name}": cross_fitted(features.of(name), order, features.fold) for name in JUDGES}
+    return pairs.assign(**{name: pair_differences(values, candidates, pairs) for name, values in columns.items()})
 
 
 def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, reward: RewardConfig) -> Stage:

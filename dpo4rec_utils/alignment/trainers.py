@@ -141,7 +141,7 @@ def _arguments(kind, run: Run, prompts: pd.Series, **extra):
     config, rows = run.config, len(prompts)
     micro = micro_batch(prompts, config.batch_size, run.device.micro_prompts)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    given = {
+    settings = {
         "use_cpu": the_device() == "cpu",
         "output_dir": str(run.folder / "checkpoints"),
         "per_device_train_batch_size": micro,
@@ -164,7 +164,7 @@ def _arguments(kind, run: Run, prompts: pd.Series, **extra):
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": False,
     }
-    return kind(**given | extra)
+    return kind(**settings | extra)
 
 
 def shuffled_by_prompt(table: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -32,8 +32,8 @@ class Data:
     def dataset(self) -> Dataset:
         """The data set's tables, fetched if need be; `StudyError` in one sentence for what is wrong with them."""
         load = LOADERS.get(self.config.name)
-        found = load() if load else load_own(self.config, self.seed)
-        return replace(found, notes=(*self.config.notes, *found.notes))
+        dataset = load() if load else load_own(self.config, self.seed)
+        return replace(dataset, notes=(*self.config.notes, *dataset.notes))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -157,14 +157,14 @@ def user_facts(data: Data, users: np.ndarray) -> pd.DataFrame:
     popularity = counts.reindex(data.dataset.items.item_id, fill_value=0).to_numpy()
     lists, rows = data.lists("popularity"), []
     for user in users:
-        mine = lists.user == user
-        liked = lists.items[mine][lists.labels[mine] > 0]
+        rows_of_user = lists.user == user
+        liked = lists.items[rows_of_user][lists.labels[rows_of_user] > 0]
         rows.append(
             {
                 "user": int(user),
                 "interactions": len(data.cohort.history[user]) + len(data.cohort.future[user]),
                 "popularity of liked items": float(popularity[liked].mean()) if len(liked) else 0.0,
-                "positives a list": float(lists.labels[mine].sum(axis=1).mean()),
+                "positives a list": float(lists.labels[rows_of_user].sum(axis=1).mean()),
             }
         )
     return pd.DataFrame(rows)

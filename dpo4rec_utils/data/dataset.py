@@ -75,8 +75,8 @@ def validated(dataset: Dataset) -> Dataset:
         raise StudyError(
             f"{dataset.name}: user {row.user_id} has item {row.item_id} twice; set data.duplicates to first or last."
         )
-    kept = Counter({reason: count for reason, count in dropped.items() if count})
-    return replace(dataset, interactions=inter, items=items, dropped=kept)
+    counts = Counter({reason: count for reason, count in dropped.items() if count})
+    return replace(dataset, interactions=inter, items=items, dropped=counts)
 
 
 def usable(inter: pd.DataFrame, name: str) -> tuple[pd.DataFrame, int]:

@@ -67,7 +67,7 @@ def load_domain(name: str) -> Domain:
         raise StudyError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
         first = min(
-            error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+            error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
         )  # a misspelt key explains most
         raise StudyError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
     for template in (
@@ -109,5 +109,5 @@ def render_words(template: str, facts: dict) -> str:
     try:
         return _compiled(template).render(facts)
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        known = ", ".join(sorted(facts))
-        raise StudyError(f"The template {template[:60]!r} cannot be written: {error}; known: {known}.") from None
+        names = ", ".join(sorted(facts))
+        raise StudyError(f"The template {template[:60]!r} cannot be written: {error}; known: {names}.") from None

@@ -62,11 +62,11 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
     sampler, rows = NegativeSampler(counts if draw.protocol == "popularity" else counts > 0), []
     for index, (user, met, future) in enumerate(zip(cohort.users, cohort.met, cohort.future, strict=True)):
         rng = generator(draw.seed, "later negatives" if draw.later else "negatives", draw.protocol, user)
-        own = set(met)
+        met_items = set(met)
         likes = liked(future.rating, config)
         for number in range(len(future) // size)[skip : skip + config.max_lists]:
             place = slice(number * size, (number + 1) * size)
-            drawn = sampler.draw(config.negatives_per_list, own, rng)
+            drawn = sampler.draw(config.negatives_per_list, met_items, rng)
             if drawn is None:
                 raise StudyError(
                     f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
@@ -100,21 +100,21 @@ class NegativeSampler:
         self.ends = np.cumsum(weight, dtype=float)
         self.possible = np.flatnonzero(weight)
 
-    def draw(self, count: int, own: set, rng: np.random.Generator) -> np.ndarray | None:
+    def draw(self, count: int, met: set, rng: np.random.Generator) -> np.ndarray | None:
         """(count,) distinct item positions outside `own`, or None where there are too few."""
-        if len(self.possible) - len(own) < count and len(set(self.possible.tolist()) - own) < count:
+        if len(self.possible) - len(met) < count and len(set(self.possible.tolist()) - met) < count:
             return None
         drawn: dict[int, None] = {}
         for _ in range(TRIES):
-            found = np.searchsorted(self.ends, rng.random(2 * count) * self.ends[-1], side="right")
-            for item in found.tolist():
-                if item not in own and len(drawn) < count:
+            places = np.searchsorted(self.ends, rng.random(2 * count) * self.ends[-1], side="right")
+            for item in places.tolist():
+                if item not in met and len(drawn) < count:
                     drawn.setdefault(item)
             if len(drawn) == count:
                 return np.array(list(drawn))
         # A user who met nearly everything: the same draw from what is left, one after the other.
         weight = np.diff(self.ends, prepend=0.0)
-        weight[[*own, *drawn]] = 0
+        weight[[*met, *drawn]] = 0
         rest = rng.choice(len(weight), count - len(drawn), replace=False, p=weight / weight.sum())
         return np.array([*drawn, *rest])
 

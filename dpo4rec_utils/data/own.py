@@ -33,8 +33,8 @@ def load_own(config: DataConfig, seed: int) -> Dataset:
     inter, malformed = usable(inter, config.name)
     inter, short = _shortened(inter, config)
     if listed is None:
-        kept = set(inter.item_id)
-        listed = _items(pd.concat([part[part.item.isin(kept)] for part in _parts(config, "items")]), config)
+        item_ids = set(inter.item_id)
+        listed = _items(pd.concat([part[part.item.isin(item_ids)] for part in _parts(config, "items")]), config)
     notes = (
         ("The order of a user's interactions is arbitrary (seeded): the data have none.",)
         if order == "arbitrary"
@@ -46,10 +46,10 @@ def load_own(config: DataConfig, seed: int) -> Dataset:
 
 def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
     """The columns that the profile names of the interactions or of the items, as text, a part of the rows at a time."""
-    given, first = getattr(config, part), None
-    if not given:
+    name, first = getattr(config, part), None
+    if not name:
         raise StudyError(f"data.{part} is missing; name a file, a folder, an address, or a member of data.archive.")
-    source, member = (located(config.archive), given) if config.archive else (located(given), None)
+    source, member = (located(config.archive), name) if config.archive else (located(name), None)
     with tqdm(desc=f"read {part}", unit=" rows", unit_scale=True, delay=2) as bar:
         for table in read_parts(source, member, **_reading(config)):
             first = table.columns if first is None else first  # a JSON line may lack what others have
@@ -66,10 +66,10 @@ def _reading(config: DataConfig) -> dict:
 def _listed(config: DataConfig, items: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
     """The interactions as text, without those of unlisted items, and how many these were; where most are, all of them."""
     table, listed = pd.concat(_parts(config, "interactions"), ignore_index=True), set(items)
-    known = table.item.isna() | table.item.isin(listed)
+    is_listed = table.item.isna() | table.item.isin(listed)
     return (
-        (table[known].reset_index(drop=True), {UNLISTED: int((~known).sum())})
-        if known.mean() >= LEAST_LISTED
+        (table[is_listed].reset_index(drop=True), {UNLISTED: int((~is_listed).sum())})
+        if is_listed.mean() >= LEAST_LISTED
         else (table, {})
     )
 
@@ -80,20 +80,20 @@ def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
     users, items, present = hashed_ids(_parts(config, "interactions"))
     if (~present).sum() > MOST_BAD_ROWS * len(present):
         raise StudyError(f"{config.name}: {(~present).sum()} of {len(present)} interactions lack a user or an item.")
-    known = present & np.isin(items, listed)
-    keep = known.copy()
-    keep[known] = core_rows(users[known], items[known], (config.core.users, config.core.items))
+    is_listed = present & np.isin(items, listed)
+    keep = is_listed.copy()
+    keep[is_listed] = core_rows(users[is_listed], items[is_listed], (config.core.users, config.core.items))
     if not keep.any():
         raise StudyError(
             f"{config.name}: no interaction is left with data.core.users = {config.core.users} and data.core.items = "
-            f"{config.core.items}; set them lower, and check the item ids: {known.sum()} interactions are with listed items."
+            f"{config.core.items}; set them lower, and check the item ids: {is_listed.sum()} interactions are with listed items."
         )
-    kept, begin = [], 0
+    parts, begin = [], 0
     for part in _parts(config, "interactions"):
-        kept.append(part[keep[begin : begin + len(part)]])
+        parts.append(part[keep[begin : begin + len(part)]])
         begin += len(part)
-    dropped = {"malformed": ~present, UNLISTED: present & ~known, "outside the core": known & ~keep}
-    return pd.concat(kept, ignore_index=True), {reason: int(rows.sum()) for reason, rows in dropped.items()}
+    dropped = {"malformed": ~present, UNLISTED: present & ~is_listed, "outside the core": is_listed & ~keep}
+    return pd.concat(parts, ignore_index=True), {reason: int(rows.sum()) for reason, rows in dropped.items()}
 
 
 def located(name: str) -> Path:
@@ -111,10 +111,10 @@ def located(name: str) -> Path:
     raise StudyError(f"{name} is not in {os.getcwd()} {where}; check the path.")
 
 
-def _chosen(table: pd.DataFrame, columns: ColumnsConfig, wanted: tuple[str, ...]) -> pd.DataFrame:
+def _chosen(table: pd.DataFrame, columns: ColumnsConfig, fields: tuple[str, ...]) -> pd.DataFrame:
     """The columns that the profile names, under the names used here; `StudyError` for one that is not in the table."""
-    found = {}
-    named = {name: getattr(columns, name) for name in wanted} | (columns.attributes if "title" in wanted else {})
+    selection = {}
+    named = {name: getattr(columns, name) for name in fields} | (columns.attributes if "title" in fields else {})
     for name, source in named.items():
         if source is None:
             continue
@@ -127,8 +127,8 @@ def _chosen(table: pd.DataFrame, columns: ColumnsConfig, wanted: tuple[str, ...]
         column = table[source]
         if name in ("user", "item", "title"):  # the type for text is a quarter of the size of Python's strings
             column = column.map(lambda cell: " ".join(cell) if isinstance(cell, list) else cell).astype("str")
-        found[name] = column
-    return pd.DataFrame(found)
+        selection[name] = column
+    return pd.DataFrame(selection)
 
 
 def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
@@ -137,16 +137,14 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
         raise StudyError(
             "data.feedback is explicit and data.columns names no rating; name one or set feedback: implicit."
         )
-    found = pd.DataFrame({"user_id": table.user, "item_id": table.item})
-    found["rating"] = (
-        pd.to_numeric(table.rating, errors="coerce").astype(float) if config.feedback == "explicit" else 1.0
-    )
+    out = pd.DataFrame({"user_id": table.user, "item_id": table.item})
+    out["rating"] = pd.to_numeric(table.rating, errors="coerce").astype(float) if config.feedback == "explicit" else 1.0
     if config.implicit_rating is not None:
-        found.loc[found.rating == config.implicit_rating, "rating"] = config.like_threshold
+        out.loc[out.rating == config.implicit_rating, "rating"] = config.like_threshold
     for name in ("timestamp", "position"):  # where both are named, the position counts
         if name in table:
-            found["timestamp"] = _moments(table[name])
-    return found
+            out["timestamp"] = _moments(table[name])
+    return out
 
 
 def _moments(column: pd.Series) -> pd.Series:
@@ -174,11 +172,11 @@ def _shortened(table: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, d
     """
     dropped, order = {}, table.sort_values("timestamp", kind="stable")
     if config.duplicates != "error":
-        kept = order.drop_duplicates(["user_id", "item_id"], keep=config.duplicates)
-        order, dropped["repeated"] = kept, len(order) - len(kept)
+        rest = order.drop_duplicates(["user_id", "item_id"], keep=config.duplicates)
+        order, dropped["repeated"] = rest, len(order) - len(rest)
     if config.min_interactions:
-        kept = order[order.groupby("user_id").item_id.transform("size") >= config.min_interactions]
-        order, dropped[f"of users with fewer than {config.min_interactions}"] = kept, len(order) - len(kept)
+        rest = order[order.groupby("user_id").item_id.transform("size") >= config.min_interactions]
+        order, dropped[f"of users with fewer than {config.min_interactions}"] = rest, len(order) - len(rest)
     if order.empty:
         raise StudyError(f"{config.name}: no user has data.min_interactions = {config.min_interactions}; set it lower.")
     return order.sort_index().reset_index(drop=True), dropped
@@ -196,16 +194,16 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     )  # catalogues from the web hold "&amp;"
     if config.broken_title:
         title = title.mask(title.str.contains(config.broken_title, na=False))
-    found = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
-    found["year"] = year.where(year.between(1000, 2100)).astype("Int64")
-    repeated = found.title.str.extract(
+    out = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
+    out["year"] = year.where(year.between(1000, 2100)).astype("Int64")
+    repeated = out.title.str.extract(
         r"^(.+?)\s*\(([0-9]{4})\)$"
     )  # "Heat (1995)" where the year has a column of its own
-    same = pd.to_numeric(repeated[1]).astype("Int64").eq(found.year).fillna(False).astype(bool)
-    found["title"] = found.title.mask(same, repeated[0])
+    same = pd.to_numeric(repeated[1]).astype("Int64").eq(out.year).fillna(False).astype(bool)
+    out["title"] = out.title.mask(same, repeated[0])
     for name in config.columns.attributes:
-        found[name] = [_values(cell) for cell in table[name]]
-    return found
+        out[name] = [_values(cell) for cell in table[name]]
+    return out
 
 
 def _values(cell) -> tuple[str, ...]:
@@ -222,12 +220,12 @@ def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: in
 
     Columns as the profile names them. Rows of unlisted items are left out; `StudyError` where none is left.
     """
-    given = config.columns
+    columns = config.columns
     if config.interactions is None:  # a built-in data set, whose loader names the columns
-        given = given.changed(rating="rating", timestamp="timestamp")
-    found = pd.concat(read_parts(Path(path), **_reading(config)), ignore_index=True)
-    table = _interactions(_chosen(found, given, COLUMNS["interactions"]), config)
-    table, order = _ordered(table, config.changed(columns=given), seed)
+        columns = columns.changed(rating="rating", timestamp="timestamp")
+    raw = pd.concat(read_parts(Path(path), **_reading(config)), ignore_index=True)
+    table = _interactions(_chosen(raw, columns, COLUMNS["interactions"]), config)
+    table, order = _ordered(table, config.changed(columns=columns), seed)
     table, _ = _shortened(table, config.changed(min_interactions=None))
     table = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order)).interactions
     place = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)

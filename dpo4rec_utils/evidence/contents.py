@@ -68,10 +68,10 @@ FIGURES = {
 
 def table(records: Records, name: str) -> pd.DataFrame:
     """Write `tables/<name>.csv` and return the table; raises as `Records` where its records are not there."""
-    found = TABLES[name](records)
-    text = found.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    result = TABLES[name](records)
+    text = result.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_text(records.folder / "tables" / f"{name}.csv", text)
-    return found
+    return result
 
 
 def figure(records: Records, name: str) -> None:

@@ -53,18 +53,18 @@ def headline(records: Records):
     table = tables.headline(records)
     table = table[(table.protocol == "popularity") & (table.arm == records.last)]
     series = [f"{row.scorer}: {group_label(records, row.group)}" for row in table.itertuples()]
-    shown = table.assign(baseline=table.baseline.map(label), series=series)
-    figure, _ = plots.dots(shown, "baseline", "difference", "series", ("ci_low", "ci_high"))
+    labelled = table.assign(baseline=table.baseline.map(label), series=series)
+    figure, _ = plots.dots(labelled, "baseline", "difference", "series", ("ci_low", "ci_high"))
     plots.below(
         figure,
         f"NDCG@7 of {label(records.last)} less that of ... (MIR reads the history by itself; bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
     )
-    own = tables.last_round(records)
-    own = own[own.scorer == "own"]
-    beaten, lost = own[own.ci_low > 0].baseline.map(label), own[own.ci_high < 0].baseline.map(label)
+    rows = tables.last_round(records)
+    rows = rows[rows.scorer == "own"]
+    beaten, lost = rows[rows.ci_low > 0].baseline.map(label), rows[rows.ci_high < 0].baseline.map(label)
     return figure, (
         f"With own scorers {label(records.last)} is better than {', '.join(beaten) or 'no other'} and worse than {', '.join(lost) or 'no other'} "
-        f"(95 % intervals of the {group_label(records, 'mean')} backbones that do not read the history, n = {own.users.max()} test users)."
+        f"(95 % intervals of the {group_label(records, 'mean')} backbones that do not read the history, n = {rows.users.max()} test users)."
     )
 
 
@@ -75,8 +75,8 @@ def on_top(records: Records):
     table = table[table.arm.str.startswith("history_mean+") & (table.baseline == "history_mean")]
     if table.empty:
         raise NotAskedError(f"{records.profile} asks for no arm that adds to the history mean.")
-    shown = table.assign(arm=table.arm.map(label), group=[group_label(records, group) for group in table.group])
-    figure, _ = plots.dots(shown, "arm", "difference", "group", ("ci_low", "ci_high"))
+    labelled = table.assign(arm=table.arm.map(label), group=[group_label(records, group) for group in table.group])
+    figure, _ = plots.dots(labelled, "arm", "difference", "group", ("ci_low", "ci_high"))
     plots.below(
         figure, f"NDCG@7 less that of the history mean alone (bars: 95 % interval, n = {table.users.max()} test users)"
     )
@@ -94,12 +94,12 @@ def forest(records: Records, scorer: str):
     table = table[
         (table.protocol == "popularity") & (table.metric == "ndcg") & (table.k == 7) & (table.scorer == scorer)
     ]
-    shown = table.assign(
+    labelled = table.assign(
         comparison=table.arm.map(label) + " less " + table.baseline.map(label),
         backbone=table.backbone.map(backbone_label),
         filled=table.p_holm < 0.05,
     )
-    figure, _ = plots.dots(shown, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
+    figure, _ = plots.dots(labelled, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
     plots.below(
         figure,
         f"NDCG@7 difference, {scorer} scorers (bars: 95 % interval of users and seeds, n = {table.users.max()} test users; "
@@ -130,8 +130,8 @@ def forest_shared(records: Records):
 def folds(records: Records):
     """The last round against each baseline, user fold by user fold, mean of the backbones."""
     table = tables.folds(records)
-    shown = table.assign(against=table.scorer + ": less " + table.baseline.map(label))
-    figure, _ = plots.dots(shown, "against", "difference", "fold", ("ci_low", "ci_high"))
+    labelled = table.assign(against=table.scorer + ": less " + table.baseline.map(label))
+    figure, _ = plots.dots(labelled, "against", "difference", "fold", ("ci_low", "ci_high"))
     plots.below(figure, f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
     by_scorer = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
     return figure, (
@@ -165,8 +165,8 @@ def arms(records: Records):
 def breakdown(records: Records):
     """Difference of the last round to zero-shot text in thirds of the test users."""
     table = tables.breakdown(records)
-    shown = table.assign(group=table.fact + ", " + table.third + ": " + table.range)
-    figure, _ = plots.dots(shown, "group", "difference", error=("ci_low", "ci_high"))
+    labelled = table.assign(group=table.fact + ", " + table.third + ": " + table.range)
+    figure, _ = plots.dots(labelled, "group", "difference", error=("ci_low", "ci_high"))
     plots.below(
         figure, f"NDCG@7, {label(records.last)} less zero-shot text, shared scorers (bars: 95 % interval of users)"
     )
@@ -184,8 +184,8 @@ def breakdown(records: Records):
 def knowledge(records: Records):
     """NDCG@7 by kind of knowledge, a marker a backbone."""
     table = loop_tables.ablation_knowledge(records)
-    shown = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(backbone_label))
-    figure, _ = plots.dots(shown, "arm", "mean", "backbone", "std")
+    labelled = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(backbone_label))
+    figure, _ = plots.dots(labelled, "arm", "mean", "backbone", "std")
     plots.below(figure, f"NDCG@7, test lists, own scorers (bars: deviation over {table.seeds.max()} seeds)")
     mean = table.groupby("arm", sort=False)["mean"].mean()
     return figure, (
@@ -229,18 +229,18 @@ def variants(records: Records):
     profile trains no variant.
     """
     table = loop_tables.variants(records)
-    found = table[~table.policy.isin(["dpo_round_1", "random_labels_round_1"])]
-    if found.empty:
+    trained = table[~table.policy.isin(["dpo_round_1", "random_labels_round_1"])]
+    if trained.empty:
         raise NotAskedError(f"{records.profile} asks for no variant that is trained; ml-100k-ablations does.")
     longer = table.assign(of="the longer wins", share=table.longer_wins, low=table.longer_wins, high=table.longer_wins)
     ends = {"low": table.heldout_ci_low, "high": table.heldout_ci_high}
-    mine = table.assign(of="the policy", share=table.heldout_accuracy, **ends)
-    shown = pd.concat([mine, longer])
-    figure, axis = plots.dots(shown.assign(policy=shown.policy.map(label)), "policy", "share", "of", ("low", "high"))
+    policy = table.assign(of="the policy", share=table.heldout_accuracy, **ends)
+    both = pd.concat([policy, longer])
+    figure, axis = plots.dots(both.assign(policy=both.policy.map(label)), "policy", "share", "of", ("low", "high"))
     axis.axvline(0.5, color="black", linestyle=":")
-    axis.set_xlim(min(0.35, shown.low.min()) - 0.02, 1.02)
+    axis.set_xlim(min(0.35, both.low.min()) - 0.02, 1.02)
     plots.below(figure, "share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users)")
-    first, same = table.iloc[0], found[[not VARIANTS[name].orders_otherwise for name in found.policy]]
+    first, same = table.iloc[0], trained[[not VARIANTS[name].orders_otherwise for name in trained.policy]]
     ranked = same.sort_values("heldout_accuracy", ascending=False)
     parts = [f"{label(r.policy)} {r.heldout_accuracy:.0%}" for r in (ranked.iloc[0], ranked.iloc[-1])]
     return figure, (
@@ -259,8 +259,8 @@ def adapter(records: Records):
     names = {"hea": "hybrid experts", "moe": "mixture of experts", "mlp": "two MLPs"}
     names["hea-no-interaction"] = "hybrid experts, no interaction"
     table = loop_tables.ablation_adapter(records)
-    shown = table.assign(adapter=table.adapter.map(names), arm=table.arm.map(label))
-    figure, _ = plots.dots(shown, "adapter", "mean", "arm", "std")
+    labelled = table.assign(adapter=table.adapter.map(names), arm=table.arm.map(label))
+    figure, _ = plots.dots(labelled, "adapter", "mean", "arm", "std")
     plots.below(figure, f"NDCG@7 of PRM, test lists (bars: deviation over {table.seeds.max()} seeds)")
     wide = table.pivot(index="adapter", columns="arm", values="mean")
     effect = wide[records.last] - wide["item"]

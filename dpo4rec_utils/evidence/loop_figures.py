@@ -32,14 +32,14 @@ def distributions(records: Records):
 def sanity_rankers(records: Records):
     """NDCG@7 of three simple rankers on validation lists, a marker a kind of negatives."""
     table = loop_tables.sanity_rankers(records)
-    shown = table[(table.metric == "ndcg") & (table.k == 7)]
-    figure, _ = plots.dots(shown, "ranker", "mean", "protocol")
-    plots.below(figure, f"NDCG@7, validation users' lists (n = {shown.lists.max()})")
-    wide = shown.pivot(index="protocol", columns="ranker", values="mean")
+    rows = table[(table.metric == "ndcg") & (table.k == 7)]
+    figure, _ = plots.dots(rows, "ranker", "mean", "protocol")
+    plots.below(figure, f"NDCG@7, validation users' lists (n = {rows.lists.max()})")
+    wide = rows.pivot(index="protocol", columns="ranker", values="mean")
     gain = wide["popularity"] - wide["random"]
     return figure, (
         f"Over a random order, ranking by popularity gains {gain['uniform']:+.3f} NDCG@7 where negatives are drawn uniformly and "
-        f"{gain['popularity']:+.3f} where they are drawn by popularity (validation users, n = {shown.lists.max()} lists)."
+        f"{gain['popularity']:+.3f} where they are drawn by popularity (validation users, n = {rows.lists.max()} lists)."
     )
 
 
@@ -48,15 +48,17 @@ def sanity_rankers(records: Records):
 
 def similarity(records: Records):
     """Cosine of a zero-shot text with its own user's mean liked item beside that with another user's."""
-    found = records.metrics("guards", "similarity")
+    metrics = records.metrics("guards", "similarity")
     figure, axis = plots.blank(5.6, 3.6)
-    plots.histogram(axis, found["edges"], found["another"], f"another user (mean {found['another_mean']:.3f})", True)
-    plots.histogram(axis, found["edges"], found["own"], f"own user (mean {found['own_mean']:.3f})", False)
-    axis.set(xlabel="cosine of text and mean liked item", ylabel=f"texts (n = {found['users']})")
+    plots.histogram(
+        axis, metrics["edges"], metrics["another"], f"another user (mean {metrics['another_mean']:.3f})", True
+    )
+    plots.histogram(axis, metrics["edges"], metrics["own"], f"own user (mean {metrics['own_mean']:.3f})", False)
+    axis.set(xlabel="cosine of text and mean liked item", ylabel=f"texts (n = {metrics['users']})")
     axis.legend(fontsize=9)
     return figure, (
-        f"A zero-shot text is closer to its own user's liked items than to another user's for {found['own_above_another']:.0%} of "
-        f"{found['users']} users (50 % would be no signal)."
+        f"A zero-shot text is closer to its own user's liked items than to another user's for {metrics['own_above_another']:.0%} of "
+        f"{metrics['users']} users (50 % would be no signal)."
     )
 
 
@@ -65,11 +67,11 @@ def similarity(records: Records):
 
 def split_half(records: Records):
     """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a kind."""
-    found = records.metrics("reward", loop_tables.start(records)).get("split_half")
-    if found is None:
+    halves = records.metrics("reward", loop_tables.start(records)).get("split_half")
+    if halves is None:
         raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
-    figure, axes = plots.blank(3.1 * len(found), 3.3, len(found), squeeze=False)
-    for axis, (kind, half) in zip(axes[0], found.items(), strict=True):
+    figure, axes = plots.blank(3.1 * len(halves), 3.3, len(halves), squeeze=False)
+    for axis, (kind, half) in zip(axes[0], halves.items(), strict=True):
         ends = [half["edges"][0], half["edges"][-1]] if half["edges"] else [0, 1]
         counts = np.array(half["counts"] or [[0]])
         axis.imshow(np.sqrt(counts), origin="lower", extent=ends * 2, cmap="gray_r", aspect="equal")
@@ -79,8 +81,8 @@ def split_half(records: Records):
         axis.grid(False)
     return figure, (
         "A text's reward on half of a user's lists repeats on the other half with "
-        + ", ".join(f"r = {half['r']:.2f} ({KINDS[kind]})" for kind, half in found.items())
-        + f" (n = {found['ndcg']['users']} train users with two lists or more)."
+        + ", ".join(f"r = {half['r']:.2f} ({KINDS[kind]})" for kind, half in halves.items())
+        + f" (n = {halves['ndcg']['users']} train users with two lists or more)."
     )
 
 
@@ -110,21 +112,21 @@ def probe(records: Records):
         "vector": "the vector",
         "cosine": "fit to the history",
     }
-    shown = table.assign(
+    labelled = table.assign(
         probe=table.probe.map(words_ | {"fit": "all of these"}),
         pairs=table.estimate + np.where(table.equal_length, ", equal length", ""),
     )
-    figure, axis = plots.dots(shown, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
+    figure, axis = plots.dots(labelled, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
     axis.axvline(0.5, color="black", linestyle=":")
     axis.set_xlim(min(0.35, table.ci_low.min()) - 0.02, 1.02)
     plots.below(
         figure, "share of pairs ordered rightly, users of other folds (dotted: chance; bars: 95 % interval of users)"
     )
-    found = table.set_index(["estimate", "equal_length", "probe"]).accuracy.sort_index()
+    accuracy = table.set_index(["estimate", "equal_length", "probe"]).accuracy.sort_index()
     return figure, (
-        f"Of pairs by realised rewards the longer text wins {found['realised', False, 'longer wins']:.0%} and the best probe guesses "
-        f"{found['realised', False].max():.0%}; by amortised rewards at equal length these are "
-        f"{found['amortised', True, 'longer wins']:.0%} and {found['amortised', True].max():.0%} (n = {table.pairs.max()} pairs)."
+        f"Of pairs by realised rewards the longer text wins {accuracy['realised', False, 'longer wins']:.0%} and the best probe guesses "
+        f"{accuracy['realised', False].max():.0%}; by amortised rewards at equal length these are "
+        f"{accuracy['amortised', True, 'longer wins']:.0%} and {accuracy['amortised', True].max():.0%} (n = {table.pairs.max()} pairs)."
     )
 
 
@@ -152,13 +154,11 @@ def heldout(records: Records):
         figure,
         f"share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users, n = {pairs} pairs)",
     )
-    mine = table[table["loop"] == "dpo"]
-    shares = [
-        f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in mine.itertuples()
-    ]
+    dpo = table[table["loop"] == "dpo"]
+    shares = [f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in dpo.itertuples()]
     return figure, (
         f"On pairs of users that no step of the LLM was trained on, DPO's rounds order {' and '.join(shares)} as the reward does; "
-        f"the longer text wins {' and '.join(f'{value:.0%}' for value in mine.longer_wins)}."
+        f"the longer text wins {' and '.join(f'{value:.0%}' for value in dpo.longer_wins)}."
     )
 
 
@@ -190,13 +190,13 @@ def texts(records: Records):
     """Shares of texts that say three things, a row a policy."""
     facts = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "something disliked as liked"}
     guards = loop_tables.text_guards(records)
-    shown = [
+    arms = [
         "zero_shot",
         loop_tables.start(records),
         *(a for a in guards.arm if a.startswith("dpo_round_")),
         "template",
     ]
-    table = guards[guards.arm.isin(shown)].melt("arm", list(facts), "says", "share")
+    table = guards[guards.arm.isin(arms)].melt("arm", list(facts), "says", "share")
     table = table.assign(arm=table.arm.map(label), says=table.says.map(facts))
     figure, axis = plots.dots(table, "arm", "share", "says")
     plots.below(figure, "share of texts (no interval shown)")
@@ -215,16 +215,16 @@ def texts(records: Records):
 def words(records: Records):
     """The words whose share of texts changed most from the start to the last round."""
     begin, last = loop_tables.start(records), records.last
-    found = records.metrics("words", f"{begin}-{last}")
-    table = pd.DataFrame(found["rows"])
+    metrics = records.metrics("words", f"{begin}-{last}")
+    table = pd.DataFrame(metrics["rows"])
     figure, axis = plots.before_and_after(table, "word")
-    axis.set(xlabel=f"share of texts that hold the word (n = {found['texts']})")
+    axis.set(xlabel=f"share of texts that hold the word (n = {metrics['texts']})")
     gained, lost = table[table.change > 0].iloc[::-1], table[table.change < 0]
     phrase = "'{0.word}' ({0.before:.0%} to {0.after:.0%})".format
     parts = [", ".join(phrase(row) for row in part.head(3).itertuples()) or "nothing" for part in (gained, lost)]
     return figure, (
         f"From {label(begin)} to {label(last)} the texts gain {parts[0]} and lose {parts[1]} "
-        f"(share of texts that hold the word, n = {found['texts']} texts of all users)."
+        f"(share of texts that hold the word, n = {metrics['texts']} texts of all users)."
     )
 
 
@@ -279,9 +279,9 @@ def cost(records: Records):
 def samples(records: Records):
     """What the best of N texts gains on the other half of a user's lists, and what sampling N takes, in two panels."""
     table = loop_tables.samples(records)
-    shown = table[table.reward == "ndcg"]
-    figure = _two_panels(shown, "samples", "gain", "texts a user (N)", "gain on the other half (NDCG@10)")
-    best = shown.iloc[-1]
+    rows = table[table.reward == "ndcg"]
+    figure = _two_panels(rows, "samples", "gain", "texts a user (N)", "gain on the other half (NDCG@10)")
+    best = rows.iloc[-1]
     return figure, (
         f"The best of {best.samples} texts by half of a user's lists gains {best.gain:+.4f} NDCG@10 over the mean text on the other half; "
         f"sampling them takes {best.minutes:.1f} minutes (bars: 95 % interval, n = {best.users} train users)."

@@ -60,11 +60,16 @@ def probe(records: Records) -> pd.DataFrame:
     equal_length, probe, pairs, users, accuracy, ci_low, ci_high (of users)."""
     name, rows = start(records), []
     values, sizes = records.values("probe", name), records.metrics("probe", name)["sizes"]
-    for (estimate, equal, found), part in values.groupby(
+    for (estimate, equal, probe_name), part in values.groupby(
         ["estimate", "equal_length", "probe"], observed=True, sort=False
     ):
         share = clustered_share(part.value.to_numpy(), part.user.to_numpy())
-        row = {"estimate": estimate, "equal_length": equal == "True", "probe": found, **sizes[f"{estimate}/{equal}"]}
+        row = {
+            "estimate": estimate,
+            "equal_length": equal == "True",
+            "probe": probe_name,
+            **sizes[f"{estimate}/{equal}"],
+        }
         rows.append(row | dict(zip(("accuracy", "ci_low", "ci_high"), share, strict=True)))
     return pd.DataFrame(rows)
 
@@ -77,10 +82,10 @@ def learning(records: Records, policies: list[str] | None = None) -> pd.DataFram
     loop, or a policy of `policies`."""
     rows = []
     for name in policies or trained_policies(records):
-        found, texts = records.metrics("heldout", name), records.metrics("texts", name)
-        row = {key: found[key] for key in ("loop", "round", "pairs", "pair_users")}
+        metrics, texts = records.metrics("heldout", name), records.metrics("texts", name)
+        row = {key: metrics[key] for key in ("loop", "round", "pairs", "pair_users")}
         row |= _learnt(records.values("heldout", name)) | _over_random(records, name)
-        row |= {"kl": found["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
+        row |= {"kl": metrics["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
         shares = {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
         rows.append(row | shares)
     return pd.DataFrame(rows)
@@ -168,9 +173,9 @@ def _over_random(records: Records, name: str) -> dict:
     loop, _, number = name.partition("_round_")
     if loop != "dpo":
         return _interval("over_random", (float("nan"),) * 3, "")
-    mine, control = (records.values("heldout", policy) for policy in (name, round_name(int(number), "random_labels")))
-    gain = rightly_ordered(mine.value) - rightly_ordered(control.value)
-    return _interval("over_random", clustered_mean(gain, mine.user), "")
+    policy, control = (records.values("heldout", policy) for policy in (name, round_name(int(number), "random_labels")))
+    gain = rightly_ordered(policy.value) - rightly_ordered(control.value)
+    return _interval("over_random", clustered_mean(gain, policy.user), "")
 
 
 def training_summary(records: Records) -> pd.DataFrame:
@@ -199,15 +204,15 @@ def accuracy_on_new_pairs(log: list[dict]) -> float:
 
     With one epoch every pair of a step is new to the policy.
     """
-    found = [row["rewards/accuracies"] for row in log[3:] if "rewards/accuracies" in row]
-    return float(np.mean(found)) if found else float("nan")
+    accuracies = [row["rewards/accuracies"] for row in log[3:] if "rewards/accuracies" in row]
+    return float(np.mean(accuracies)) if accuracies else float("nan")
 
 
 def text_guards(records: Records) -> pd.DataFrame:
     """What each policy's texts and templates say, and `kl_to_start`: nats a text that a round's policy has moved."""
     trained = trained_policies(records)
-    shown = list(dict.fromkeys(["zero_shot", start(records), *trained, "template"]))
-    guards = pd.DataFrame([records.metrics("guards", name) for name in shown])
+    arms = list(dict.fromkeys(["zero_shot", start(records), *trained, "template"]))
+    guards = pd.DataFrame([records.metrics("guards", name) for name in arms])
     moved = {name: records.metrics("kl", name)["nats"] for name in trained if name.startswith("dpo_round_")}
     return guards.assign(kl_to_start=guards.arm.map(moved).astype(float))
 
@@ -277,14 +282,17 @@ def variants(records: Records) -> pd.DataFrame:
     interval of users; minutes: of training. A variant with another reward is judged on pairs by that reward, all others on
     the pairs of round 1.
     """
-    asked = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
-    names = [*(name for name in trained_policies(records) if name in ("dpo_round_1", "random_labels_round_1")), *asked]
+    trained = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
+    names = [
+        *(name for name in trained_policies(records) if name in ("dpo_round_1", "random_labels_round_1")),
+        *trained,
+    ]
     judged = ablation_preference(records)
     judged = judged[(judged.split == "validation") & (judged.reward == "log_likelihood")].set_index("arm").loc[names]
     minutes = [records.get("policy", name)["seconds"] / 60 for name in names]
-    found = {"referees_validation": judged.difference, "referees_ci_half": judged.ci_half, "referees_t": judged.t}
+    columns = {"referees_validation": judged.difference, "referees_ci_half": judged.ci_half, "referees_t": judged.t}
     table = learning(records, names).assign(policy=names, minutes=minutes)
-    table = table.assign(**{name: values.to_numpy() for name, values in found.items()})
+    table = table.assign(**{name: values.to_numpy() for name, values in columns.items()})
     table = table.drop(columns=["loop", "round", *(name for name in ROUNDS if name.startswith("over_random"))])
     return table[["policy", *(name for name in ROUNDS if name in table), "referees_ci_half", "minutes"]]
 
@@ -339,19 +347,19 @@ def cost(records: Records) -> pd.DataFrame:
         minutes[metrics["loop"].index(name) if name in metrics["loop"] else -1] = total
     test = table[(table.split == "test") & (table.reward == "independent_log_likelihood")]
     half = 1.96 * (test.difference_to_round_0 / test.t).abs().fillna(0)
-    found = test.assign(minutes=test["round"].map(minutes), ci_half=half)
-    found["gain_a_minute"] = found["mean"].diff() / found.minutes.diff()
-    return found[["round", "mean", "difference_to_round_0", "t", "ci_half", "minutes", "gain_a_minute"]]
+    costs = test.assign(minutes=test["round"].map(minutes), ci_half=half)
+    costs["gain_a_minute"] = costs["mean"].diff() / costs.minutes.diff()
+    return costs[["round", "mean", "difference_to_round_0", "t", "ci_half", "minutes", "gain_a_minute"]]
 
 
 def samples(records: Records) -> pd.DataFrame:
     """What the best of N texts gains on the other half of a user's lists: samples, reward, r, gain, ci_half (of its
     95 % interval), users, minutes, gain_a_minute."""
-    found = records.metrics("samples", "gain")
-    texts = records.get("texts", found["texts"])
+    metrics = records.metrics("samples", "gain")
+    texts = records.get("texts", metrics["texts"])
     a_text = texts["seconds"] / texts["metrics"]["texts"] / 60
-    table = pd.DataFrame(found["rows"])
-    table["minutes"] = a_text * table.samples * found["users"]
+    table = pd.DataFrame(metrics["rows"])
+    table["minutes"] = a_text * table.samples * metrics["users"]
     by_reward = table.groupby("reward")
     return table.assign(gain_a_minute=by_reward.gain.diff() / by_reward.minutes.diff())
 

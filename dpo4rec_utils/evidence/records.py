@@ -30,14 +30,14 @@ def open_records(source: dict | str) -> "Records":
 APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps", "encoder.batch_size")
 
 
-def _differences(made: dict, asked: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+def _differences(made: dict, settings: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
     """(key, value as made, value as asked) of every setting of a record that is asked for otherwise."""
     for key, value in made.items():
-        wanted = asked.get(key, value)
-        if isinstance(value, dict) and isinstance(wanted, dict):
-            yield from _differences(value, wanted, f"{prefix}{key}.")
-        elif wanted != value and f"{prefix}{key}" not in APART:
-            yield f"{prefix}{key}", value, wanted
+        setting = settings.get(key, value)
+        if isinstance(value, dict) and isinstance(setting, dict):
+            yield from _differences(value, setting, f"{prefix}{key}.")
+        elif setting != value and f"{prefix}{key}" not in APART:
+            yield f"{prefix}{key}", value, setting
 
 
 class Records:
@@ -98,9 +98,9 @@ class Records:
     def _checked(self, name: str, _: str | None) -> dict:
         """A record, read once as long as the manifest names the same hash."""
         record = published_record(self.folder, name)
-        wanted = {"kind", "name", "metrics", "config", "commit", "device", "versions"}
-        if not isinstance(record, dict) or not wanted <= set(record) or not isinstance(record["config"], dict):
-            raise StudyError(f"{name}.json of {self.profile} is no record: it needs {', '.join(sorted(wanted))}.")
+        fields = {"kind", "name", "metrics", "config", "commit", "device", "versions"}
+        if not isinstance(record, dict) or not fields <= set(record) or not isinstance(record["config"], dict):
+            raise StudyError(f"{name}.json of {self.profile} is no record: it needs {', '.join(sorted(fields))}.")
         if f"{record['kind']}-{record['name']}{record.get('label', '')}" != name:
             raise StudyError(f"{name}.json of {self.profile} is the record of {record['kind']} {record['name']}.")
         if record["config"].get("profile") != self.profile:
@@ -120,11 +120,11 @@ class Records:
 
     def require(self, config: Config) -> None:
         """Raise `StudyError` where the records were made with other settings than `config`: the profile was changed since."""
-        asked = as_dict(config)
+        settings = as_dict(config)
         for record in self.all():
-            for key, value, wanted in _differences(record["config"], asked):
+            for key, value, setting in _differences(record["config"], settings):
                 raise StudyError(
-                    f"{record['kind']} {record['name']} of {self.profile} was made with {key} = {value}, not {wanted}; make "
+                    f"{record['kind']} {record['name']} of {self.profile} was made with {key} = {value}, not {setting}; make "
                     "all of the profile anew with `study`, or give the changed profile another name."
                 )
 

@@ -22,15 +22,15 @@ def scored(records: Records) -> list[dict]:
 
 def fold_scored(records: Records, fold: int = 0) -> list[dict]:
     """The same of one user fold."""
-    found, config = [], records.config
+    parts, config = [], records.config
     for protocol in PROTOCOLS:
         if names := table_arms(config["evaluation"], config["alignment"], protocol):
-            own = {}
+            arms = {}
             for name in names:
-                own |= _arms(records, "own", f"{protocol}-{name}", fold)
-            found.append({"protocol": protocol, "scorer": "own", "arms": own})
-            found.append({"protocol": protocol, "scorer": "shared", "arms": _arms(records, "shared", protocol, fold)})
-    return found
+                arms |= _arms(records, "own", f"{protocol}-{name}", fold)
+            parts.append({"protocol": protocol, "scorer": "own", "arms": arms})
+            parts.append({"protocol": protocol, "scorer": "shared", "arms": _arms(records, "shared", protocol, fold)})
+    return parts
 
 
 def _arms(records: Records, kind: str, name: str, fold: int) -> dict[str, dict]:
@@ -39,15 +39,15 @@ def _arms(records: Records, kind: str, name: str, fold: int) -> dict[str, dict]:
     by_user: 'backbone/metric' -> (users,), seeds averaged; validation: backbone -> (seeds, validation users) of NDCG@7.
     """
     arms, values = records.metrics(kind, name, fold)["arms"], records.values(kind, name, fold)
-    found = {arm: summary | {"by_user": {}, "validation": {}} for arm, summary in arms.items()}
+    result = {arm: summary | {"by_user": {}, "validation": {}} for arm, summary in arms.items()}
     for (arm, backbone, metric, split), part in values.groupby(["arm", "backbone", "metric", "split"], observed=True):
         numbers = part.value.to_numpy(float)
         if split == "test":
-            found[arm]["by_user"][f"{backbone}/{metric}"] = numbers
-            found[arm]["users"] = part.user.tolist()
+            result[arm]["by_user"][f"{backbone}/{metric}"] = numbers
+            result[arm]["users"] = part.user.tolist()
         else:
-            found[arm]["validation"][backbone] = numbers.reshape(part.seed.nunique(), -1)
-    return found
+            result[arm]["validation"][backbone] = numbers.reshape(part.seed.nunique(), -1)
+    return result
 
 
 def _pooled(parts: tuple[dict, ...]) -> dict:
@@ -59,21 +59,30 @@ def _pooled(parts: tuple[dict, ...]) -> dict:
     """
     arms = {}
     for arm in parts[0]["arms"]:
-        mine = [part["arms"][arm] for part in parts]
-        weights = {"list": [one["lists"] for one in mine], "user": [len(one["users"]) for one in mine]}
+        summaries = [part["arms"][arm] for part in parts]
+        weights = {
+            "list": [summary["lists"] for summary in summaries],
+            "user": [len(summary["users"]) for summary in summaries],
+        }
         arms[arm] = {
             "means": {
                 cell: {
-                    averaging: np.average([one["means"][cell][averaging] for one in mine], axis=0, weights=weight)
+                    averaging: np.average(
+                        [summary["means"][cell][averaging] for summary in summaries], axis=0, weights=weight
+                    )
                     for averaging, weight in weights.items()
                 }
-                for cell in mine[0]["means"]
+                for cell in summaries[0]["means"]
             },
-            "by_user": {cell: np.concatenate([one["by_user"][cell] for one in mine]) for cell in mine[0]["by_user"]},
-            "users": sum((one["users"] for one in mine), []),
+            "by_user": {
+                cell: np.concatenate([summary["by_user"][cell] for summary in summaries])
+                for cell in summaries[0]["by_user"]
+            },
+            "users": sum((summary["users"] for summary in summaries), []),
             "lists": sum(weights["list"]),
             "validation": {
-                b: np.concatenate([one["validation"][b] for one in mine], axis=1) for b in mine[0]["validation"]
+                b: np.concatenate([summary["validation"][b] for summary in summaries], axis=1)
+                for b in summaries[0]["validation"]
             },
         }
     return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
@@ -156,14 +165,14 @@ def power(records: Records) -> pd.DataFrame:
     rows, last = [], records.last
     for part in (p for p in scored(records) if p["protocol"] == "popularity"):
         arms, users = part["arms"], count_test_users(records)
-        asked = comparisons(list(arms), last)
-        for baseline in (b for a, b in asked if a == last):
+        pairs = comparisons(list(arms), last)
+        for baseline in (b for a, b in pairs if a == last):
             change = {
                 b: np.subtract(*(arms[arm]["validation"][b] for arm in (last, baseline))) for b in records.backbones
             }
             change["mean"] = np.mean([change[b] for b in backbone_groups(records)["mean"]], axis=0)
             for backbone, values in change.items():
-                family = len(asked) * (1 if backbone == "mean" else len(records.backbones))
+                family = len(pairs) * (1 if backbone == "mean" else len(records.backbones))
                 row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
                 row |= {"seeds": len(values), "validation_users": values.shape[1] // records.folds}
                 others = (100, 2 * users, 4 * users) if baseline == "zero_shot" else ()
@@ -186,9 +195,9 @@ def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]]
     `of`: the random generator and the backbones.
     """
     rng, backbones = of
-    wanted = {name for pair in pairs for name in pair}
-    by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in backbones], axis=0) for a in wanted}
-    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in backbones], axis=0) for a in wanted}
+    names = {name for pair in pairs for name in pair}
+    by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in backbones], axis=0) for a in names}
+    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in backbones], axis=0) for a in names}
     changes, seeds = (np.stack([part[a] - part[c] for a, c in pairs], axis=1) for part in (by_user, by_seed))
     return paired_differences(changes, _draws(records), rng, seeds)
 
@@ -249,13 +258,17 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
                 key = dict(zip(("protocol", "scorer", "arm", "baseline"), (*place, *pair), strict=True)) | {
                     "group": group
                 }
-                mine = paired.loc[(*place, *pair)]
+                by_backbone = paired.loc[(*place, *pair)]
                 row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
-                rows.append(row | counts_of(mine[mine.backbone.isin(backbones)]))
-    found = power(records)
-    asked = found[(found.backbone == "mean") & (found.users == rows[0]["users"])]
-    asked = asked.assign(protocol="popularity", arm=records.last, group="mean").rename(columns={"alone": "detectable"})
-    return pd.DataFrame(rows).merge(asked[["protocol", "scorer", "arm", "baseline", "group", "detectable"]], how="left")
+                rows.append(row | counts_of(by_backbone[by_backbone.backbone.isin(backbones)]))
+    powers = power(records)
+    detectable = powers[(powers.backbone == "mean") & (powers.users == rows[0]["users"])]
+    detectable = detectable.assign(protocol="popularity", arm=records.last, group="mean").rename(
+        columns={"alone": "detectable"}
+    )
+    return pd.DataFrame(rows).merge(
+        detectable[["protocol", "scorer", "arm", "baseline", "group", "detectable"]], how="left"
+    )
 
 
 def last_round(records: Records, group: str = "mean") -> pd.DataFrame:

@@ -33,13 +33,13 @@ def _gguf_layout(weight: np.ndarray, name: str, heads: int, kv_heads: int) -> np
 def _read_gguf(source: Path) -> dict:
     """`fields` (name, value, type, type of elements) and names of `tensors` of a GGUF file, kept in the cache: to parse
     the tokenizer's hundred thousand strings takes seconds."""
-    kept = assets.cache_folder() / f"gguf-{file_sha256(source)[:12]}.json"
-    if not kept.exists():
+    copy = assets.cache_folder() / f"gguf-{file_sha256(source)[:12]}.json"
+    if not copy.exists():
         with readable("llm.model", str(source)):
             reader = gguf.GGUFReader(source)
         fields = [(f.name, f.contents(), f.types[0], f.types[-1]) for f in reader.fields.values()]
-        write_json(kept, {"fields": fields, "tensors": [tensor.name for tensor in reader.tensors]})
-    return read_json(kept)
+        write_json(copy, {"fields": fields, "tensors": [tensor.name for tensor in reader.tensors]})
+    return read_json(copy)
 
 
 def gguf_obstacle(model: str) -> str | None:
@@ -69,20 +69,20 @@ def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
             f"llm.model = {policy.model!r} cannot be written as GGUF: {obstacle}. Set llm.engine: transformers."
         )
     source = gguf_of(policy.model)
-    found, architecture = _read_gguf(source), _architecture(source)
+    content, architecture = _read_gguf(source), _architecture(source)
     model = load_model(policy)
     weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
     names = gguf.get_tensor_name_map(ARCHITECTURES[architecture], model.config.num_hidden_layers)
     by_name = {names.get_name(name, try_suffixes=(".weight", ".bias")): w for name, w in weights.items()}
     with atomic_path(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
-        for name, value, kind, inner in found["fields"]:
+        for name, value, kind, inner in content["fields"]:
             if name in ("general.architecture", "general.file_type") or name.startswith("GGUF."):
                 continue
             inner = gguf.GGUFValueType(inner) if kind == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(name, value, gguf.GGUFValueType(kind), sub_type=inner)
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{matrices}"])
-        for name in found["tensors"]:
+        for name in content["tensors"]:
             config = model.config
             weight = by_name[name]
             if architecture == "llama":

@@ -27,8 +27,8 @@ def _words(text: str) -> list[str]:
 def _phrasings(profile: tuple[str, ...]) -> tuple[re.Pattern, ...]:
     """The templated profiles' sentences as patterns, their facts left open: every phrasing with and without each fact."""
     patterns, parts = set(), ("values", "decades", "titles", "avoided")
-    for template, kept in itertools.product(profile, itertools.product((True, False), repeat=len(parts))):
-        facts = {part: [_OPEN] if there else [] for part, there in zip(parts, kept, strict=True)}
+    for template, presence in itertools.product(profile, itertools.product((True, False), repeat=len(parts))):
+        facts = {part: [_OPEN] if there else [] for part, there in zip(parts, presence, strict=True)}
         patterns.add(re.escape(render_words(template, facts)).replace(re.escape(_OPEN), ".+"))
     return tuple(re.compile(pattern) for pattern in sorted(patterns))
 
@@ -61,7 +61,7 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     title = any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower) for name in facts.titles)
     avoided = [name.lower() for name in facts.avoided]
     stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
-    known = {word for fact in stated for word in _words(fact)}
+    fact_words = {word for fact in stated for word in _words(fact)}
     return {
         "words": len(_words(text)),
         "value": float(value),
@@ -71,7 +71,7 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
         "liked_wrong": float(any(re.search(rf"\b{re.escape(g)}\b", plain) for g in avoided)) if avoided else np.nan,
         "hedging": float(not value and not title),
         "mimic": float(any(pattern.fullmatch(text) for pattern in _phrasings(vocabulary.profile))),
-        "copied": float(np.mean([word in known for word in _words(text)] or [0])),
+        "copied": float(np.mean([word in fact_words for word in _words(text)] or [0])),
     }
 
 
@@ -133,8 +133,8 @@ def mean_likes(knowledge: Knowledge) -> np.ndarray:
     """(U, T) unit vectors: the mean item vector of what each user's history likes, of all of it where it likes nothing."""
     means = []
     for past in knowledge.data.cohort.history:
-        mine = past.item[liked(past.rating, knowledge.config.data)]
-        means.append(knowledge.item_vectors[mine if len(mine) else past.item].mean(axis=0))
+        items = past.item[liked(past.rating, knowledge.config.data)]
+        means.append(knowledge.item_vectors[items if len(items) else past.item].mean(axis=0))
     return np.array(means) / np.linalg.norm(means, axis=1, keepdims=True)
 
 
@@ -142,11 +142,11 @@ def similarity_stage(texts: np.ndarray, likes: np.ndarray, other: np.ndarray) ->
     """Cosines of texts (U, T) with their own user's mean liked item (U, T) and with that of user `other` (U,)."""
 
     def build(_):
-        own, another = (texts * likes).sum(axis=1), (texts * likes[other]).sum(axis=1)
-        edges = np.linspace(min(own.min(), another.min()), max(own.max(), another.max()), 31)
-        counts = {name: np.histogram(v, edges)[0].tolist() for name, v in (("own", own), ("another", another))}
-        means = {"own_mean": float(own.mean()), "another_mean": float(another.mean())}
-        share = {"users": len(own), "own_above_another": float((own > another).mean())}
+        to_user, to_another = (texts * likes).sum(axis=1), (texts * likes[other]).sum(axis=1)
+        edges = np.linspace(min(to_user.min(), to_another.min()), max(to_user.max(), to_another.max()), 31)
+        counts = {name: np.histogram(v, edges)[0].tolist() for name, v in (("own", to_user), ("another", to_another))}
+        means = {"own_mean": float(to_user.mean()), "another_mean": float(to_another.mean())}
+        share = {"users": len(to_user), "own_above_another": float((to_user > to_another).mean())}
         return {"edges": edges.round(6).tolist()} | counts | means | share
 
     return Stage("guards", "similarity", {"vectors": fingerprint(texts, likes, other)}, build)

@@ -205,10 +205,10 @@ def load_base(model: str, dtype=torch.float32):
     source = dense_source(model)
     _require_room(model, dtype)
     with readable("llm.model", model):
-        loaded, found = AutoModelForCausalLM.from_pretrained(
+        loaded, loading = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    if absent := sorted(found["missing_keys"]):
+    if absent := sorted(loading["missing_keys"]):
         raise StudyError(
             f"llm.model = {model!r} is no whole causal language model: it lacks {absent[0]} and {len(absent) - 1} more."
         )

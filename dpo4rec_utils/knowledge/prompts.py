@@ -71,14 +71,14 @@ class FactReader:
         """
         if history.empty:
             raise StudyError("An empty history has no facts; leave the user out or give one interaction.")
-        mine = history[liked(history.rating, self.config)]
-        if mine.empty:
-            mine = history.nlargest(max(1, len(history) // 3), "rating", keep="first")
-        best = mine.iloc[::-1].sort_values("rating", ascending=False, kind="stable")
-        likes = self._count(mine.item)
+        liked_rows = history[liked(history.rating, self.config)]
+        if liked_rows.empty:
+            liked_rows = history.nlargest(max(1, len(history) // 3), "rating", keep="first")
+        best = liked_rows.iloc[::-1].sort_values("rating", ascending=False, kind="stable")
+        likes = self._count(liked_rows.item)
         dislikes = self._count(history.item[disliked(history.rating, self.config)])
         avoided = {value for value, count in dislikes.items() if count > likes[value]}
-        years = [self.years[i] for i in mine.item]
+        years = [self.years[i] for i in liked_rows.item]
         return Facts(
             titles=tuple(self.titles[i] for i in best.item[: self.shown]),
             liked=_most(Counter({v: n for v, n in likes.items() if v not in avoided}), LIMITS["liked"]),

@@ -112,10 +112,10 @@ class Scorers:
 
 def _seeds(cells) -> dict[str, list[int]]:
     """backbone -> its training seeds, in order."""
-    found: dict[str, list[int]] = {}
+    seeds: dict[str, list[int]] = {}
     for backbone, seed in cells:
-        found.setdefault(backbone, []).append(seed)
-    return found
+        seeds.setdefault(backbone, []).append(seed)
+    return seeds
 
 
 def _means(done: dict, cells, arm: str, lists: CandidateLists) -> dict:
@@ -139,7 +139,7 @@ def _test_values(done: dict, cells, arm: str, lists: CandidateLists) -> pd.DataF
     for backbone, seeds in _seeds(cells).items():
         ranked = [ranked_labels(done[f"{backbone}-{seed}"][f"scores/{arm}"], lists.labels) for seed in seeds]
         for metric in PAIRED:
-            value = np.mean([user_means(METRICS[metric](one, 7), lists.user, users) for one in ranked], axis=0)
+            value = np.mean([user_means(METRICS[metric](labels, 7), lists.user, users) for labels in ranked], axis=0)
             frames.append(_frame((arm, backbone, f"{metric}@7", "test"), -1, users, value))
     return pd.concat(frames)
 

@@ -72,10 +72,10 @@ def history_table(cohort: Cohort, config: DataConfig, limit: int = 15) -> np.nda
     """(U, limit) positions of the latest liked history items, -1 padded on the left; MIR reads it."""
     table = np.full((len(cohort.users), limit), -1)
     for row, past in enumerate(cohort.history):
-        mine = past.item[liked(past.rating, config)].to_numpy()[-limit:]
-        if len(mine) == 0:
-            mine = past.item.to_numpy()[-limit:]
-        table[row, limit - len(mine) :] = mine
+        items = past.item[liked(past.rating, config)].to_numpy()[-limit:]
+        if len(items) == 0:
+            items = past.item.to_numpy()[-limit:]
+        table[row, limit - len(items) :] = items
     return table
 
 
@@ -156,9 +156,9 @@ def calibrate(model, task: Task) -> float:
     """
     model.temperature.fill_(1.0)
     scores, labels = score_lists(model, task, task.validation), task.validation.labels
-    found = minimize_scalar(lambda t: -log_likelihood(scores / np.exp(t), labels).mean(), bounds=(-3, 3))
-    model.temperature.fill_(float(np.exp(found.x)))
-    return float(-found.fun)
+    optimum = minimize_scalar(lambda t: -log_likelihood(scores / np.exp(t), labels).mean(), bounds=(-3, 3))
+    model.temperature.fill_(float(np.exp(optimum.x)))
+    return float(-optimum.fun)
 
 
 def load_reranker(task: Task, trained: Trained):

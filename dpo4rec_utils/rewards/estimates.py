@@ -80,21 +80,21 @@ def cross_fitted(features: np.ndarray, rewards: np.ndarray, fold: np.ndarray) ->
     out = np.zeros(rewards.shape)
     inputs, target = _centred(features), _centred(rewards)
     for number in np.unique(fold):
-        known = (fold != number) & (fold >= 0)
-        rows = inputs[known].reshape(-1, features.shape[2])
+        fit_users = (fold != number) & (fold >= 0)
+        rows = inputs[fit_users].reshape(-1, features.shape[2])
         scale = rows.std(axis=0) + 1e-9
-        model = RidgeCV(PENALTIES).fit(rows / scale, target[known].ravel())
-        mine = inputs[fold == number] / scale
-        out[fold == number] = model.predict(mine.reshape(-1, features.shape[2])).reshape(len(mine), -1)
+        model = RidgeCV(PENALTIES).fit(rows / scale, target[fit_users].ravel())
+        fold_inputs = inputs[fold == number] / scale
+        out[fold == number] = model.predict(fold_inputs.reshape(-1, features.shape[2])).reshape(len(fold_inputs), -1)
     return out
 
 
-def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, known: np.ndarray) -> np.ndarray:
+def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, fit_users: np.ndarray) -> np.ndarray:
     """Rewards (P, N) less what `tokens` (P, N) explain of them within a user, by one slope for the users in `known` (P,).
 
     Without it the longer text wins most pairs, and a policy learns to write on until the limit.
     """
-    x, y = _centred(tokens)[known], _centred(rewards)[known]
+    x, y = _centred(tokens)[fit_users], _centred(rewards)[fit_users]
     spread = (x**2).sum()
     return rewards - (x * y).sum() / spread * tokens if spread else rewards
 

@@ -142,8 +142,8 @@ class RewardModels:
         out, llm = {}, self.config.llm
         for split, samples in (("train", llm.train_samples), ("validation", llm.evaluation_samples)):
             for kind in KINDS:
-                found = split_half(merged[kind][:, :samples], self.lists, self.cohort.of(split))
-                out[f"{split}/{kind}"] = {key: found[key] for key in ("r", "gain", "users")}
+                halves = split_half(merged[kind][:, :samples], self.lists, self.cohort.of(split))
+                out[f"{split}/{kind}"] = {key: halves[key] for key in ("r", "gain", "users")}
         return out
 
     def _densities(self, merged: dict) -> dict:
@@ -151,8 +151,8 @@ class RewardModels:
         train = self.cohort.of("train")
         halves = {kind: split_half(merged[kind], self.lists, train) for kind in KINDS}
         return {
-            kind: {"r": found["r"], "users": found["users"]} | density(found["x"], found["y"])
-            for kind, found in halves.items()
+            kind: {"r": half["r"], "users": half["users"]} | density(half["x"], half["y"])
+            for kind, half in halves.items()
         }
 
 

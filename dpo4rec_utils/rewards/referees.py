@@ -108,11 +108,11 @@ def _frame(arm: str, split: str, kind: str, users: np.ndarray, value: np.ndarray
 
 def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
     """Each user's claimed change by every round's policy; train users by models trained without their lists."""
-    found = []
+    frames = []
     for turn, split in itertools.product(judged.turns, ("train", "validation")):
         users, texts = models.cohort.of(split), [judged.texts[policy.name] for policy in (turn.before, turn.after)]
-        found.append(_frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, *texts, users)))
-    return pd.concat(found)
+        frames.append(_frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, *texts, users)))
+    return pd.concat(frames)
 
 
 def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     """
     first, second = [], []
     for user in users:
-        mine = rewards[lists.user == user]
-        if len(mine) >= 2 and not np.isnan(mine).any():
-            first.append(mine[::2].mean(axis=0))
-            second.append(mine[1::2].mean(axis=0))
+        of_user = rewards[lists.user == user]
+        if len(of_user) >= 2 and not np.isnan(of_user).any():
+            first.append(of_user[::2].mean(axis=0))
+            second.append(of_user[1::2].mean(axis=0))
     if not first:
         return {"r": float("nan"), "gain": float("nan"), "ci_half": float("nan"), "users": 0, "x": [], "y": []}
     a, b = (np.array(half) - np.array(half).mean(axis=1, keepdims=True) for half in (first, second))

@@ -18,12 +18,12 @@ def list_rewards(scores: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarra
         there = ~np.isnan(scores[:, sample, 0])
         if not there.any():
             continue
-        mine, truth = scores[there, sample], labels[there]
+        sample_scores, truth = scores[there, sample], labels[there]
         if kind == "log_likelihood":
-            out[there, sample] = log_likelihood(mine, truth)
+            out[there, sample] = log_likelihood(sample_scores, truth)
         else:
             metric = {"ndcg": ndcg, "map": average_precision}[kind]
-            out[there, sample] = metric(ranked_labels(mine, truth), 10)
+            out[there, sample] = metric(ranked_labels(sample_scores, truth), 10)
     return out
 
 

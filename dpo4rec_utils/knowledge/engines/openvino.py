@@ -54,6 +54,6 @@ class OpenVINOSampler:
         """See `Sampler`."""
         decodings = [self._decoding(*pair) for pair in zip(samples, seeds, strict=True)]
         # Token ids, not strings: they are those that training reads, and what comes back says exactly how a text ended.
-        asked = [openvino.Tensor(np.array([token_ids(self.words, prompt)], np.int64)) for prompt in prompts]
-        answers = self.pipeline.generate(asked, decodings)
+        inputs = [openvino.Tensor(np.array([token_ids(self.words, prompt)], np.int64)) for prompt in prompts]
+        answers = self.pipeline.generate(inputs, decodings)
         return [[completion_of(ids, self.words, self.ends) for ids in answer.m_generation_ids] for answer in answers]

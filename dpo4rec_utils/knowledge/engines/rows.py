@@ -20,11 +20,11 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin = self.get_seq_length()
-        end, given = begin + key_states.shape[2], (key_states, value_states)
+        end, new_states = begin + key_states.shape[2], (key_states, value_states)
         if self.room is None or end > self.room[0].shape[2]:
-            kept = (self.keys, self.values)
-            self.room = tuple(_with_room(old, new, begin) for old, new in zip(kept, given, strict=True))
-        for room, states in zip(self.room, given, strict=True):
+            old_states = (self.keys, self.values)
+            self.room = tuple(_with_room(old, new, begin) for old, new in zip(old_states, new_states, strict=True))
+        for room, states in zip(self.room, new_states, strict=True):
             room[: len(states), :, begin:end] = states
         self.keys, self.values = (room[: len(key_states), :, :end] for room in self.room)
         return self.keys, self.values

@@ -40,13 +40,13 @@ class ServerSampler:
 
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
         """See `Sampler`."""
-        asked = [
+        requests = [
             (prompt, derive_seed(seed, "sample", number))
             for prompt, count, seed in zip(prompts, samples, seeds, strict=True)
             for number in range(count)
         ]
         with ThreadPoolExecutor(self.server.concurrency) as pool:
-            answers = list(pool.map(lambda pair: self._completion(*pair), asked))
+            answers = list(pool.map(lambda pair: self._completion(*pair), requests))
         rows = iter(answers)
         return [[next(rows) for _ in range(count)] for count in samples]
 

@@ -23,7 +23,7 @@ class TransformersSampler:
         self.model, self.config = load_model(policy, DTYPES[sampling_weights(config.device.sampling)]), config.llm
         self.tokenizer, self.ends = load_tokenizer(policy.model), end_tokens(policy.model)
         # The prompts' last columns are a slice, for which torch would copy the head's weights once a prompt.
-        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
@@ -79,9 +79,9 @@ def pick(logits: torch.Tensor, chance: Sequence[float], config: LLMConfig) -> to
     chance = torch.as_tensor(chance, dtype=torch.float32, device=logits.device)
     logits = logits / config.temperature
     total = logits.logsumexp(dim=1, keepdim=True)
-    found = logits.topk(min(LIKELIEST, logits.shape[1]), dim=1)
-    tokens = _drawn((found.values - total).exp(), found.indices, chance, config.top_p)
-    few = (found.values - total).exp().sum(dim=1) < config.top_p
+    top = logits.topk(min(LIKELIEST, logits.shape[1]), dim=1)
+    tokens = _drawn((top.values - total).exp(), top.indices, chance, config.top_p)
+    few = (top.values - total).exp().sum(dim=1) < config.top_p
     if few.any():
         ordered = logits[few].sort(dim=1, descending=True)
         tokens[few] = _drawn((ordered.values - total[few]).exp(), ordered.indices, chance[few], config.top_p)
@@ -91,8 +91,8 @@ def pick(logits: torch.Tensor, chance: Sequence[float], config: LLMConfig) -> to
 def _drawn(mass: torch.Tensor, tokens: torch.Tensor, chance: torch.Tensor, top_p: float) -> torch.Tensor:
     """The token where `chance` lies in the mass that is kept; mass: (R, K), descending."""
     reached = mass.cumsum(dim=1)
-    kept = torch.where(reached - mass < top_p, mass, 0.0)
-    reached = kept.cumsum(dim=1)
+    nucleus = torch.where(reached - mass < top_p, mass, 0.0)
+    reached = nucleus.cumsum(dim=1)
     place = torch.searchsorted(reached, chance[:, None] * reached[:, -1:], right=True)
-    last = (kept > 0).sum(dim=1, keepdim=True) - 1  # rounding may leave a chance near 1 behind the last
+    last = (nucleus > 0).sum(dim=1, keepdim=True) - 1  # rounding may leave a chance near 1 behind the last
     return tokens.gather(1, torch.minimum(place, last))[:, 0]
