@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dpo4rec_utils.environment import environment
 from dpo4rec_utils.files import project_root, write_json
-from dpo4rec_utils.store import environment
 
 READER = """
 import json, resource, time

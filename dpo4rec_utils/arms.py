@@ -1,4 +1,4 @@
-"""Every arm, control and variant: one entry each, plain data that both the making and the reading side import.
+"""Every arm, loop and variant: one entry each, plain data that both the making and the reading side import.
 
 An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here and name it in a profile's
 `evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS`; if its policy is trained in a
@@ -6,22 +6,38 @@ new way, add the loop here.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args, get_origin, get_type_hints
+
+
+class Choices:
+    """A dataclass whose fields of type `Literal` hold one of its words: any other is a `ValueError` when it is made."""
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(type(self)).items():
+            value, words = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal and value not in words:
+                raise ValueError(f"{type(self).__name__}.{name} = {value!r}; allowed: {', '.join(map(str, words))}")
+
+
+def _named(*entries) -> dict:
+    """Entries by their names."""
+    return {entry.name: entry for entry in entries}
 
 
 @dataclass(frozen=True)
-class Loop:
+class Loop(Choices):
     """A way to align the LLM, round after round; all have the same users, rounds and number of examples.
 
     cold: starts from the zero-shot LLM and not from the warm start. examples: 'pairs' (best and worst of its own texts),
     'swapped' (the pairs of the loop `dpo`, chosen and rejected swapped at random), 'chosen' (the chosen texts of its own
-    pairs) or 'templates' (full templates, for the users of the loop `dpo`); the last two are learnt by supervised fine-tuning. residual: its reward model reads the history
-    mean, too, so that a text earns what it adds.
+    pairs) or 'templates' (full templates, for the users of the loop `dpo`); the last two are learnt by supervised
+    fine-tuning. residual: its reward model reads the history mean, too, so that a text earns what it adds.
     """
 
     name: str
     label: str
     cold: bool = False
-    examples: str = "pairs"
+    examples: Literal["pairs", "swapped", "chosen", "templates"] = "pairs"
     residual: bool = False
 
     @property
@@ -35,41 +51,38 @@ class Loop:
         return self.examples in ("chosen", "templates")
 
 
-LOOPS = {
-    loop.name: loop
-    for loop in (
-        Loop("dpo", "DPO"),
-        Loop("random_labels", "random labels", examples="swapped"),
-        Loop("rft", "best of N", examples="chosen"),
-        Loop("template_sft", "templates imitated", examples="templates"),
-        Loop("dpo_cold", "DPO, no warm start", cold=True),
-        Loop("dpo_residual", "DPO, residual reward", residual=True),
-    )
-}
+LOOPS = _named(
+    Loop("dpo", "DPO"),
+    Loop("random_labels", "random labels", examples="swapped"),
+    Loop("rft", "best of N", examples="chosen"),
+    Loop("template_sft", "templates imitated", examples="templates"),
+    Loop("dpo_cold", "DPO, no warm start", cold=True),
+    Loop("dpo_residual", "DPO, residual reward", residual=True),
+)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(Choices):
     """One arm of the tables.
 
-    label: its words in figures. question: what it answers. user: the maker of the user's text vectors (`comparison.MAKERS`).
+    label: its words in figures. question: what it answers. user: the maker of the user's vectors (`comparison.MAKERS`).
     policy: whose texts, for makers that read texts: a policy's name, or a loop's for that after its last round. item: where
-    item text is from: the catalogue, the LLM, or nowhere. history: whether re-rankers read the history mean as a second
-    user input. against: the arms it is compared with, where both are there. baseline: its place among the arms that the last
-    round is compared with; None: it is not. shared: 'learnt' (its texts are in the shared scorers' training), 'scored'
-    (they are only scored) or 'no' (its inputs are others than theirs). judged: referees read it.
+    item text is from. history: whether re-rankers read the history mean as a second user input. against: the arms it is
+    compared with, where both are there. baseline: its place among the arms that the last round is compared with; None: it is
+    not. shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its inputs are
+    others than theirs). judged: referees read it.
     """
 
     name: str
     label: str
     question: str
-    user: str
+    user: Literal["nothing", "template", "history_mean", "shown_mean", "texts", "shuffled", "noise"]
     policy: str | None = None
-    item: str = "catalogue"
+    item: Literal["catalogue", "llm", "nowhere"] = "catalogue"
     history: bool = False
     against: tuple[str, ...] = ()
     baseline: int | None = None
-    shared: str = "learnt"
+    shared: Literal["trained", "scored", "no"] = "trained"
     judged: bool = False
 
     @property
@@ -78,101 +91,123 @@ class Arm:
         return self.policy.partition("_round_")[0] if self.policy not in (None, "zero_shot", "warm_start") else None
 
 
-def _on_top(of: str, label: str, question: str, policy: str | None, against: tuple[str, ...] = ()) -> Arm:
+def _on_top(added: str, label: str, question: str, policy: str | None, against: tuple[str, ...] = ()) -> Arm:
     """The history mean and one more user input; `against`: what it is compared with beside the history mean alone."""
-    user = {"template": "template", "dpo_shuffled": "shuffled"}.get(of, "texts")
-    against = ("history_mean", *against)
-    name, words = f"history_mean+{of}", f"history mean + {label}"
-    return Arm(name, words, question, user, policy, history=True, against=against, shared="no")
-
-
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item="nowhere", shared="no"),
-        Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=10),
-        Arm(
-            *("template", "template", "does the LLM add anything to stating facts?", "template"),
-            against=("item",),
-            baseline=7,
-            judged=True,
-        ),
-        Arm(
-            *("shown_mean", "mean of items shown", "how much signal the prompt's items hold", "shown_mean"),
-            against=("item",),
-            baseline=8,
-        ),
-        Arm(
-            *("history_mean", "history mean", "how much signal the whole history holds", "history_mean"),
-            against=("item",),
-            baseline=9,
-        ),
-        Arm(
-            *("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "texts", "zero_shot"),
-            against=("item",),
-            baseline=1,
-        ),
-        Arm(
-            *("warm_start", "warm start", "what imitating templates gives", "texts", "warm_start"),
-            against=("zero_shot",),
-            baseline=6,
-        ),
-        Arm(
-            *("random_labels", "random labels", "is it the preference?", "texts", "random_labels"),
-            baseline=3,
-            judged=True,
-        ),
-        Arm(*("rft", "best of N", "is a contrast needed?", "texts", "rft"), baseline=4, judged=True),
-        Arm(
-            *("template_sft", "templates imitated", "is it more than imitating a template?", "texts", "template_sft"),
-            baseline=5,
-            judged=True,
-        ),
-        Arm(
-            *("dpo_cold", "DPO, no warm start", "the paper's path", "texts", "dpo_cold"),
-            against=("zero_shot",),
-            judged=True,
-        ),
-        Arm(
-            *("item_llm", "item text by the LLM", "do the LLM's item facts help?", "texts", "dpo"),
-            item="llm",
-            baseline=11,
-            shared="no",
-        ),
-        Arm(
-            *("dpo_shuffled", "another user's text", "is it about this user?", "shuffled", "dpo"),
-            baseline=2,
-            shared="scored",
-            judged=True,
-        ),
-        _on_top("zero_shot", "zero-shot", "does the LLM add to the history?", "zero_shot"),
-        _on_top("template", "template", "does a template add to the history?", None),
-        _on_top("dpo_shuffled", "another user's text", "is it a second input, whatever it says?", "dpo"),
-        _on_top(
-            *("dpo", "last round", "does the aligned LLM add to the history?", "dpo"),
-            against=("history_mean+zero_shot", "history_mean+template", "history_mean+dpo_shuffled"),
-        ),
-        _on_top(
-            *("dpo_residual", "residual reward", "and if it is rewarded for what it adds?", "dpo_residual"),
-            against=("history_mean+dpo", "history_mean+dpo_shuffled"),
-        ),
+    return Arm(
+        name=f"history_mean+{added}",
+        label=f"history mean + {label}",
+        question=question,
+        user={"template": "template", "dpo_shuffled": "shuffled"}.get(added, "texts"),
+        policy=policy,
+        history=True,
+        against=("history_mean", *against),
+        shared="no",
     )
-}
+
+
+def _texts(name: str, label: str, question: str, policy: str, **more) -> Arm:
+    """An arm whose user knowledge is the texts of a policy."""
+    return Arm(name, label, question, "texts", policy, **more)
+
+
+ARMS = _named(
+    Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item="nowhere", shared="no"),
+    Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=10),
+    Arm(
+        name="template",
+        label="template",
+        question="does the LLM add anything to stating facts?",
+        user="template",
+        against=("item",),
+        baseline=7,
+        judged=True,
+    ),
+    Arm(
+        name="shown_mean",
+        label="mean of items shown",
+        question="how much signal the prompt's items hold",
+        user="shown_mean",
+        against=("item",),
+        baseline=8,
+    ),
+    Arm(
+        name="history_mean",
+        label="history mean",
+        question="how much signal the whole history holds",
+        user="history_mean",
+        against=("item",),
+        baseline=9,
+    ),
+    _texts("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "zero_shot", against=("item",), baseline=1),
+    _texts(
+        name="warm_start",
+        label="warm start",
+        question="what imitating templates gives",
+        policy="warm_start",
+        against=("zero_shot",),
+        baseline=6,
+    ),
+    _texts("random_labels", "random labels", "is it the preference?", "random_labels", baseline=3, judged=True),
+    _texts("rft", "best of N", "is a contrast needed?", "rft", baseline=4, judged=True),
+    _texts(
+        name="template_sft",
+        label="templates imitated",
+        question="is it more than imitating a template?",
+        policy="template_sft",
+        baseline=5,
+        judged=True,
+    ),
+    _texts("dpo_cold", "DPO, no warm start", "the paper's path", "dpo_cold", against=("zero_shot",), judged=True),
+    _texts(
+        name="item_llm",
+        label="item text by the LLM",
+        question="do the LLM's item facts help?",
+        policy="dpo",
+        item="llm",
+        baseline=11,
+        shared="no",
+    ),
+    Arm(
+        name="dpo_shuffled",
+        label="another user's text",
+        question="is it about this user?",
+        user="shuffled",
+        policy="dpo",
+        baseline=2,
+        shared="scored",
+        judged=True,
+    ),
+    _on_top("zero_shot", "zero-shot", "does the LLM add to the history?", "zero_shot"),
+    _on_top("template", "template", "does a template add to the history?", None),
+    _on_top("dpo_shuffled", "another user's text", "is it a second input, whatever it says?", "dpo"),
+    _on_top(
+        added="dpo",
+        label="last round",
+        question="does the aligned LLM add to the history?",
+        policy="dpo",
+        against=("history_mean+zero_shot", "history_mean+template", "history_mean+dpo_shuffled"),
+    ),
+    _on_top(
+        added="dpo_residual",
+        label="residual reward",
+        question="and if it is rewarded for what it adds?",
+        policy="dpo_residual",
+        against=("history_mean+dpo", "history_mean+dpo_shuffled"),
+    ),
+)
 # What the last round is compared with, in the order of the tables.
 BASELINES = tuple(sorted((a.name for a in ARMS.values() if a.baseline), key=lambda name: ARMS[name].baseline))
 # Arms of notebook 06 alone.
-ABLATION_ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("user", "user text", "user text without item text", "texts", "dpo", item="nowhere"),
-        Arm("noise", "random words", "as many random words as the user's own text has", "noise", "dpo"),
-    )
-}
+ABLATION_ARMS = _named(
+    Arm("user", "user text", "user text without item text", "texts", "dpo", item="nowhere"),
+    Arm("noise", "random words", "as many random words as the user's own text has", "noise", "dpo"),
+)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Round 1 with one thing changed, judged on held-out pairs and by referees; or the zero-shot LLM asked otherwise (`prompt`).
+    """Round 1 with one thing changed, judged on held-out pairs and by referees; or the zero-shot LLM asked otherwise
+    (`prompt`).
 
     alignment, reward: fields of `AlignmentConfig` and `RewardConfig`. residual: a reward model that reads the history mean,
     too. llm_only: one that never read a template. samples: N texts of a user instead of `llm.train_samples`. grpo: the same
@@ -197,7 +232,7 @@ class Variant:
 
 def _losses() -> list[Variant]:
     """Losses of trl at two learning rates each; the default is the sigmoid at the higher one."""
-    found = []
+    variants = []
     for loss, label, more in (
         ("sigmoid", "sigmoid", {}),
         ("ipo", "IPO", {}),
@@ -207,31 +242,28 @@ def _losses() -> list[Variant]:
     ):
         for name, rate in (("high", 1e-3), ("low", 3e-4))[loss == "sigmoid" :]:
             change = {"loss": loss, "learning_rate": rate} | more
-            found.append(Variant(f"{loss}_{name}", f"loss: {label}, rate {rate:g}", change))
-    return found
+            variants.append(Variant(f"{loss}_{name}", f"loss: {label}, rate {rate:g}", change))
+    return variants
 
 
-VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant("titles_prompt", "zero-shot, titles alone", prompt="titles"),
-        Variant("demographics_prompt", "zero-shot, and age, gender, occupation", prompt="demographics"),
-        Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
-        Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
-        Variant("residual_reward", "reward: beyond the history mean", residual=True),
-        Variant("any_length_reward", "reward: length counts", reward={"equal_length": False}),
-        Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
-        Variant("map_reward", "reward: MAP", reward={"kind": "map"}),
-        Variant("llm_only_reward", "reward model without templates", llm_only=True),
-        Variant("samples_2", "2 texts a user", samples=2),
-        Variant("samples_4", "4 texts a user", samples=4),
-        Variant("samples_16", "16 texts a user", samples=16),
-        Variant("grpo", "GRPO, rate 0.001", grpo=True),
-        Variant("grpo_low", "GRPO, rate 0.0001", {"learning_rate": 1e-4}, grpo=True),
-        *_losses(),
-        Variant("one_pair_a_user", "one pair a user", {"pairs_per_user": 1}),
-    )
-}
+VARIANTS = _named(
+    Variant("titles_prompt", "zero-shot, titles alone", prompt="titles"),
+    Variant("demographics_prompt", "zero-shot, and age, gender, occupation", prompt="demographics"),
+    Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
+    Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
+    Variant("residual_reward", "reward: beyond the history mean", residual=True),
+    Variant("any_length_reward", "reward: length counts", reward={"equal_length": False}),
+    Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
+    Variant("map_reward", "reward: MAP", reward={"kind": "map"}),
+    Variant("llm_only_reward", "reward model without templates", llm_only=True),
+    Variant("samples_2", "2 texts a user", samples=2),
+    Variant("samples_4", "4 texts a user", samples=4),
+    Variant("samples_16", "16 texts a user", samples=16),
+    Variant("grpo", "GRPO, rate 0.001", grpo=True),
+    Variant("grpo_low", "GRPO, rate 0.0001", {"learning_rate": 1e-4}, grpo=True),
+    *_losses(),
+    Variant("one_pair_a_user", "one pair a user", {"pairs_per_user": 1}),
+)
 
 
 def round_name(number: int, loop: str = "dpo") -> str:
@@ -257,8 +289,8 @@ def label(name: str) -> str:
 
 def trained_loops(arms: list[str]) -> list[str]:
     """The loops that these arms need, the headline's first."""
-    asked = [ARMS[name].loop for name in arms]
-    return list(dict.fromkeys(["dpo", *(loop for loop in asked if loop)]))
+    loops = [ARMS[name].loop for name in arms]
+    return list(dict.fromkeys(["dpo", *(loop for loop in loops if loop)]))
 
 
 def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") -> list[str]:
@@ -275,6 +307,6 @@ def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") 
 
 def comparisons(names: list[str], last: str) -> list[tuple[str, str]]:
     """(arm, baseline) pairs that the study asks about, where both are among `names`; `last`: the last round's name."""
-    asked = [(last, baseline) for baseline in BASELINES]
-    asked += [(name, baseline) for name in reversed(ARMS) for baseline in ARMS[name].against]
-    return [(a, b) for a, b in asked if a in names and b in names]
+    pairs = [(last, baseline) for baseline in BASELINES]
+    pairs += [(name, baseline) for name in reversed(ARMS) for baseline in ARMS[name].against]
+    return [(a, b) for a, b in pairs if a in names and b in names]

@@ -9,18 +9,18 @@ from dpo4rec_utils.arms import VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.keys import fingerprint
-from dpo4rec_utils.knowledge.knowledge import Knowledge
+from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
 from dpo4rec_utils.rewards.referees import Judged, referees_stage
 from dpo4rec_utils.rewards.reliability import split_half
 from dpo4rec_utils.rewards.values import KINDS
 from dpo4rec_utils.seeds import generator
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.store import Stage, Store
 from dpo4rec_utils.study import Study
 
 # Notebook 06: re-rankers of the knowledge arms, and PRM with other adapters (fields of RerankerConfig).
 KNOWLEDGE_BACKBONES = ("prm", "setrank")
-ADAPTERS = {
+ADAPTER_ABLATIONS = {
     "hea": {"adapter": "hea"},
     "moe": {"adapter": "moe"},
     "mlp": {"adapter": "mlp"},
@@ -28,76 +28,78 @@ ADAPTERS = {
 }
 
 
-def user_folds(study: Study) -> list[Study]:
+def fold_studies(study: Study) -> list[Study]:
     """This study and, where `evaluation.folds` asks for more, the same with other test users: each its own loop.
 
     Raises `StudyError` where two of them would test the same user.
     """
-    config, found = study.config, [study]
+    config, studies = study.config, [study]
     for number in range(1, config.evaluation.folds):
         data, evaluation = config.data.changed(fold=number), config.evaluation.changed(folds=1)
         changed = config.changed(data=data, evaluation=evaluation)
-        other = Study(changed, study.store.root, f"-fold{number}", study.store.making)
-        # The cohort is made here: a split that cannot be made is an error now, not when the loops before it are done. One
-        # memory on disk has one writer.
-        other.knowledge.encoder = study.knowledge.encoder
-        found.append(other)
-    return found
+        store = Store(study.store.root, as_dict(changed), f"-fold{number}", study.store.making)
+        studies.append(Study(changed, store, study.encoder))
+        _ = studies[
+            -1
+        ].data.cohort  # a split that cannot be made is an error now, not when the loops before it are done
+    return studies
 
 
 # The knowledge of an arm
 
 
 def arm_knowledge(study: Study, name: str) -> ArmKnowledge:
-    """What an arm gives to re-rankers: user text (U, S, T), S texts a user, item text (I, T), zeros where it has none; and the
-    history mean (U, T) where it is a second user input."""
-    found, knowledge = arm(name), study.knowledge
-    items = ITEM_MAKERS[found.item](knowledge)
+    """What an arm gives to re-rankers: vectors of users' texts (U, S, T), S texts a user, of items (I, T), zeros where it has
+    none; and the history mean (U, T) where it is a second user input."""
+    entry, vectors = arm(name), study.vectors
     return ArmKnowledge(
-        name, MAKERS[found.user](study, found), items, knowledge.history_mean if found.history else None
+        name=name,
+        user_vectors=MAKERS[entry.user](study, entry),
+        item_vectors=ITEM_MAKERS[entry.item](vectors),
+        history_vector=vectors.history_mean if entry.history else None,
     )
 
 
-ITEM_MAKERS: dict[str, Callable[[Knowledge], np.ndarray]] = {
-    "catalogue": lambda knowledge: knowledge.item_vectors,
-    "llm": lambda knowledge: knowledge.llm_item_vectors(),
-    "nowhere": lambda knowledge: np.zeros_like(knowledge.item_vectors),
+ITEM_MAKERS: dict[str, Callable[[TextVectors], np.ndarray]] = {
+    "catalogue": lambda vectors: vectors.item_vectors,
+    "llm": lambda vectors: vectors.llm_item_vectors(),
+    "nowhere": lambda vectors: np.zeros_like(vectors.item_vectors),
 }
 
 
 def _nothing(study: Study, _: Arm) -> np.ndarray:
-    shape = (len(study.data.cohort.users), 1, study.knowledge.item_vectors.shape[1])
+    shape = (len(study.data.cohort.users), 1, study.vectors.item_vectors.shape[1])
     return np.zeros(shape, np.float32)
 
 
 def _template(study: Study, _: Arm) -> np.ndarray:
-    return study.knowledge.template_vectors(study.config.llm.evaluation_samples, full=True)
+    return study.vectors.template_vectors(study.config.llm.evaluation_samples, full=True)
 
 
 def _history_mean(study: Study, _: Arm) -> np.ndarray:
-    return study.knowledge.history_mean[:, None]
+    return study.vectors.history_mean[:, None]
 
 
 def _shown_mean(study: Study, _: Arm) -> np.ndarray:
-    return study.knowledge.shown_mean[:, None]
+    return study.vectors.shown_mean[:, None]
 
 
-def _texts(study: Study, found: Arm) -> np.ndarray:
-    return study.knowledge.vectors(study.policy(found.policy), study.config.llm.evaluation_samples)
+def _texts(study: Study, entry: Arm) -> np.ndarray:
+    return study.vectors.policy_vectors(study.policy(entry.policy), study.config.llm.evaluation_samples)
 
 
-def _shuffled(study: Study, found: Arm) -> np.ndarray:
-    return _texts(study, found)[study.data.shuffled_users()]
+def _shuffled(study: Study, entry: Arm) -> np.ndarray:
+    return _texts(study, entry)[study.data.shuffled_users()]
 
 
-def _noise(study: Study, found: Arm) -> np.ndarray:
+def _noise(study: Study, entry: Arm) -> np.ndarray:
     """(U, S, T) vectors of random words of a policy's texts, each as long as the text it stands for."""
-    table, knowledge = study.knowledge.texts(study.policy(found.policy)), study.knowledge
+    table, knowledge = study.knowledge.texts(study.policy(entry.policy)), study.knowledge
     table = table[table["sample"] < study.config.llm.evaluation_samples]
     words = [text.split() for text in table.text]
     pool, rng = np.concatenate(words), generator(study.seed, "noise")
-    texts = [f"{knowledge.prefix} {' '.join(rng.choice(pool, len(own)))}" for own in words]
-    vectors = knowledge.encoder.encode(texts, "encode noise")
+    texts = [f"{knowledge.prefix} {' '.join(rng.choice(pool, len(row)))}" for row in words]
+    vectors = study.encoder.encode(texts, "encode noise")
     return vectors.reshape(len(knowledge.users), -1, vectors.shape[1])
 
 
@@ -117,7 +119,7 @@ MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
 
 def compare(study: Study) -> None:
     """Own and shared scorers of every arm and protocol, in every user fold."""
-    for fold in user_folds(study):
+    for fold in fold_studies(study):
         fold.store.make(cohort_stage(fold.data))
         fold.store.make(user_facts_stage(fold.data))
         config = as_dict(fold.config)
@@ -133,8 +135,8 @@ def compare(study: Study) -> None:
 def _shared(study: Study, protocol: str, names: list[str]) -> None:
     """Every judged round is in the union, so that rounds can be compared, too."""
     arms = [arm_knowledge(study, name) for name in names if arm(name).shared != "no"]
-    learnt = [one.name for one in arms if arm(one.name).shared == "learnt"]
-    study.store.make(study.scorers.shared_stage(protocol, arms, learnt))
+    trained_on = [name for name in names if arm(name).shared == "trained"]
+    study.store.make(study.scorers.shared_stage(protocol, arms, trained_on))
 
 
 # Notebook 06
@@ -147,7 +149,7 @@ def ablate(study: Study) -> None:
     for name in ("user", "noise"):
         knowledge = arm_knowledge(study, name)
         study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=KNOWLEDGE_BACKBONES))
-    for ablation, change in ADAPTERS.items():
+    for ablation, change in ADAPTER_ABLATIONS.items():
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)
             study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))
@@ -169,24 +171,24 @@ def judge(study: Study) -> None:
     rounds = [turn.after.name for turn in turns if turn.loop != "dpo"]
     others = [*rounds, *(name for name in config.evaluation.arms if arm(name).judged), *config.evaluation.ablations]
     others = [name for name in others if name not in study.loops]  # an arm of a loop's name is its last round
-    texts = {name: judged_text(study, name) for name in [*policies, *others]}
-    judged = Judged(texts, policies, headline, others, turns)
+    vectors = {name: judged_vectors(study, name) for name in [*policies, *others]}
+    judged = Judged(vectors, policies, headline, others, turns)
     study.store.make(referees_stage(study.reward_models, study.zero_shot, judged))
 
 
-def judged_text(study: Study, name: str) -> np.ndarray:
-    """(U, S, T) text of an arm or of a variant, whose texts are those of a policy of its name."""
+def judged_vectors(study: Study, name: str) -> np.ndarray:
+    """(U, S, T) vectors of an arm's texts, or of a variant's, which are those of a policy of its name."""
     if name in study.config.evaluation.ablations:
-        return study.knowledge.vectors(study.policy(name), study.config.llm.evaluation_samples)
-    return arm_knowledge(study, name).user
+        return study.vectors.policy_vectors(study.policy(name), study.config.llm.evaluation_samples)
+    return arm_knowledge(study, name).user_vectors
 
 
 def count_samples(study: Study) -> None:
     """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
 
-    By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or
-    up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, ci_half (half the width of its 95 % interval),
-    users.
+    By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or up
+    to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, ci_half (half the width of its 95 %
+    interval), users.
     """
     turn, most = study.round(1), study.config.llm.train_samples
     sampled, model = turn.before, turn.model
@@ -199,8 +201,8 @@ def count_samples(study: Study) -> None:
         rows = []
         for n in (n for n in (2, 4, 8, 16, 32, 64) if n <= most):
             for kind in KINDS:
-                found = split_half(rewards[kind][:, :n], turn.model.lists, users)
-                row = {"samples": n, "reward": kind} | {k: found[k] for k in ("r", "gain", "ci_half", "users")}
+                halves = split_half(rewards[kind][:, :n], turn.model.lists, users)
+                row = {"samples": n, "reward": kind} | {k: halves[k] for k in ("r", "gain", "ci_half", "users")}
                 rows.append(row)
         return {"texts": sampled.name, "users": len(users), "rows": rows}
 

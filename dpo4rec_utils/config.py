@@ -5,27 +5,54 @@
 
 import re
 import typing
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError, core_schema
 
 from dpo4rec_utils.arms import ARMS, VARIANTS
+from dpo4rec_utils.registries import BACKBONES, DATASETS, ENGINES, ESTIMATES, Registry
 
 PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 ENOUGH = 0.8  # of the pairs that a round asks for; with fewer it stops
 PROTOCOLS = ("popularity", "uniform")
-BUILT_IN = ("ml-100k", "ml-1m")  # data sets with a loader of their own
 SPLITS = ("train", "validation", "test")
 REFEREE_KINDS = ("log_likelihood", "ndcg")
 
-Backbone = Literal["dlcm", "prm", "setrank", "mir", "dasalc"]
+
+@dataclass(frozen=True)
+class NameIn:
+    """Annotates a text that names an entry of a registry, as it is when a profile is read."""
+
+    registry: Registry
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        return core_schema.no_info_after_validator_function(self._entry_name, handler(source))
+
+    def _entry_name(self, name: str) -> str:
+        if name not in self.registry:
+            raise PydanticCustomError("unknown_name", "no {kind}", {"kind": self.registry.kind})
+        return name
+
+
+BackboneName = Annotated[str, NameIn(BACKBONES)]
 ArmName = Literal[tuple(ARMS)]
 VariantName = Literal[tuple(VARIANTS)]
 Loss = Literal[
-    *("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "aot", "apo_zero", "apo_down", "discopop"),
+    "sigmoid",
+    "ipo",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "aot",
+    "apo_zero",
+    "apo_down",
+    "discopop",
     "sigmoid_norm",
 ]
-BACKBONES, LOSSES = typing.get_args(Backbone), typing.get_args(Loss)
+LOSSES = typing.get_args(Loss)
 # Arms that the tables compare with, so every profile has them.
 COMPARED = ("none", "item", "zero_shot", "random_labels", "dpo_shuffled")
 
@@ -147,7 +174,7 @@ class DataConfig(Section):
         table_settings = [
             k for k in ("archive", "interactions", "items", "core", "min_interactions") if getattr(self, k)
         ]
-        if self.name in BUILT_IN and table_settings:
+        if self.name in DATASETS and table_settings:
             raise ValueError(
                 f"data.{table_settings[0]} is of own tables and data.name = {self.name!r} is a built-in data set; give them another name."
             )
@@ -205,7 +232,7 @@ class LLMConfig(Section):
     model: str = Field(
         "embedded", description="'embedded' (SmolLM2-135M-Instruct), 'gemma-3-270m', a local folder or a Hub id"
     )
-    engine: Literal["openvino", "transformers", "server"] = "openvino"
+    engine: Annotated[str, NameIn(ENGINES)] = "openvino"
     server: ServerConfig | None = Field(None, description="where engine: server finds the policies")
     prompt: str = Field("counts", description="a user template of the domain: counts or titles, or one of your own")
     titles: int = Field(10, ge=1, le=200, description="items that a prompt shows, the best rated and latest")
@@ -271,13 +298,13 @@ class RewardConfig(Section):
     """The reward model: a knowledge-augmented re-ranker, cross-fitted over user folds, averaged over seeds."""
 
     kind: Literal["log_likelihood", "ndcg", "map"] = "log_likelihood"
-    estimate: Literal["amortised", "realised", "embedding"] = Field(
+    estimate: Annotated[str, NameIn(ESTIMATES)] = Field(
         "amortised",
         description="realised: on a user's own lists; amortised: what a text like this can expect; embedding: its cosine with "
         "the history mean, no re-ranker",
     )
     equal_length: bool = Field(True, description="take out of the reward what a text's tokens explain within a user")
-    backbone: Backbone = "prm"
+    backbone: BackboneName = "prm"
     folds: int = Field(3, ge=2, le=20)
     seeds: int = Field(2, ge=1, le=20)
     templates: int = Field(8, ge=1, le=64, description="randomised templated profiles a user in the mixture")
@@ -353,7 +380,7 @@ class EvaluationConfig(Section):
 
     arms: Annotated[tuple[ArmName, ...], *SomeNames] = Field(tuple(ARMS), description="dpo_round_<r> is always added")
     uniform_arms: Annotated[tuple[ArmName, ...], *Names] = ("item", "template", "zero_shot")
-    backbones: Annotated[tuple[Backbone, ...], *SomeNames] = BACKBONES
+    backbones: Annotated[tuple[BackboneName, ...], *SomeNames] = tuple(BACKBONES)
     ablations: Annotated[tuple[VariantName, ...], *Names] = Field(
         (), description="variants of round 1, judged on held-out pairs and by referees"
     )

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dpo4rec_utils.config import SPLITS, Config
+from dpo4rec_utils.config import SPLITS, Config, as_dict
 from dpo4rec_utils.cost import cost_sentences
+from dpo4rec_utils.store import Store
 from dpo4rec_utils.study import Study
 
 
 def described(config: Config) -> Iterator[str]:
     """Sentences about data, one user and cost. The trial samples texts for a few users and keeps none."""
     with tempfile.TemporaryDirectory() as folder:
-        study = Study(config, Path(folder))
+        study = Study(config, Store(Path(folder), as_dict(config)))
         yield from _tables(study)
         yield from _user(study)
         yield "\n" + "\n".join(cost_sentences(study))

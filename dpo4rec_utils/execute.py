@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
-from dpo4rec_utils.config import Config
+from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
 from dpo4rec_utils.files import (
@@ -32,8 +32,9 @@ from dpo4rec_utils.files import (
     write_text,
 )
 from dpo4rec_utils.locks import HOLDS, left_unfinished, results_alone
+from dpo4rec_utils.meter import measure
+from dpo4rec_utils.registries import ENGINES
 from dpo4rec_utils.settings import load_config
-from dpo4rec_utils.store import measure
 
 KERNEL = "dpo4rec"
 # What a notebook may end in with a sentence of ours, or of the system: no traceback.
@@ -73,9 +74,11 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
 
 
 def _require_engine(config: Config) -> None:
-    if config.llm.engine == "openvino" and not find_spec("openvino_genai"):
+    name, package = config.llm.engine, ENGINES[config.llm.engine].package
+    if package and not find_spec(package):
         raise StudyError(
-            "llm.engine = 'openvino' needs openvino-genai, which is not installed; install it, or say -p llm.engine=transformers."
+            f"llm.engine = {name!r} needs {package.replace('_', '-')}, which is not installed; install it, or say "
+            "-p llm.engine=transformers."
         )
 
 
@@ -131,12 +134,13 @@ def _variables(**values: str):
 def _cost(config: Config) -> list[str]:
     from dpo4rec_utils.assets import EMBEDDED, fetch
     from dpo4rec_utils.cost import cost_sentences
+    from dpo4rec_utils.store import Store
     from dpo4rec_utils.study import Study
 
     if config.encoder.model in EMBEDDED["encoder"]:
         fetch(EMBEDDED["encoder"][config.encoder.model])
     with tempfile.TemporaryDirectory() as folder:
-        return cost_sentences(Study(config, Path(folder)))
+        return cost_sentences(Study(config, Store(Path(folder), as_dict(config))))
 
 
 def _execute(path: Path, target: Path, parameters: dict) -> None:

@@ -19,10 +19,13 @@ import pandas as pd
 
 PACKAGE = "dpo4rec_utils"
 # What moves results between stages without changing them, and plain data: settings enter a key by value, assets by hash,
-# arms by the texts that they lead to.
+# arms by the texts that they lead to, entries of a registry by name and code.
 INFRASTRUCTURE = frozenset(
     f"{PACKAGE}{name}"
-    for name in ("", ".store", ".files", ".keys", ".assets", ".config", ".settings", ".arms", ".device", ".locks")
+    for name in (
+        *("", ".store", ".meter", ".environment", ".files", ".keys", ".locks", ".assets"),
+        *(".config", ".settings", ".arms", ".registries", ".device"),
+    )
 )
 # Import name -> the distributions whose versions decide its numbers.
 LIBRARIES = {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from dpo4rec_utils.config import PROFILE_NAME, Config, Section
+from dpo4rec_utils.config import PROFILE_NAME, Config, NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -167,8 +167,11 @@ def allowed(field) -> str:
     if typing.get_origin(kind) is tuple:
         empty = not any(getattr(part, "min_length", 0) for part in field.metadata)
         some = "a list, each once," if empty else "a list, not empty, each once,"
-        names = typing.get_args(typing.get_args(kind)[0])
+        names = _names(typing.get_args(kind)[0])
         return f"{some} of {', '.join(names) or 'names'}"
+    for part in field.metadata:
+        if isinstance(part, NameIn):
+            return "one of " + ", ".join(part.registry)
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is dict:
@@ -176,6 +179,13 @@ def allowed(field) -> str:
     limits = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}
     span = f" from {limits['ge']} to {limits['le']}" if limits else ""
     return f"{kind.__name__}{span}{optional}"
+
+
+def _names(kind) -> tuple[str, ...]:
+    """The names that an item of a list may be: words of a `Literal`, or entries of a registry."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return tuple(name for part in kind.__metadata__ if isinstance(part, NameIn) for name in part.registry)
+    return typing.get_args(kind)
 
 
 def notebook_parameters(namespace: dict) -> tuple[Config, bool]:

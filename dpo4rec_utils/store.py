@@ -9,23 +9,18 @@ import ctypes
 import functools
 import gc
 import math
-import os
-import platform
 import shutil
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 
+from dpo4rec_utils.environment import environment
 from dpo4rec_utils.files import (
     PARTIAL,
     MissingRecordError,
@@ -35,7 +30,6 @@ from dpo4rec_utils.files import (
     file_identity,
     file_sha256,
     profile_of,
-    project_root,
     read_json,
     require_free_disk,
     results_folder,
@@ -43,11 +37,11 @@ from dpo4rec_utils.files import (
     system_sentence,
     write_json,
 )
-from dpo4rec_utils.keys import code_key, content_key, installed_versions, library_versions
+from dpo4rec_utils.keys import code_key, content_key, library_versions
 from dpo4rec_utils.locks import alone, results_alone, stage_lock
+from dpo4rec_utils.meter import measure
 
 VALUES = "values.parquet"
-VERSIONED = ("torch", "transformers", "trl", "peft", "openvino-genai", "gguf", "numpy", "pandas", "papermill")
 
 
 @dataclass(frozen=True)
@@ -127,102 +121,6 @@ def check_files(folder: Path) -> None:
         if not path.is_file() or file_identity(path, HASHED_BYTES) != identity:
             state = "was changed" if path.exists() else "is gone"
             raise StudyError(f"{path} {state} since it was made; delete {folder} and run again.")
-
-
-@dataclass
-class Cost:
-    """Wall time in seconds and peak resident memory of this process and its children in MiB.
-
-    Seconds of a stage that is built inside another's block count for that stage alone.
-    """
-
-    seconds: float = 0.0
-    peak_rss_mib: float = 0.0
-    journal: Path | None = field(default=None, repr=False)
-    started: float = field(default_factory=time.perf_counter, repr=False)
-    elsewhere: float = field(default=0.0, repr=False)
-    stop: threading.Event = field(default_factory=threading.Event, repr=False)
-
-    def __post_init__(self):
-        before = read_json(self.journal) if self.journal and self.journal.exists() else {}
-        self.before, self.peak_rss_mib = before.get("seconds", 0.0), before.get("peak_rss_mib", 0.0)
-
-    def count(self) -> None:
-        """Bring `seconds` up to date and keep them in the journal, so that they outlive whatever ends this process."""
-        self.seconds = self.before + time.perf_counter() - self.started - self.elsewhere
-        if self.journal:
-            write_json(self.journal, {"seconds": self.seconds, "peak_rss_mib": self.peak_rss_mib})
-
-    def watch(self) -> None:
-        """Follow the memory until the measured block ends."""
-        process, ticks = psutil.Process(), 0
-        while True:
-            total = 0
-            for member in (process, *process.children(recursive=True)):
-                try:
-                    total += member.memory_info().rss
-                except psutil.Error:
-                    continue
-            self.peak_rss_mib = max(self.peak_rss_mib, total / 2**20)
-            if self.stop.wait(0.5):
-                return
-            ticks += 1
-            if ticks % JOURNAL_TICKS == 0:
-                self.count()
-
-
-JOURNAL_TICKS = 6  # half seconds between two entries
-_OPEN: list[Cost] = []  # blocks that are measured now, the innermost last
-
-
-@contextmanager
-def measure(journal: Path | None = None):
-    """Measure a block as `Cost`; with `journal`, seconds spent before an interruption are kept there and added."""
-    cost = Cost(journal=journal)
-    thread = threading.Thread(target=cost.watch, daemon=True)
-    thread.start()
-    _OPEN.append(cost)
-    try:
-        yield cost
-    finally:
-        _OPEN.remove(cost)
-        cost.stop.set()
-        thread.join()
-        cost.count()
-        if _OPEN and journal:
-            _OPEN[-1].elsewhere += time.perf_counter() - cost.started
-
-
-def _commit() -> str:
-    """The checked-out commit, '-dirty' behind it where a tracked file outside results/ differs from it."""
-    root = project_root()
-    git = ["git", "-C", str(root)]
-    try:
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
-        if Path(top.stdout.strip()).resolve() != root.resolve():
-            return "unknown"  # a copy inside another repository is not at that repository's commit
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)results"], capture_output=True)
-        return head.stdout.strip() + ("-dirty" if same.returncode else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def environment() -> dict:
-    """Date (UTC), versions, commit and machine, for records."""
-    versions = {"python": platform.python_version()} | installed_versions(VERSIONED)
-    cpu = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        text = Path("/proc/cpuinfo").read_text()
-        lines = [line for line in text.splitlines() if line.startswith("model name")]
-        cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
-        cpu += " with AVX-512" * (" avx512f " in text)  # twice the speed, and other arithmetic
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    torch = sys.modules.get("torch")  # a process that never imported it computed nothing on a GPU
-    gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
-    device = {"device": f"{cpu}, {cores} cores{gpu}", "threads": torch.get_num_threads() if torch else cores}
-    return {"date": date, "versions": versions, "commit": _commit()} | device
 
 
 class Store:

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,15 @@ from dpo4rec_utils.alignment.pairs import (
     swapped_at_random,
 )
 from dpo4rec_utils.alignment.probe import described_pairs
-from dpo4rec_utils.alignment.story import Round
+from dpo4rec_utils.alignment.round import Round
 from dpo4rec_utils.arms import LOOPS, VARIANTS, Loop, round_name, trained_loops
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.files import StudyError, project_root
+from dpo4rec_utils.knowledge.encoder import TextEncoder, open_encoder
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy, base_policy
+from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rewards.model import RewardModel, RewardModels
 from dpo4rec_utils.seeds import generator
@@ -42,15 +43,18 @@ def open_study(source: dict | str) -> "Study":
     if isinstance(source, str):
         return Study(load_config(source))
     config, making = notebook_parameters(source)
-    return Study(config, making=making)
+    return Study(config, Store(project_root(), as_dict(config), making=making))
 
 
 class Study:
     """Data, knowledge, scorers, reward models and policies of one configuration."""
 
-    def __init__(self, config: Config, root: Path | None = None, label: str = "", making: bool = True):
+    def __init__(self, config: Config, store: Store | None = None, encoder: TextEncoder | None = None):
+        """`store`: where artefacts and records go, by default this checkout. `encoder`: one that other studies use, too: its
+        memory on disk has one writer."""
         self.config, self.seed = config, config.seed
-        self.store = Store(root or project_root(), as_dict(config), label, making)
+        self.store = store or Store(project_root(), as_dict(config))
+        self._encoder = encoder
         self._loops: dict[str, tuple[Iterator[Round], list[Round]]] = {}
 
     # The parts, each made when it is first asked for
@@ -62,18 +66,28 @@ class Study:
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        """Prompts, texts and vectors."""
+        """Facts, prompts and texts."""
         return Knowledge(self.data, self.config, self.store)
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The sentence encoder."""
+        return self._encoder or open_encoder(self.config.encoder, self.store)
+
+    @cached_property
+    def vectors(self) -> TextVectors:
+        """Vectors of texts, items and histories."""
+        return TextVectors(self.knowledge, self.encoder)
 
     @cached_property
     def scorers(self) -> Scorers:
         """Re-rankers."""
-        return Scorers(self.data, self.knowledge.item_vectors, self.config)
+        return Scorers(self.data, self.vectors.item_vectors, self.config)
 
     @cached_property
     def reward_models(self) -> RewardModels:
         """Reward models."""
-        return RewardModels(self.knowledge, self.scorers)
+        return RewardModels(self.vectors, self.scorers)
 
     @cached_property
     def aligner(self) -> Aligner:
@@ -105,8 +119,9 @@ class Study:
             method = "fine_tune" if loop.supervised else "align"
             rewarded = number < rounds and not loop.borrows
             recipe = Recipe(round_name(number, name), method, rewarded, number)
-            after = self.aligner.train(before, self._examples(loop, pairs, number), recipe)
-            yield Round(number, before, model, pairs, after, heldout, name)
+            examples = self._examples(loop, pairs, number)
+            after = self.aligner.train(before, examples, recipe)
+            yield Round(number, before, model, pairs, examples, after, heldout, name)
             before, sources = after, [*sources, after]
 
     def _examples(self, loop: Loop, pairs: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -158,8 +173,8 @@ class Study:
         order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
         table, recipe = pd.DataFrame(rows, columns=["prompt", "completion"]), Recipe("warm_start", "fine_tune", True)
-        own = settings.changed(learning_rate=settings.warm_start_learning_rate, lora_layers="all")
-        return self.aligner.train(self.zero_shot, table, recipe, own)
+        settings = settings.changed(learning_rate=settings.warm_start_learning_rate, lora_layers="all")
+        return self.aligner.train(self.zero_shot, table, recipe, settings)
 
     def sources(self, before: Policy) -> list[Policy]:
         """The policies whose texts the reward model of a first round is trained on, given the policy before it."""
@@ -167,20 +182,20 @@ class Study:
 
     def candidates(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> Candidates:
         """What pairs are built from, by the configuration's rules where none are given."""
-        rules, knowledge = rules or PairRules(self.config.reward, self.config.alignment.finished_only), self.knowledge
+        rules, vectors = rules or PairRules(self.config.reward, self.config.alignment.finished_only), self.vectors
         if (rules.samples or 0) > self.config.llm.train_samples:
-            knowledge, policy, model = self.widened(policy, model, rules.samples)
-        return rewarded_texts(knowledge, policy, model, rules)
+            vectors, policy, model = self.widened(policy, model, rules.samples)
+        return rewarded_texts(vectors, policy, model, rules)
 
-    def widened(self, policy: Policy, model: RewardModel, samples: int) -> tuple[Knowledge, Policy, RewardModel]:
+    def widened(self, policy: Policy, model: RewardModel, samples: int) -> tuple[TextVectors, Policy, RewardModel]:
         """The same policy with more texts a user, and the same reward model asked about these.
 
-        Knowledge of its own for these texts alone: the round's pairs and reward model keep those that they were made of.
+        Texts of another configuration: the round's pairs and reward model keep those that they were made of.
         """
-        wide = Knowledge(self.data, self.config.changed(llm=self.config.llm.changed(train_samples=samples)), self.store)
-        wide.encoder = self.knowledge.encoder
+        config = self.config.changed(llm=self.config.llm.changed(train_samples=samples))
+        vectors = TextVectors(Knowledge(self.data, config, self.store), self.encoder)
         sampled = replace(policy, name=f"{policy.name}_{samples}")
-        return wide, sampled, replace(model, rewards=model.rescore(wide.vectors(sampled)))
+        return vectors, sampled, replace(model, rewards=model.rescore(vectors.policy_vectors(sampled)))
 
     def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of either."""
@@ -188,9 +203,9 @@ class Study:
         train = build_pairs(self.trained(candidates), config)
         require_pairs(train, config, name)
         every = config.changed(pairs=heldout.most_pairs(config))
-        kept = build_pairs(heldout, every)
-        require_pairs(kept, every, f"{name}, users kept out,")
-        return train, described_pairs(candidates, kept)
+        heldout_pairs = build_pairs(heldout, every)
+        require_pairs(heldout_pairs, every, f"{name}, held-out users,")
+        return train, described_pairs(candidates, heldout_pairs)
 
     def trained(self, candidates: Candidates) -> Candidates:
         """Without the held-out users."""
@@ -207,13 +222,13 @@ class Study:
         if loop in LOOPS and (not number or (number.isdigit() and 1 <= int(number) <= rounds)):
             return self.round(int(number or rounds), loop).after
         if name in VARIANTS and VARIANTS[name].prompt:
-            return replace(self.zero_shot, name=name, rewarded=False)
+            return replace(self.zero_shot, name=name, rewarded=False, users="validation", prompt=VARIANTS[name].prompt)
         if name in VARIANTS:
             return self.variant(name).after
         if name not in ("zero_shot", "warm_start"):
-            known = ", ".join(["last", "zero_shot", "warm_start", *LOOPS])
+            names = ", ".join(["last", "zero_shot", "warm_start", *LOOPS])
             raise StudyError(
-                f"There is no policy {name!r}; allowed: {known}, these with _round_1 to _round_{rounds}, or a variant."
+                f"There is no policy {name!r}; allowed: {names}, these with _round_1 to _round_{rounds}, or a variant."
             )
         return self.zero_shot if name == "zero_shot" else self.start
 
@@ -221,7 +236,8 @@ class Study:
     def variant(self, name: str) -> Round:
         """Round 1 with one thing changed. Its held-out pairs are those of round 1, unless another reward orders its pairs.
 
-        Where N texts a user make fewer pairs than are asked for, it has as many as they make; `pairs` of GRPO are its groups.
+        Where N texts a user make fewer pairs than are asked for, it has as many as they make. Its policy is asked about
+        validation users alone: variants are there to be chosen among, and test users are never chosen by.
         """
         variant, before = VARIANTS[name], self.start
         config = self.config.alignment.changed(**variant.alignment)
@@ -230,7 +246,7 @@ class Study:
         candidates = self.candidates(before, model, rules)
         config = config.changed(pairs=min(config.pairs, self.trained(candidates).most_pairs(config)))
         pairs, heldout = self.pairs(candidates, name, config)
-        rows, method = (groups(self.trained(candidates)), "grpo") if variant.grpo else (pairs, "align")
-        after = self.aligner.train(before, rows, Recipe(name, method, round=1), config)
+        examples, method = (groups(self.trained(candidates)), "grpo") if variant.grpo else (pairs, "align")
+        after = self.aligner.train(before, examples, Recipe(name, method, round=1, users="validation"), config)
         heldout = heldout if variant.orders_otherwise else self.round(1).heldout
-        return Round(1, before, model, rows, after, heldout, name)
+        return Round(1, before, model, pairs, examples, after, heldout, name)

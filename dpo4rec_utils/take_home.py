@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import Config
-from dpo4rec_utils.data.own import read_interactions
-from dpo4rec_utils.files import StudyError, UnmadeStageError, atomic_path
+from dpo4rec_utils.config import Config, as_dict
+from dpo4rec_utils.data.tables import read_interactions
+from dpo4rec_utils.files import StudyError, UnmadeStageError, atomic_path, project_root
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rewards.model import RewardModel
 from dpo4rec_utils.rewards.values import user_rewards
 from dpo4rec_utils.seeds import derive_seed
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.store import Stage, Store
 from dpo4rec_utils.study import Study
 
 
@@ -25,7 +25,7 @@ def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = No
     reward: of train and validation users by `model`, which rewarded this policy's texts; missing elsewhere.
     """
     knowledge, name = study.knowledge, "knowledge.parquet"
-    texts, vectors = knowledge.texts(policy), knowledge.vectors(policy)
+    texts, vectors = knowledge.texts(policy), study.vectors.policy_vectors(policy)
     table = texts.assign(reward=np.nan, text=knowledge.prefix + texts.text)
     if model is not None:
         users = study.data.cohort.of("train", "validation")
@@ -57,7 +57,7 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
     """
     if out.suffix != ".parquet" or out.is_dir():
         raise StudyError(f"--out {out} is written as Parquet; name a file that ends in .parquet.")
-    study = Study(config, making=False)
+    study = Study(config, Store(project_root(), as_dict(config), making=False))
     try:
         policy = study.policy(policy_name)
     except UnmadeStageError:
@@ -78,7 +78,7 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
         (u, s, knowledge.prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)
     ]
     out_table = pd.DataFrame(rows, columns=["user", "sample", "text"])
-    out_table["vector"] = list(knowledge.encoder.encode(out_table.text, "encode"))
+    out_table["vector"] = list(study.encoder.encode(out_table.text, "encode"))
     with atomic_path(out) as temporary:
         out_table.to_parquet(temporary)
     return out_table

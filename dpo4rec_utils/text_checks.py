@@ -37,8 +37,8 @@ def check_texts(study: Study, names: list[str]) -> None:
 
 def check_similarity(study: Study) -> None:
     """The first zero-shot text of each user against what this user and another one liked."""
-    first = study.knowledge.vectors(study.zero_shot, samples=1)[:, 0]
-    study.store.make(similarity_stage(first, mean_likes(study.knowledge), study.data.shuffled_users()))
+    first = study.vectors.policy_vectors(study.zero_shot, samples=1)[:, 0]
+    study.store.make(similarity_stage(first, mean_likes(study.vectors), study.data.shuffled_users()))
 
 
 def check_changes(study: Study) -> None:
@@ -73,7 +73,7 @@ def check_title(study: Study) -> None:
         sampler = open_sampler(study.zero_shot, study.config, folder)
         tokenizer = load_tokenizer(study.config.llm.model)
         control = [tokenizer.convert_tokens_to_ids(word) for word in knowledge.control_words]
-        task = study.scorers.task("prm", "popularity", knowledge.template_vectors(2, full=False), study.seed)
+        task = study.scorers.task("prm", "popularity", study.vectors.template_vectors(2, full=False), study.seed)
         rows, scorer = [], (task, load_reranker(task, train_reranker(task)))
         for kind, prompts in prompts_by_title.items():
             answers = sampler.sample(
@@ -108,8 +108,8 @@ def title_prompts(study: Study, users) -> dict[str, list[str]]:
 def _mean_reward(study: Study, scorer: tuple, users, texts: list[list[str]]) -> float:
     """Mean reward of users' texts in the eyes of one re-ranker, (task, model), trained on templated profiles."""
     task, model = scorer
-    vectors = np.full((len(study.knowledge.users), len(texts[0]), task.text.shape[2]), np.nan, np.float32)
-    vectors[users] = study.knowledge.encoder.encode([text for row in texts for text in row]).reshape(
+    vectors = np.full((len(study.knowledge.users), len(texts[0]), task.user_vectors.shape[2]), np.nan, np.float32)
+    vectors[users] = study.encoder.encode([text for row in texts for text in row]).reshape(
         len(users), len(texts[0]), -1
     )
     lists = study.data.lists("popularity").of_users(users)

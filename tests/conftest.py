@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.config import Config, DataConfig, as_dict
 from dpo4rec_utils.data.dataset import Dataset
 
 
@@ -30,6 +30,14 @@ def made_dataset(users=30, items=60, seed=0) -> Dataset:
         }
     )
     return Dataset("made", interactions, table, ("genres",))
+
+
+def made_study(config: Config, folder):
+    """A study whose artefacts and records go to `folder`."""
+    from dpo4rec_utils.store import Store  # here, because tests of pages need no torch
+    from dpo4rec_utils.study import Study
+
+    return Study(config, Store(folder, as_dict(config)))
 
 
 @pytest.fixture

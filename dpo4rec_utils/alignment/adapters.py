@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import pandas as pd
 
+from dpo4rec_utils.arms import Choices
 from dpo4rec_utils.config import TRAINING_SETTINGS, Config
 from dpo4rec_utils.device import fast_precision
 from dpo4rec_utils.files import require_free_memory
@@ -18,16 +20,17 @@ LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies", "logps/chosen
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a policy is trained: its name, `method` (a function of trainers.py), and what is rewarded or counted of it.
+class Recipe(Choices):
+    """How a policy is trained, its name and `method`, and what the policy then says of itself, as in `Policy`.
 
     Policies of one round share their seed, so a control starts from the same adapter and reads its examples in the same order.
     """
 
     name: str
-    method: str = "align"
+    method: Literal["fine_tune", "align", "grpo"] = "align"
     rewarded: bool = False
     round: int = 0
+    users: Literal["all", "validation"] = "all"
 
 
 class Aligner:
@@ -62,4 +65,5 @@ class Aligner:
 
         depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings, "seed": seed}
         folder = self.store.make(Stage("policy", recipe.name, depends, build))
-        return parent.extended(recipe.name, folder / "adapter", recipe.rewarded, recipe.round)
+        fields = {name: getattr(recipe, name) for name in ("rewarded", "round", "users")}
+        return parent.extended(recipe.name, folder / "adapter", **fields)

@@ -6,14 +6,14 @@ import numpy as np
 
 from dpo4rec_utils.alignment.log_probs import completion_log_probs
 from dpo4rec_utils.alignment.probe import JUDGES
-from dpo4rec_utils.alignment.story import Round
+from dpo4rec_utils.alignment.round import Round
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.store import Stage, write_values
 
 MOST_USERS = 32  # whose texts estimate how far a policy has moved
-KNOWN = ["user", "tokens", "realised", *(f"probe_{name}" for name in JUDGES)]
+DESCRIBED = ["user", "tokens", "realised", *(f"probe_{name}" for name in JUDGES)]
 
 
 def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
@@ -21,28 +21,29 @@ def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
 
     Values: user, tokens, realised, probes (see `probe.described_pairs`) and value, the difference of log-ratios in nats; a pair
     is ordered rightly where it is above 0. Log-probabilities count the texts' end, as training does. Metrics: loop, round,
-    pairs and pair_users trained on, and `kl`, the mean log-ratio of new texts of validation users in nats a text without its
+    pairs (of GRPO: groups) and pair_users trained on, and `kl`, the mean log-ratio of new texts of validation users in nats a text without its
     end, an estimate of the Kullback-Leibler divergence from the policy before.
     """
     pairs, prompts = turn.heldout.sort_values("user", kind="stable"), knowledge.prompts()
     texts = knowledge.texts(turn.after)
     users = knowledge.data.cohort.of("validation")[:MOST_USERS]
     new = texts[(texts["sample"] == 0) & texts.user.isin(users)]
-    asked, answers = tuple(pairs.prompt.repeat(2)), tuple(pairs[["chosen", "rejected"]].to_numpy().ravel())
-    new_asked = [prompts[user] for user in new.user]
+    pair_prompts, pair_texts = tuple(pairs.prompt.repeat(2)), tuple(pairs[["chosen", "rejected"]].to_numpy().ravel())
+    new_prompts = [prompts[user] for user in new.user]
 
     def build(folder):
-        ratio = _log_probs(turn.after, asked, answers) - _log_probs(turn.before, asked, answers)
-        write_values(pairs[KNOWN].assign(value=ratio[::2] - ratio[1::2]), folder)
+        after, before = (_log_probs(policy, pair_prompts, pair_texts) for policy in (turn.after, turn.before))
+        ratio = after - before
+        write_values(pairs[DESCRIBED].assign(value=ratio[::2] - ratio[1::2]), folder)
         after, before = (
-            completion_log_probs(policy, new_asked, list(new.text)) for policy in (turn.after, turn.before)
+            completion_log_probs(policy, new_prompts, list(new.text)) for policy in (turn.after, turn.before)
         )
-        trained = {"pairs": len(turn.pairs), "pair_users": turn.pairs.user.nunique()}
+        trained = {"pairs": len(turn.examples), "pair_users": turn.examples.user.nunique()}
         return {"loop": turn.loop, "round": turn.number} | trained | {"kl": float(np.mean(after - before))}
 
     depends = {"after": turn.after.key, "before": turn.before.key, "loop": turn.loop}
-    depends |= {"texts": content_key([asked, answers, new_asked, list(new.text)])}
-    depends |= {"known": fingerprint(pairs[KNOWN]), "pairs": fingerprint(turn.pairs[["user"]])}
+    depends |= {"texts": content_key([pair_prompts, pair_texts, new_prompts, list(new.text)])}
+    depends |= {"described": fingerprint(pairs[DESCRIBED]), "examples": fingerprint(turn.examples[["user"]])}
     return Stage("heldout", turn.after.name, depends, build)
 
 

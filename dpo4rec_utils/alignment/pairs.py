@@ -7,10 +7,11 @@ import pandas as pd
 
 from dpo4rec_utils.config import ENOUGH, AlignmentConfig, RewardConfig
 from dpo4rec_utils.files import StudyError
-from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.knowledge.vectors import TextVectors
+from dpo4rec_utils.registries import ESTIMATES
 from dpo4rec_utils.rewards.estimates import FOLDS, TextFeatures, estimated_rewards, read_features
-from dpo4rec_utils.rewards.model import RewardModel, user_folds
+from dpo4rec_utils.rewards.model import RewardModel, assigned_folds
 from dpo4rec_utils.rewards.values import user_rewards
 from dpo4rec_utils.seeds import derive_seed
 
@@ -37,10 +38,15 @@ class Candidates:
     def of(self, users) -> "Candidates":
         """The texts of these users alone."""
         keep = np.flatnonzero(np.isin(self.users, users))
-        features = self.features and self.features.of_users(keep)
-        realised = None if self.realised is None else self.realised[keep]
-        prompts, texts = ([part[i] for i in keep] for part in (self.prompts, self.texts))
-        return Candidates(self.users[keep], prompts, texts, self.rewards[keep], self.lists[keep], features, realised)
+        return Candidates(
+            users=self.users[keep],
+            prompts=[self.prompts[row] for row in keep],
+            texts=[self.texts[row] for row in keep],
+            rewards=self.rewards[keep],
+            lists=self.lists[keep],
+            features=self.features and self.features.of_users(keep),
+            realised=None if self.realised is None else self.realised[keep],
+        )
 
     def most_pairs(self, config: AlignmentConfig) -> int:
         """How many pairs there are if every text may be paired."""
@@ -57,14 +63,15 @@ class PairRules:
     samples: int | None = None
 
 
-def rewarded_texts(knowledge: Knowledge, policy: Policy, model: RewardModel, rules: PairRules) -> Candidates:
+def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rules: PairRules) -> Candidates:
     """A policy's texts for its `pair_users` and the held-out users with what pairs are ordered by."""
+    knowledge = vectors.knowledge
     paired, heldout = knowledge.pair_users(policy), knowledge.heldout_users
     users = np.sort(np.concatenate([paired, heldout]))
     fold = np.full(len(users), -1)
-    fold[np.isin(users, paired)] = user_folds(paired, FOLDS, derive_seed(knowledge.seed, "amortised"))
+    fold[np.isin(users, paired)] = assigned_folds(paired, FOLDS, derive_seed(knowledge.seed, "amortised"))
     realised = user_rewards(model.rewards[rules.reward.kind], model.lists, users)[:, : rules.samples]
-    features = read_features(knowledge, policy, users, fold, rules.samples)
+    features = read_features(vectors, policy, users, fold, rules.samples)
     reward = estimated_rewards(features, realised, rules.reward)
     table = knowledge.texts(policy)
     table = table[table.user.isin(users) & (table["sample"] < reward.shape[1])].set_index("user")
@@ -72,10 +79,16 @@ def rewarded_texts(knowledge: Knowledge, policy: Policy, model: RewardModel, rul
         reward = np.where(table.finished.to_numpy(bool).reshape(reward.shape), reward, np.nan)
     texts = table.text.groupby(level=0).apply(list)
     prompts, counts = knowledge.prompts(), np.ones(len(users))
-    if rules.reward.estimate == "realised":  # a mean of few lists is less certain; an estimate from texts is not
+    if ESTIMATES[rules.reward.estimate].of_lists:  # a mean of few lists is less certain; an estimate from texts is not
         counts = np.array([(model.lists.user == u).sum() for u in users])
     return Candidates(
-        *(users, [prompts[u] for u in users], [texts[u] for u in users], reward, counts), features, realised
+        users=users,
+        prompts=[prompts[user] for user in users],
+        texts=[texts[user] for user in users],
+        rewards=reward,
+        lists=counts,
+        features=features,
+        realised=realised,
     )
 
 

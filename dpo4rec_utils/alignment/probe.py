@@ -5,6 +5,7 @@ itself is length.
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -78,5 +79,4 @@ def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, rewa
 
 
 def _reordered(candidates: Candidates, rewards: np.ndarray) -> Candidates:
-    allowed = np.where(np.isfinite(candidates.rewards), rewards, np.nan)
-    return Candidates(*(candidates.users, candidates.prompts, candidates.texts, allowed, candidates.lists))
+    return replace(candidates, rewards=np.where(np.isfinite(candidates.rewards), rewards, np.nan))

@@ -12,14 +12,12 @@ from dpo4rec_utils.data.cohort import Cohort, build_cohort
 from dpo4rec_utils.data.dataset import Dataset, tag_matrix
 from dpo4rec_utils.data.domain import Domain, load_domain
 from dpo4rec_utils.data.lists import CandidateLists, Draw, build_lists
-from dpo4rec_utils.data.movielens import load_ml_1m, load_ml_100k
-from dpo4rec_utils.data.own import load_own
+from dpo4rec_utils.data.tables import load_tables
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.metrics import METRICS, ranked_labels
+from dpo4rec_utils.registries import DATASETS
 from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.store import Stage
-
-LOADERS = {"ml-100k": load_ml_100k, "ml-1m": load_ml_1m}
 
 
 class Data:
@@ -31,8 +29,8 @@ class Data:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set's tables, fetched if need be; `StudyError` in one sentence for what is wrong with them."""
-        load = LOADERS.get(self.config.name)
-        dataset = load() if load else load_own(self.config, self.seed)
+        name = self.config.name
+        dataset = DATASETS[name].load()() if name in DATASETS else load_tables(self.config, self.seed)
         return replace(dataset, notes=(*self.config.notes, *dataset.notes))
 
     @cached_property

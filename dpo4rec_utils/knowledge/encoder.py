@@ -13,12 +13,13 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from dpo4rec_utils import assets
-from dpo4rec_utils.config import EncoderConfig
+from dpo4rec_utils.config import EncoderConfig, as_dict
 from dpo4rec_utils.device import the_device
 from dpo4rec_utils.files import StudyError, atomic_path, read_arrays
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.models import TOKENIZER_FILES, readable
 from dpo4rec_utils.knowledge.prompts import as_text, control_words
+from dpo4rec_utils.store import Store, made_by
 
 
 class TextEncoder:
@@ -69,6 +70,12 @@ class TextEncoder:
     def _encoded(self, texts: list[str]) -> np.ndarray:
         name, size = self.config.prompt, self.config.batch_size
         return self._model.encode(texts, prompt_name=name, batch_size=size, show_progress_bar=False)
+
+
+def open_encoder(config: EncoderConfig, store: Store) -> TextEncoder:
+    """The encoder with its memory in `store`, which is of these weights, this code and these libraries."""
+    identity = as_dict(config) | {"weights": assets.weights_identity(config.model, "encoder")}
+    return TextEncoder(config, store.folder("encoder", "texts", content_key(identity | made_by(__name__))))
 
 
 def load_encoder(config: EncoderConfig):

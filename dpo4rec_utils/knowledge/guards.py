@@ -11,16 +11,13 @@ import pandas as pd
 from dpo4rec_utils.data.domain import render_words
 from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.keys import content_key, fingerprint
+from dpo4rec_utils.knowledge.facts import Facts, words_of
 from dpo4rec_utils.knowledge.knowledge import Knowledge
-from dpo4rec_utils.knowledge.prompts import Facts
+from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.store import Stage
 
 _OPEN = "\x00"
 _NOT = re.compile(r"\b(?:but not|not|avoids?|avoiding|dislikes?|except|without|less)\b.*")
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9'-]+", text.lower())
 
 
 @functools.cache
@@ -49,10 +46,11 @@ class Vocabulary:
 def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     """Facts of one text about one user, each 0 or 1 except `words` and `copied`.
 
-    value: names any value of the attribute (a genre, an author); decade: names one of the history's decades; title: names a listed title; avoided: names a
-    value the user dislikes more than likes after a negation; liked_wrong: names such a value without one (the claim is
-    the opposite of the history; NaN where the user avoids nothing); hedging: names neither value nor title; mimic: is a
-    sentence of the templated profiles with other facts; copied: share of the words that stand among the prompt's facts.
+    value: names any value of the attribute (a genre, an author); decade: names one of the history's decades; title: names a
+    listed title; avoided: names a value the user dislikes more than likes after a negation; liked_wrong: names such a value
+    without one (the claim is the opposite of the history; NaN where the user avoids nothing); hedging: names neither value
+    nor title; mimic: is a sentence of the templated profiles with other facts; copied: share of the words that stand among
+    the prompt's facts.
     """
     lower = text.lower()
     negated = " ".join(_NOT.findall(lower))
@@ -61,9 +59,9 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     title = any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower) for name in facts.titles)
     avoided = [name.lower() for name in facts.avoided]
     stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
-    fact_words = {word for fact in stated for word in _words(fact)}
+    fact_words = {word for fact in stated for word in words_of(fact)}
     return {
-        "words": len(_words(text)),
+        "words": len(words_of(text)),
         "value": float(value),
         "decade": float(any(d in lower for d, _ in facts.decades)),
         "title": float(title),
@@ -71,21 +69,16 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
         "liked_wrong": float(any(re.search(rf"\b{re.escape(g)}\b", plain) for g in avoided)) if avoided else np.nan,
         "hedging": float(not value and not title),
         "mimic": float(any(pattern.fullmatch(text) for pattern in _phrasings(vocabulary.profile))),
-        "copied": float(np.mean([word in fact_words for word in _words(text)] or [0])),
+        "copied": float(np.mean([word in fact_words for word in words_of(text)] or [0])),
     }
-
-
-def named_facts(text: str, facts: Facts) -> tuple[int, int, int, int, int]:
-    """How many of the prompt's titles, liked values, disliked values and decades a text names, and its words."""
-    lower = text.lower()
-    parts = (facts.titles, *([name for name, _ in pairs] for pairs in (facts.liked, facts.disliked, facts.decades)))
-    return (*(sum(name.lower() in lower for name in names) for names in parts), len(_words(text)))
 
 
 def describe_texts(table: pd.DataFrame, facts: list[Facts], vocabulary: Vocabulary) -> pd.Series:
     """Means of `describe_text` over texts (user, text), and `distinct_texts` and `distinct_bigrams` in [0, 1]."""
     rows = [describe_text(text, facts[user], vocabulary) for user, text in zip(table.user, table.text, strict=True)]
-    bigrams = [pair for text in table.text for words in [_words(text)] for pair in zip(words, words[1:], strict=False)]
+    bigrams = [
+        pair for text in table.text for words in [words_of(text)] for pair in zip(words, words[1:], strict=False)
+    ]
     means = pd.DataFrame(rows).mean()
     means["distinct_texts"] = table.text.nunique() / max(1, len(table))
     means["distinct_bigrams"] = len(set(bigrams)) / max(1, len(bigrams))
@@ -96,7 +89,7 @@ def changed_words(before: pd.Series, after: pd.Series, top: int = 12) -> pd.Data
     """Words whose share of texts changed most: word, before, after, change (shares in [0, 1])."""
     share = {}
     for name, texts in (("before", before), ("after", after)):
-        counts = pd.Series([word for text in texts for word in set(_words(text))]).value_counts()
+        counts = pd.Series([word for text in texts for word in set(words_of(text))]).value_counts()
         share[name] = counts / len(texts)
     table = pd.DataFrame(share).fillna(0)
     table["change"] = table.after - table.before
@@ -129,24 +122,24 @@ def words_stage(before: tuple[str, pd.Series], after: tuple[str, pd.Series]) -> 
     return Stage("words", f"{before[0]}-{after[0]}", {"texts": content_key([list(before[1]), list(after[1])])}, build)
 
 
-def mean_likes(knowledge: Knowledge) -> np.ndarray:
+def mean_likes(vectors: TextVectors) -> np.ndarray:
     """(U, T) unit vectors: the mean item vector of what each user's history likes, of all of it where it likes nothing."""
-    means = []
-    for past in knowledge.data.cohort.history:
-        items = past.item[liked(past.rating, knowledge.config.data)]
-        means.append(knowledge.item_vectors[items if len(items) else past.item].mean(axis=0))
+    means, config = [], vectors.knowledge.config.data
+    for past in vectors.knowledge.data.cohort.history:
+        items = past.item[liked(past.rating, config)]
+        means.append(vectors.item_vectors[items if len(items) else past.item].mean(axis=0))
     return np.array(means) / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def similarity_stage(texts: np.ndarray, likes: np.ndarray, other: np.ndarray) -> Stage:
-    """Cosines of texts (U, T) with their own user's mean liked item (U, T) and with that of user `other` (U,)."""
+def similarity_stage(vectors: np.ndarray, likes: np.ndarray, other: np.ndarray) -> Stage:
+    """Cosines of texts' vectors (U, T) with the user's mean liked item (U, T) and with that of user `other` (U,)."""
 
     def build(_):
-        to_user, to_another = (texts * likes).sum(axis=1), (texts * likes[other]).sum(axis=1)
+        to_user, to_another = (vectors * likes).sum(axis=1), (vectors * likes[other]).sum(axis=1)
         edges = np.linspace(min(to_user.min(), to_another.min()), max(to_user.max(), to_another.max()), 31)
         counts = {name: np.histogram(v, edges)[0].tolist() for name, v in (("own", to_user), ("another", to_another))}
         means = {"own_mean": float(to_user.mean()), "another_mean": float(to_another.mean())}
         share = {"users": len(to_user), "own_above_another": float((to_user > to_another).mean())}
         return {"edges": edges.round(6).tolist()} | counts | means | share
 
-    return Stage("guards", "similarity", {"vectors": fingerprint(texts, likes, other)}, build)
+    return Stage("guards", "similarity", {"vectors": fingerprint(vectors, likes, other)}, build)

@@ -1,4 +1,4 @@
-"""Knowledge as artefacts: prompts, sampled texts, templated profiles, and their vectors.
+"""Knowledge as texts: facts of users, prompts, sampled texts, templated profiles.
 
 Every method makes its artefact once (see store.Store) and returns it; asking again reads it from disk.
 """
@@ -10,26 +10,21 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import VARIANTS
-from dpo4rec_utils.assets import weights_identity
-from dpo4rec_utils.config import Config, as_dict
+from dpo4rec_utils.config import Config
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.data.domain import render_words
-from dpo4rec_utils.data.feedback import disliked, liked
 from dpo4rec_utils.files import StudyError
-from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge import prompts
-from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
+from dpo4rec_utils.knowledge.facts import FactReader, Facts
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
 from dpo4rec_utils.knowledge.policies import Policy, base_policy
-from dpo4rec_utils.knowledge.prompts import Facts
 from dpo4rec_utils.seeds import derive_seed, generator
-from dpo4rec_utils.store import Store, made_by
+from dpo4rec_utils.store import Store
 
 
 class Knowledge:
-    """Texts about users and items, and their vectors. U users, I items, T the width of a text vector."""
+    """Facts and texts about users and items. Their vectors: `vectors.TextVectors`."""
 
     def __init__(self, data: Data, config: Config, store: Store):
         self.data, self.config, self.store = data, config, store
@@ -39,9 +34,9 @@ class Knowledge:
         self.prefix = prompts.user_words(self.domain, config.llm.prompt).prefix
 
     @cached_property
-    def reader(self) -> prompts.FactReader:
+    def reader(self) -> FactReader:
         """Reads histories of this catalogue."""
-        return prompts.FactReader(self.data.dataset, self.domain, self.config, self.tidy)
+        return FactReader(self.data.dataset, self.domain, self.config, self.tidy)
 
     def tidy(self, text: str) -> str:
         """A title or value from the data as prompts hold it: no control words of this LLM, no longer than it may be."""
@@ -54,11 +49,11 @@ class Knowledge:
         return prompts.control_words(load_tokenizer(self.config.llm.model))
 
     @cached_property
-    def facts(self) -> list[prompts.Facts]:
+    def facts(self) -> list[Facts]:
         """Facts of every user's history, and what the catalogue says of the user."""
-        known = self.data.dataset.users
+        demographics = self.data.dataset.users
         return [
-            replace(self.reader.facts(past), demographics=known.get(user, ()))
+            replace(self.reader.facts(past), demographics=demographics.get(user, ()))
             for user, past in zip(self.users, self.data.cohort.history, strict=True)
         ]
 
@@ -82,21 +77,19 @@ class Knowledge:
         """Sampled texts of every user: user (position), sample, text (without prefix), tokens, finished.
 
         Of a rewarded policy `pair_users` and `heldout_users` have `train_samples` texts; everyone else has
-        `evaluation_samples`. Of the policy of a variant, validation users alone have texts.
+        `evaluation_samples`. Whoever is not among the policy's users has none.
         """
         table = self.store.make(texts_stage(policy.name, policy, self._requests(policy), self.config))
         return table.assign(user=table.id.astype(int)).sort_values(["user", "sample"], ignore_index=True)
 
     def _requests(self, policy: Policy) -> list[Request]:
         llm, paired = self.config.llm, {*self.pair_users(policy), *self.heldout_users} if policy.rewarded else ()
-        variant = VARIANTS.get(policy.name)
-        # Variants are there to be chosen among, and test users are never chosen by.
-        users = self.data.cohort.of("validation") if variant else range(len(self.users))
-        asked = self.prompts(variant.prompt if variant else None)
+        users = range(len(self.users)) if policy.users == "all" else self.data.cohort.of(policy.users)
+        texts = self.prompts(policy.prompt)
         return [
             Request(
                 str(user),
-                asked[user],
+                texts[user],
                 llm.train_samples if user in paired else llm.evaluation_samples,
                 derive_seed(self.seed, "sampling", self.users[user]),
             )
@@ -165,21 +158,6 @@ class Knowledge:
             texts.append([prompts.templated_profile(facts, self.domain, rng, fits, full) for _ in range(count)])
         return texts
 
-    # Vectors
-
-    @cached_property
-    def encoder(self) -> TextEncoder:
-        """The sentence encoder with its memory on disk, which is of these weights, this code and these libraries."""
-        config = self.config.encoder
-        identity = as_dict(config) | {"weights": weights_identity(config.model, "encoder")}
-        key = content_key(identity | made_by(TextEncoder.__module__))
-        return TextEncoder(config, self.store.folder("encoder", "texts", key))
-
-    @cached_property
-    def item_vectors(self) -> np.ndarray:
-        """(I, T) vectors of the items' texts without an LLM."""
-        return self.encoder.encode([self.item_text(i) for i in range(len(self.data.dataset.items))], "encode items")
-
     def item_text(self, item: int) -> str:
         """The text of an item (position) without an LLM: what the catalogue says of it."""
         row = self.data.dataset.items.iloc[item]
@@ -189,39 +167,3 @@ class Knowledge:
     def _counted(self) -> dict:
         """The domain's attribute without values, for a catalogue that lacks it."""
         return {self.domain.attribute: []} if self.domain.attribute else {}
-
-    def vectors(self, policy: Policy, samples: int | None = None) -> np.ndarray:
-        """(U, S, T) vectors of a policy's texts with their prefix, the first `samples` of a user; NaN where absent."""
-        table = self.texts(policy)
-        if samples:
-            table = table[table["sample"] < samples]
-        vectors = self.encoder.encode(self.prefix + table.text, f"encode {policy.name}")
-        out = np.full((len(self.users), table["sample"].max() + 1, vectors.shape[1]), np.nan, np.float32)
-        out[table.user, table["sample"]] = vectors
-        return out
-
-    @cached_property
-    def history_mean(self) -> np.ndarray:
-        """(U, T) mean of the history's item vectors, +1 liked, -1 disliked, 0 between; unweighted where all are between."""
-        out = []
-        for past in self.data.cohort.history:
-            weight = liked(past.rating, self.config.data).astype(np.float32)
-            weight -= disliked(past.rating, self.config.data)
-            weight = weight if weight.any() else np.ones_like(weight)
-            out.append(weight @ self.item_vectors[past.item] / np.abs(weight).sum())
-        return np.array(out, dtype=np.float32)
-
-    @cached_property
-    def shown_mean(self) -> np.ndarray:
-        """(U, T) mean vector of exactly the items whose titles stand in the user's prompt."""
-        return np.array([self.item_vectors[list(facts.items)].mean(axis=0) for facts in self.facts])
-
-    def llm_item_vectors(self) -> np.ndarray:
-        """(I, T) vectors of item texts by the zero-shot LLM."""
-        texts = self.item_texts(range(len(self.data.dataset.items)))
-        return self.encoder.encode(texts.sort_values("item").text, "encode item texts")
-
-    def template_vectors(self, count: int, full: bool) -> np.ndarray:
-        """(U, count, T) vectors of templated profiles."""
-        texts = [self.prefix + text for row in self.template_texts(count, full) for text in row]
-        return self.encoder.encode(texts, "encode templates").reshape(len(self.users), count, -1)

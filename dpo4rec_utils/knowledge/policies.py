@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 
 from dpo4rec_utils import assets
+from dpo4rec_utils.arms import Choices
 from dpo4rec_utils.config import LLMConfig
 from dpo4rec_utils.device import the_device
 from dpo4rec_utils.files import StudyError, file_sha256, read_json
@@ -15,11 +17,12 @@ from dpo4rec_utils.knowledge.models import load_base
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Choices):
     """A language model: the base named by `model` with `adapters` (folders) merged in this order.
 
     `key` identifies the weights by content, so texts are never reused for another policy of the same name. `rewarded`:
-    whether its texts become pairs, so that some train users get more of them; `round`: the DPO rounds behind it.
+    whether its texts become pairs, so that some train users get more of them; `round`: the DPO rounds behind it. `users`:
+    whom it is asked about, all or one split; `prompt`: by which user template of the domain, None: the configuration's.
     """
 
     name: str
@@ -27,15 +30,17 @@ class Policy:
     adapters: tuple[Path, ...] = ()
     rewarded: bool = False
     round: int = 0
+    users: Literal["all", "train", "validation", "test"] = "all"
+    prompt: str | None = None
 
     @property
     def key(self) -> str:
         """Hash of the base model's identity, and of every adapter's weights and settings (which scale them)."""
         return content_key([assets.weights_identity(self.model, "llm"), *map(_adapter_identity, self.adapters)])
 
-    def extended(self, name: str, adapter: Path, rewarded: bool = False, round: int = 0) -> "Policy":
-        """This policy with one more adapter on top."""
-        return Policy(name, self.model, (*self.adapters, adapter), rewarded, round)
+    def extended(self, name: str, adapter: Path, **fields) -> "Policy":
+        """This policy's weights with one more adapter on top; `fields` are the new policy's own."""
+        return Policy(name, self.model, (*self.adapters, adapter), **fields)
 
 
 def _adapter_identity(adapter: Path) -> list:

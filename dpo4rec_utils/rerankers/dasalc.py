@@ -11,8 +11,6 @@ class DASALC(nn.Module):
     features has no place here: features are learnt.
     """
 
-    uses_history = False
-
     def __init__(self, hidden: int, heads: int, dropout: float, blocks: int = 2):
         super().__init__()
         self.attention = nn.ModuleList(

@@ -10,8 +10,6 @@ class DLCM(nn.Module):
     forward(x (B, C, H), history=None) -> (B, C). The order of the list matters.
     """
 
-    uses_history = False
-
     def __init__(self, hidden: int, heads: int, dropout: float):
         super().__init__()
         self.encoder = nn.GRU(hidden, hidden, batch_first=True)

@@ -8,11 +8,9 @@ class MIR(nn.Module):
     """MIR, reduced: one encoder layer over the candidates, then each candidate attends to the history's items.
 
     Of the paper's SLAttention (section 4.3) the item level is here, with a learnt decay by age; its feature level and the
-    encoding of the history by itself are not. forward(x (B, C, H),
-    history=(h (B, T, H), mask (B, T) bool, True where there is an item)) -> (B, C).
+    encoding of the history by itself are not. forward(x (B, C, H), history=(h (B, T, H), mask (B, T) bool, True where there is
+    an item)) -> (B, C).
     """
-
-    uses_history = True
 
     def __init__(self, hidden: int, heads: int, dropout: float):
         super().__init__()
@@ -22,11 +20,11 @@ class MIR(nn.Module):
         self.score = nn.Sequential(nn.Linear(3 * hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
 
     def forward(self, x: torch.Tensor, history) -> torch.Tensor:
-        past, mask = history
+        states, mask = history
         x = self.candidates(x)
-        age = torch.flip(torch.arange(past.shape[1], device=x.device), (0,))
-        affinity = self.query(x) @ self.key(past).transpose(1, 2) / x.shape[-1] ** 0.5
+        age = torch.flip(torch.arange(states.shape[1], device=x.device), (0,))
+        affinity = self.query(x) @ self.key(states).transpose(1, 2) / x.shape[-1] ** 0.5
         affinity = affinity - nn.functional.softplus(self.decay) * age
         weight = affinity.masked_fill(~mask.unsqueeze(1), -1e9).softmax(dim=-1)
-        read = weight @ past
+        read = weight @ states
         return self.score(torch.cat([x, read, x * read], dim=-1)).squeeze(-1)

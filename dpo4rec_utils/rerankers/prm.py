@@ -11,8 +11,6 @@ class PRM(nn.Module):
     forward(x (B, C, H), history=None) -> (B, C), C at most 64.
     """
 
-    uses_history = False
-
     def __init__(self, hidden: int, heads: int, dropout: float, positions: int = 64):
         super().__init__()
         self.position = nn.Parameter(torch.randn(positions, hidden) * 0.02)

@@ -16,6 +16,7 @@ from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.metrics import CUTOFFS, METRICS, log_likelihood, ranked_labels, user_means
+from dpo4rec_utils.registries import BACKBONES
 from dpo4rec_utils.rerankers.training import Task, arm_scores, history_table, train_all
 from dpo4rec_utils.seeds import derive_seed
 from dpo4rec_utils.store import Stage, write_values
@@ -25,13 +26,13 @@ PAIRED = ("ndcg", "map")  # whose values by user are kept, at 7
 
 @dataclass(frozen=True)
 class ArmKnowledge:
-    """What an arm gives to a re-ranker: users' text vectors (U, S, T), items' (I, T), and `past` (U, T), a second input of
-    users, or None."""
+    """What an arm gives to a re-ranker: vectors of users' texts (U, S, T), of items (I, T), and a vector of the history (U, T)
+    as a second input of users, or None."""
 
     name: str
-    user: np.ndarray
-    item: np.ndarray
-    past: np.ndarray | None = None
+    user_vectors: np.ndarray
+    item_vectors: np.ndarray
+    history_vector: np.ndarray | None = None
 
 
 class Scorers:
@@ -42,12 +43,18 @@ class Scorers:
         self.seed = config.seed
         self.history = history_table(data.cohort, config.data)
 
-    def task(self, backbone: str, protocol: str, text: np.ndarray, seed: int, item_text=None) -> Task:
-        """A training on the train users' lists with `text` (U, S, T) as user knowledge; validation calibrates."""
-        train, validation = (self.data.lists_of(protocol, split) for split in ("train", "validation"))
-        items = self.item_vectors if item_text is None else item_text
+    def task(self, backbone: str, protocol: str, user_vectors: np.ndarray, seed: int, item_vectors=None) -> Task:
+        """A training on the train users' lists with `user_vectors` (U, S, T) as knowledge; validation calibrates."""
         return Task(
-            *(backbone, self.config.reranker, text, items, self.data.tags[0], self.history, train, validation, seed)
+            backbone=BACKBONES[backbone],
+            config=self.config.reranker,
+            user_vectors=user_vectors,
+            item_vectors=self.item_vectors if item_vectors is None else item_vectors,
+            tags=self.data.tags[0],
+            history=self.history,
+            train=self.data.lists_of(protocol, "train"),
+            validation=self.data.lists_of(protocol, "validation"),
+            seed=seed,
         )
 
     def own_stage(self, protocol: str, arm: ArmKnowledge, ablation: str = "", backbones=None, **change) -> Stage:
@@ -63,47 +70,47 @@ class Scorers:
         for backbone in backbones or self.config.evaluation.backbones:
             for number in range(self.config.evaluation.seeds):
                 seed = derive_seed(self.seed, "own", protocol, backbone, number)
-                task = self.task(backbone, protocol, arm.user, seed, arm.item)
-                tasks[backbone, number] = replace(task, config=reranker, past_text=arm.past)
-        return self._stage(kind, name, tasks, {arm.name: arm.user})
+                task = self.task(backbone, protocol, arm.user_vectors, seed, arm.item_vectors)
+                tasks[backbone, number] = replace(task, config=reranker, history_vector=arm.history_vector)
+        return self._stage(kind, name, tasks, {arm.name: arm.user_vectors})
 
-    def shared_stage(self, protocol: str, arms: list[ArmKnowledge], learnt: list[str]) -> Stage:
-        """Metrics of all arms with one re-ranker a backbone and seed, trained on the union of the texts of `learnt`.
+    def shared_stage(self, protocol: str, arms: list[ArmKnowledge], trained_on: list[str]) -> Stage:
+        """Metrics of all arms with one re-ranker a backbone and seed, trained on the union of the texts of `trained_on`.
 
         Every arm has as many texts of a user in the union: one that the re-rankers read more often would be known better,
         not be better.
         """
-        texts, place = {arm.name: arm.user for arm in arms}, np.arange(self.config.llm.evaluation_samples)
-        union = np.concatenate([texts[name][:, place % texts[name].shape[1]] for name in learnt], axis=1)
+        vectors, place = {arm.name: arm.user_vectors for arm in arms}, np.arange(self.config.llm.evaluation_samples)
+        union = np.concatenate([vectors[name][:, place % vectors[name].shape[1]] for name in trained_on], axis=1)
         tasks = {
             (b, s): self.task(b, protocol, union, derive_seed(self.seed, "shared", protocol, b, s))
             for b in self.config.evaluation.backbones
             for s in range(self.config.evaluation.shared_seeds)
         }
-        return self._stage("shared", protocol, tasks, texts)
+        return self._stage("shared", protocol, tasks, vectors)
 
-    def _stage(self, kind: str, name: str, tasks: dict[tuple[str, int], Task], texts: dict) -> Stage:
-        """Train every task, score the test lists with each arm's text, keep metrics by arm."""
+    def _stage(self, kind: str, name: str, tasks: dict[tuple[str, int], Task], user_vectors: dict) -> Stage:
+        """Train every task, score the test lists with each arm's user vectors, keep metrics by arm."""
         protocol = next(iter(tasks.values())).train.protocol
         test = self.data.lists_of(protocol, "test")
         validation = next(iter(tasks.values())).validation
 
         def build(folder):
-            finish = functools.partial(arm_scores, lists=test, texts=texts)
+            finish = functools.partial(arm_scores, lists=test, arms=user_vectors)
             jobs = {f"{backbone}-{seed}": task for (backbone, seed), task in tasks.items()}
             title, workers = f"{kind} {name.replace('-', ' ')}", self.config.evaluation.workers
             done = train_all(jobs, folder / "models", workers, title, dict.fromkeys(jobs, finish))
-            arms = {arm: _means(done, tasks, arm, test) for arm in texts}
-            values = [_test_values(done, tasks, arm, test) for arm in texts]
+            arms = {arm: _means(done, tasks, arm, test) for arm in user_vectors}
+            values = [_test_values(done, tasks, arm, test) for arm in user_vectors]
             if protocol == "popularity":  # which the power analysis is of
-                values += [_validation_values(done, tasks, arm, validation) for arm in texts]
+                values += [_validation_values(done, tasks, arm, validation) for arm in user_vectors]
             write_values(pd.concat(values, ignore_index=True), folder)
             return {"protocol": protocol, "scorer": "shared" if kind == "shared" else "own", "arms": arms}
 
         depends = {
             "protocol": protocol,
             "trainings": {f"{backbone}-{seed}": task.key for (backbone, seed), task in tasks.items()},
-            "texts": {arm: fingerprint(text) for arm, text in texts.items()},
+            "texts": {arm: fingerprint(vectors) for arm, vectors in user_vectors.items()},
             "test": content_key([fingerprint(test.user, test.items, test.labels)]),
             "reranker": as_dict(next(iter(tasks.values())).config),
         }

@@ -11,8 +11,6 @@ class SetRank(nn.Module):
     forward(x (B, C, H), history=None) -> (B, C); permuting candidates permutes their scores.
     """
 
-    uses_history = False
-
     def __init__(self, hidden: int, heads: int, dropout: float, points: int = 8):
         super().__init__()
         self.points = nn.Parameter(torch.randn(points, hidden) * 0.1)

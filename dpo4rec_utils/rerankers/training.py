@@ -25,38 +25,40 @@ from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.device import the_device
 from dpo4rec_utils.files import atomic_path, read_arrays
-from dpo4rec_utils.keys import content_key, fingerprint
+from dpo4rec_utils.keys import code_key, content_key, fingerprint
 from dpo4rec_utils.metrics import log_likelihood
-from dpo4rec_utils.rerankers import build_reranker
+from dpo4rec_utils.registries import Backbone
+from dpo4rec_utils.rerankers.model import KnowledgeReranker, KnowledgeShape
 
 
 @dataclass(frozen=True)
 class Task:
     """One training.
 
-    text: (U, S, T) S knowledge vectors a user, one of them drawn at random for each list and epoch; a NaN vector is
-    absent and never drawn. item_text: (I, T). tags: (I, G). history: (U, H) item positions, -1 padded on the left.
+    user_vectors: (U, S, T), the vectors of S texts a user, one of them drawn at random for each list and epoch; a NaN vector
+    is absent and never drawn. item_vectors: (I, T). tags: (I, G). history: (U, H) item positions, -1 padded on the left.
     train, validation: lists, the latter for the temperature alone. seed: of initialisation, batches and draws.
-    past_text: (U, T) a second user input, a vector of the history, or None.
+    history_vector: (U, T), a vector of the history as a second user input, or None.
     """
 
-    backbone: str
+    backbone: Backbone
     config: RerankerConfig
-    text: np.ndarray
-    item_text: np.ndarray
+    user_vectors: np.ndarray
+    item_vectors: np.ndarray
     tags: np.ndarray
     history: np.ndarray
     train: CandidateLists
     validation: CandidateLists
     seed: int
-    past_text: np.ndarray | None = None
+    history_vector: np.ndarray | None = None
 
     @property
     def key(self) -> str:
-        """16 hex digits of everything above, arrays by content."""
-        arrays = (self.text, self.item_text, self.tags, self.history, self.past_text)
+        """16 hex digits of everything above, arrays by content, the backbone by its code."""
+        arrays = (self.user_vectors, self.item_vectors, self.tags, self.history, self.history_vector)
         lists = [array for part in (self.train, self.validation) for array in (part.user, part.items, part.labels)]
-        return content_key([self.backbone, as_dict(self.config), fingerprint(*arrays, *lists), self.seed])
+        backbone = [self.backbone.name, code_key(self.backbone.module)]
+        return content_key([*backbone, as_dict(self.config), fingerprint(*arrays, *lists), self.seed])
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def history_table(cohort: Cohort, config: DataConfig, limit: int = 15) -> np.nda
     return table
 
 
-def _model(task: Task):
+def _model(task: Task) -> KnowledgeReranker:
     tags = torch.from_numpy(np.array(task.tags))
-    sides = ("user",) if task.past_text is None else ("user", "past")
-    return build_reranker(task.backbone, task.config, tags, (task.item_text.shape[1], sides)).to(the_device())
+    inputs = ("user",) if task.history_vector is None else ("user", "history")
+    shape = KnowledgeShape(task.item_vectors.shape[1], inputs)
+    return KnowledgeReranker(task.backbone, task.config, tags, shape).to(the_device())
 
 
 def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
@@ -118,15 +121,15 @@ def _train(task: Task):
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, fused=True)
     # Smith and Topin, Super-Convergence, arXiv 1708.07120.
     cycle = OneCycleLR(optimiser, config.learning_rate, max(steps, 2), pct_start=0.15, cycle_momentum=False)
-    item_text, text = _tensor(task.item_text), _tensor(task.text)
-    present = [np.flatnonzero(~np.isnan(rows[:, 0])) for rows in np.asarray(task.text)]
-    known = text[torch.from_numpy(np.unique(task.train.user))].flatten(0, 1)
-    model.standardise("user", known[~known[:, 0].isnan()])
-    model.standardise("item", item_text)
-    past_text = _tensor(task.past_text)
-    if past_text is not None:
-        model.standardise("past", past_text[torch.from_numpy(np.unique(task.train.user))])
-    history = _tensor(task.history) if model.core.uses_history else None
+    item_vectors, user_vectors = _tensor(task.item_vectors), _tensor(task.user_vectors)
+    present = [np.flatnonzero(~np.isnan(rows[:, 0])) for rows in np.asarray(task.user_vectors)]
+    train_vectors = user_vectors[torch.from_numpy(np.unique(task.train.user))].flatten(0, 1)
+    model.standardise("user", train_vectors[~train_vectors[:, 0].isnan()])
+    model.standardise("item", item_vectors)
+    history_vector = _tensor(task.history_vector)
+    if history_vector is not None:
+        model.standardise("history", history_vector[torch.from_numpy(np.unique(task.train.user))])
+    history = _tensor(task.history) if task.backbone.reads_history else None
     items, labels = _tensor(task.train.items), _tensor(task.train.labels)
     losses = []
     for _ in range(config.epochs):
@@ -137,8 +140,8 @@ def _train(task: Task):
             rows = order[start : start + config.batch_size]
             users = task.train.user[rows]
             past = None if history is None else history[users]
-            inputs = [text[users, drawn[rows]]] + ([] if past_text is None else [past_text[users]])
-            logits = model(items[rows], inputs, item_text, past)
+            inputs = [user_vectors[users, drawn[rows]]] + ([] if history_vector is None else [history_vector[users]])
+            logits = model(items[rows], inputs, item_vectors, past)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[rows])
             optimiser.zero_grad()
             loss.backward()
@@ -169,40 +172,40 @@ def load_reranker(task: Task, trained: Trained):
 
 
 @torch.no_grad()
-def score_lists(model, task: Task, lists: CandidateLists, text: np.ndarray | None = None, batch: int = 1024):
-    """Scores (L, C), averaged over the texts a user has; `text` (U, S, T) replaces the task's."""
-    each = score_texts(model, task, lists, task.text if text is None else text, batch)
+def score_lists(model, task: Task, lists: CandidateLists, user_vectors: np.ndarray | None = None, batch: int = 1024):
+    """Scores (L, C), averaged over the texts a user has; `user_vectors` (U, S, T) replace the task's."""
+    each = score_texts(model, task, lists, task.user_vectors if user_vectors is None else user_vectors, batch)
     return np.nanmean(each, axis=1)
 
 
 @torch.no_grad()
-def score_texts(model, task: Task, lists: CandidateLists, text: np.ndarray, batch: int = 1024) -> np.ndarray:
-    """Scores (L, S, C) with each of a user's S texts in turn; NaN where a text is absent."""
+def score_texts(model, task: Task, lists: CandidateLists, user_vectors: np.ndarray, batch: int = 1024) -> np.ndarray:
+    """Scores (L, S, C) with each of a user's S texts in turn, of vectors (U, S, T); NaN where a text is absent."""
     model.eval()
-    item_text = _tensor(task.item_text)
-    out = np.full((len(lists), text.shape[1], lists.items.shape[1]), np.nan, dtype=np.float32)
-    for sample in range(text.shape[1]):
+    item_vectors, samples = _tensor(task.item_vectors), user_vectors.shape[1]
+    out = np.full((len(lists), samples, lists.items.shape[1]), np.nan, dtype=np.float32)
+    for sample in range(samples):
         for start in range(0, len(lists), batch):
             rows = np.arange(start, min(start + batch, len(lists)))
             users = lists.user[rows]
-            vectors = text[users, sample]
+            vectors = user_vectors[users, sample]
             there = ~np.isnan(vectors[:, 0])
             if not there.any():
                 continue
             rows, users, vectors = rows[there], users[there], vectors[there]
-            past = _tensor(np.asarray(task.history)[users]) if model.core.uses_history else None
-            inputs = [_tensor(vectors)] + ([] if task.past_text is None else [_tensor(task.past_text[users])])
-            logits = model(_tensor(lists.items[rows]), inputs, item_text, past)
+            past = _tensor(np.asarray(task.history)[users]) if task.backbone.reads_history else None
+            inputs = [_tensor(vectors)] + ([] if task.history_vector is None else [_tensor(task.history_vector[users])])
+            logits = model(_tensor(lists.items[rows]), inputs, item_vectors, past)
             out[rows, sample] = logits.cpu().numpy()
     return out
 
 
-def arm_scores(task: Task, trained: Trained, lists: CandidateLists, texts: dict[str, np.ndarray]) -> dict:
-    """What a worker keeps of a scorer: scores (L, C) under each arm's text of `lists` and of the validation lists."""
+def arm_scores(task: Task, trained: Trained, lists: CandidateLists, arms: dict[str, np.ndarray]) -> dict:
+    """What a worker keeps of a scorer: scores (L, C) of `lists` and of the validation lists under each arm's user vectors."""
     model, out = load_reranker(task, trained), {}
-    for arm, text in texts.items():
-        out[f"scores/{arm}"] = score_lists(model, task, lists, text)
-        out[f"validation/{arm}"] = score_lists(model, task, task.validation, text)
+    for arm, user_vectors in arms.items():
+        out[f"scores/{arm}"] = score_lists(model, task, lists, user_vectors)
+        out[f"validation/{arm}"] = score_lists(model, task, task.validation, user_vectors)
     return out
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 from dpo4rec_utils.config import RewardConfig
-from dpo4rec_utils.knowledge.guards import named_facts
-from dpo4rec_utils.knowledge.knowledge import Knowledge
+from dpo4rec_utils.knowledge.facts import named_facts
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.knowledge.vectors import TextVectors
+from dpo4rec_utils.registries import ESTIMATES
 
 FOLDS = 5
 PENALTIES = np.logspace(0, 6, 13)  # of the ridge; generalised cross-validation chooses
@@ -59,13 +60,14 @@ class TextFeatures:
         return {"facts": self.facts, "vector": self.vector, "cosine": self.cosine}[name]
 
 
-def read_features(knowledge: Knowledge, policy: Policy, users, fold: np.ndarray, samples: int | None) -> TextFeatures:
+def read_features(vectors: TextVectors, policy: Policy, users, fold: np.ndarray, samples: int | None) -> TextFeatures:
     """The features of a policy's texts for `users`, who all have as many, or of their first `samples`."""
+    knowledge = vectors.knowledge
     table = knowledge.texts(policy)
     table = table[table.user.isin(users) & (table["sample"] < (samples or np.inf))]
     facts = [(*named_facts(row.text, knowledge.facts[row.user]), row.tokens) for row in table.itertuples()]
     facts = np.array(facts, float).reshape(len(users), -1, 6)
-    return TextFeatures(facts, knowledge.vectors(policy, samples)[users], knowledge.history_mean[users], fold)
+    return TextFeatures(facts, vectors.policy_vectors(policy, samples)[users], vectors.history_mean[users], fold)
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
@@ -99,12 +101,22 @@ def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, fit_users: np.ndarr
     return rewards - (x * y).sum() / spread * tokens if spread else rewards
 
 
-def estimated_rewards(features: TextFeatures, realised: np.ndarray, config: RewardConfig) -> np.ndarray:
+def amortised(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
+    """What a text like this can expect: `rewards` (P, N) as a ridge of facts and fit predicts them, fitted on other users."""
+    return cross_fitted(features.of("fit"), rewards, features.fold)
+
+
+def realised(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
+    """The rewards (P, N) by the users' own lists, as they are."""
+    return rewards
+
+
+def embedding(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
+    """(P, N) cosines of the texts with the history mean, whatever the rewards: no re-ranker."""
+    return features.cosine[..., 0]
+
+
+def estimated_rewards(features: TextFeatures, rewards: np.ndarray, config: RewardConfig) -> np.ndarray:
     """(P, N) what pairs are ordered by, from realised rewards (P, N): see `RewardConfig.estimate` and `equal_length`."""
-    if config.estimate == "embedding":
-        rewards = features.cosine[..., 0]
-    elif config.estimate == "amortised":
-        rewards = cross_fitted(features.of("fit"), realised, features.fold)
-    else:
-        rewards = realised
-    return at_equal_length(rewards, features.tokens, features.fold >= 0) if config.equal_length else rewards
+    estimate = ESTIMATES[config.estimate].load()(features, rewards)
+    return at_equal_length(estimate, features.tokens, features.fold >= 0) if config.equal_length else estimate

@@ -13,8 +13,8 @@ import numpy as np
 
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import fingerprint
-from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import Task, Trained, load_reranker, score_texts, train_all
 from dpo4rec_utils.rewards.reliability import density, split_half
@@ -50,12 +50,13 @@ class RewardModel:
         """Name and key of the artefact."""
         return self.folder.parent.name
 
-    def rescore(self, text: np.ndarray) -> dict[str, np.ndarray]:
-        """Rewards (L, S) by kind of other texts (U, S, T), NaN where absent, by models trained without a user's lists."""
+    def rescore(self, user_vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """Rewards (L, S) by kind of other texts, of vectors (U, S, T), NaN where absent, by models trained without a user's
+        lists."""
         results = {}
         for name, training in self.trainings.items():
             model = self._load(name)
-            scores = score_texts(model, training.task, training.scored, text)
+            scores = score_texts(model, training.task, training.scored, user_vectors)
             results[name] = {kind: list_rewards(scores, training.scored.labels, kind) for kind in KINDS}
         scored = {name: training.scored for name, training in self.trainings.items()}
         return {kind: merge_scored(results, scored, self.lists, kind) for kind in KINDS}
@@ -77,10 +78,10 @@ class RewardModels:
     `sources`: the policies whose texts a reward model is trained on, oldest first.
     """
 
-    def __init__(self, knowledge: Knowledge, scorers: Scorers):
-        self.knowledge, self.scorers, self.store = knowledge, scorers, knowledge.store
-        self.config, self.seed = knowledge.config, knowledge.seed
-        self.cohort = knowledge.data.cohort
+    def __init__(self, vectors: TextVectors, scorers: Scorers):
+        self.vectors, self.knowledge, self.scorers = vectors, vectors.knowledge, scorers
+        self.config, self.seed = self.knowledge.config, self.knowledge.seed
+        self.cohort = self.knowledge.data.cohort
 
     @functools.cached_property
     def lists(self) -> CandidateLists:
@@ -89,8 +90,8 @@ class RewardModels:
 
     def mixture(self, policies: list[Policy]) -> np.ndarray:
         """(U, S, T): every sample of these policies and the randomised templated profiles."""
-        samples = [self.knowledge.vectors(policy) for policy in policies]
-        templates = self.knowledge.template_vectors(self.config.reward.templates, full=False)
+        samples = [self.vectors.policy_vectors(policy) for policy in policies]
+        templates = self.vectors.template_vectors(self.config.reward.templates, full=False)
         return np.concatenate([*samples, templates], axis=1)
 
     def of(self, policy: Policy, sources: list[Policy], residual: bool = False, llm_only: bool = False) -> RewardModel:
@@ -99,15 +100,19 @@ class RewardModels:
         A `residual` one reads the history mean beside the text, so that a text earns what it adds to it.
         """
         name = policy.name + ("-residual" if residual else "") + ("-llm-only" if llm_only else "")
-        text, seed = self.knowledge.vectors(policy), derive_seed(self.seed, "reward", name)
-        mixture = np.concatenate([self.knowledge.vectors(p) for p in sources], 1) if llm_only else self.mixture(sources)
+        vectors, seed = self.vectors.policy_vectors(policy), derive_seed(self.seed, "reward", name)
+        texts = [self.vectors.policy_vectors(source) for source in sources] if llm_only else [self.mixture(sources)]
         train = self.cohort.of("train")
-        fold = user_folds(train, self.config.reward.folds, seed)
-        trainings = self._trainings(mixture, fold, seed, self.knowledge.history_mean if residual else None)
+        fold = assigned_folds(train, self.config.reward.folds, seed)
+        history_vector = self.vectors.history_mean if residual else None
+        trainings = self._trainings(np.concatenate(texts, axis=1), fold, seed, history_vector)
 
         def build(folder):
             tasks = {key: training.task for key, training in trainings.items()}
-            finish = {key: functools.partial(score_finish, lists=t.scored, text=text) for key, t in trainings.items()}
+            finish = {
+                key: functools.partial(score_finish, lists=t.scored, user_vectors=vectors)
+                for key, t in trainings.items()
+            }
             workers = self.config.evaluation.workers
             done = train_all(tasks, folder / "models", workers, f"reward model of {name}", finish)
             scored = {key: training.scored for key, training in trainings.items()}
@@ -122,13 +127,14 @@ class RewardModels:
 
         depends = {
             "trainings": {key: training.task.key for key, training in trainings.items()},
-            "text": fingerprint(text),
+            "text": fingerprint(vectors),
         }
-        return self.store.make(Stage("reward", name, depends, build, read))
+        return self.knowledge.store.make(Stage("reward", name, depends, build, read))
 
-    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int, past) -> dict[str, Training]:
+    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int, history_vector) -> dict[str, Training]:
         """A fold's model scores the users of that fold and validation users, who serve calibration alone."""
-        base = replace(self.scorers.task(self.config.reward.backbone, "popularity", mixture, 0), past_text=past)
+        base = self.scorers.task(self.config.reward.backbone, "popularity", mixture, 0)
+        base = replace(base, history_vector=history_vector)
         train, unseen, trainings = self.cohort.of("train"), self.cohort.of("validation"), {}
         for k in range(self.config.reward.folds):
             scored = self.lists.of_users(np.concatenate([train[fold == k], unseen]))
@@ -156,15 +162,15 @@ class RewardModels:
         }
 
 
-def user_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def assigned_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """A fold in [0, folds) for each of `users`, of sizes that differ by one at most."""
     fold = np.arange(len(users)) % folds
     return fold[generator(seed, "folds").permutation(len(users))]
 
 
-def score_finish(task: Task, trained: Trained, lists: CandidateLists, text: np.ndarray) -> dict:
+def score_finish(task: Task, trained: Trained, lists: CandidateLists, user_vectors: np.ndarray) -> dict:
     """What a worker keeps of a scorer: rewards (L, S) of every text for every list by kind, and its weights."""
-    scores = score_texts(load_reranker(task, trained), task, lists, text)
+    scores = score_texts(load_reranker(task, trained), task, lists, user_vectors)
     rewards = {kind: list_rewards(scores, lists.labels, kind).astype(np.float32) for kind in KINDS}
     return rewards | {f"weight/{name}": array for name, array in trained.weights.items()}
 

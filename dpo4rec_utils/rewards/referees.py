@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import VARIANTS
 from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.knowledge.vectors import has_texts
 from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_all
 from dpo4rec_utils.rewards.model import RewardModel, RewardModels
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
@@ -24,14 +24,14 @@ from dpo4rec_utils.store import Stage, write_values
 
 @dataclass(frozen=True)
 class Judged:
-    """What referees are asked about: every text by arm (U, S, T), and the names by their part in the study.
+    """What referees are asked about: vectors of every arm's texts (U, S, T), and the names by their part in the study.
 
     policies: the headline loop's, zero-shot first; loop: those of its rounds, the start first; others: rounds of other loops,
     arms and variants. turns: the rounds of all loops (`before`, `after`, `model`), whose models claim what they give to the
     texts of the policy after less those of the one before.
     """
 
-    texts: dict[str, np.ndarray]
+    user_vectors: dict[str, np.ndarray]
     policies: list[str]
     loop: list[str]
     others: list[str]
@@ -43,7 +43,8 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
 
     Referees are trained on texts of `policy` (zero-shot) and templates. Values by user, averaged over backbones and seeds:
     arm, split, kind, user, value. 'train_later' are train users' later lists, which neither referees, reward models nor
-    pairs have read; where no user has so many, there is no such split. Kind 'claimed' is what a round's reward model gives to its texts less the texts before it.
+    pairs have read; where no user has so many, there is no such split. Kind 'claimed' is what a round's reward model gives to
+    its texts less the texts before it.
     """
     config, data = models.config, models.knowledge.data
     trained_on, parts = models.mixture([policy]), _parts(models)
@@ -54,11 +55,13 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
     }
 
     def build(folder):
-        finish = functools.partial(_keep_rewards, parts=parts, texts=judged.texts)
+        finish = functools.partial(_keep_rewards, parts=parts, arms=judged.user_vectors)
         done = train_all(tasks, folder / "models", config.evaluation.workers, "referees", dict.fromkeys(tasks, finish))
         frames = [_claims(models, judged)]
-        for name, (split, lists), kind in itertools.product(judged.texts, parts.items(), REFEREE_KINDS):
-            if judged_split(name, split):
+        for (name, vectors), (split, lists), kind in itertools.product(
+            judged.user_vectors.items(), parts.items(), REFEREE_KINDS
+        ):
+            if has_texts(vectors, lists.user):
                 mean = np.mean([arrays[f"{name}/{split}/{kind}"] for arrays in done.values()], axis=0)
                 users = data.cohort.of(split) if split in SPLITS else np.unique(lists.user)
                 frames.append(_frame(name, split, kind, users, user_rewards(mean[:, None], lists, users)[:, 0]))
@@ -70,17 +73,12 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
 
     depends = {
         "trainings": {name: task.key for name, task in tasks.items()},
-        "texts": {name: fingerprint(text) for name, text in judged.texts.items()},
+        "texts": {name: fingerprint(vectors) for name, vectors in judged.user_vectors.items()},
         "lists": {name: fingerprint(lists.user, lists.items, lists.labels) for name, lists in parts.items()},
         "names": [judged.policies, judged.loop, judged.others],
         "reward_models": {turn.after.name: [turn.before.name, turn.model.key] for turn in judged.turns},
     }
     return Stage("referees", "rounds", depends, build)
-
-
-def judged_split(arm: str, split: str) -> bool:
-    """Whether an arm has texts of these users: variants have those of validation users alone."""
-    return arm not in VARIANTS or split == "validation"
 
 
 def _parts(models: RewardModels) -> dict[str, CandidateLists]:
@@ -90,13 +88,16 @@ def _parts(models: RewardModels) -> dict[str, CandidateLists]:
     return parts | ({"train_later": later} if len(later) else {})
 
 
-def _keep_rewards(task, trained, parts: dict, texts: dict) -> dict:
-    """Run in a worker: (L,) rewards of each policy's texts, averaged over the texts of a user, for each part's lists."""
+def _keep_rewards(task, trained, parts: dict, arms: dict[str, np.ndarray]) -> dict:
+    """Run in a worker: (L,) rewards of each arm's texts, averaged over the texts of a user, for each part's lists.
+
+    A part none of whose users has a text of an arm is left out: variants are asked about validation users alone.
+    """
     model, out = load_reranker(task, trained), {}
-    for (name, text), (split, lists) in itertools.product(texts.items(), parts.items()):
-        if not judged_split(name, split):
+    for (name, vectors), (split, lists) in itertools.product(arms.items(), parts.items()):
+        if not has_texts(vectors, lists.user):
             continue
-        scores = score_texts(model, task, lists, text)
+        scores = score_texts(model, task, lists, vectors)
         for kind in REFEREE_KINDS:
             out[f"{name}/{split}/{kind}"] = np.nanmean(list_rewards(scores, lists.labels, kind), axis=1)
     return out
@@ -110,13 +111,16 @@ def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
     """Each user's claimed change by every round's policy; train users by models trained without their lists."""
     frames = []
     for turn, split in itertools.product(judged.turns, ("train", "validation")):
-        users, texts = models.cohort.of(split), [judged.texts[policy.name] for policy in (turn.before, turn.after)]
-        frames.append(_frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, *texts, users)))
+        users = models.cohort.of(split)
+        before, after = (judged.user_vectors[policy.name] for policy in (turn.before, turn.after))
+        frames.append(
+            _frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, before, after, users))
+        )
     return pd.concat(frames)
 
 
 def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts (U, S, T) each."""
+    """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts' vectors (U, S, T) each."""
     scored = model.rescore(np.concatenate([before, after], axis=1))["log_likelihood"]
     old, new = (np.nanmean(part, axis=1) for part in np.split(scored, [before.shape[1]], axis=1))
     return user_rewards((new - old)[:, None], model.lists, users)[:, 0]

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dpo4rec_utils.config import BACKBONES, DataConfig, RerankerConfig
+from dpo4rec_utils.config import DataConfig, RerankerConfig
 from dpo4rec_utils.data import cohort as users
 from dpo4rec_utils.data import lists as candidate
 from dpo4rec_utils.data.dataset import tag_matrix
 from dpo4rec_utils.metrics import log_likelihood
-from dpo4rec_utils.rerankers import build_reranker, training
+from dpo4rec_utils.registries import BACKBONES
+from dpo4rec_utils.rerankers import training
+from dpo4rec_utils.rerankers.model import KnowledgeReranker, KnowledgeShape
 from tests.conftest import made_dataset
 
 CONFIG = RerankerConfig(hidden=16, knowledge_dim=8, id_dim=8, tag_dim=4, epochs=3, batch_size=16)
@@ -27,7 +29,7 @@ def made_task(backbone="prm") -> training.Task:
     train, validation = (made.of_users(cohort.of(split)) for split in ("train", "validation"))
     items = rng.normal(size=(len(dataset.items), 12)).astype(np.float32)
     genres, history = tag_matrix(dataset, "genres")[0], training.history_table(cohort, DataConfig(), 6)
-    return training.Task(backbone, CONFIG, text, items, genres, history, train, validation, 5)
+    return training.Task(BACKBONES[backbone], CONFIG, text, items, genres, history, train, validation, 5)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,12 @@ def task():
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_shuffling_knowledge_moves_scores(task, backbone, adapter):
     config = CONFIG.changed(adapter=adapter)
-    trained = training.train_reranker(replace(task, backbone=backbone, config=config))
-    own = replace(task, backbone=backbone, config=config)
+    trained = training.train_reranker(replace(task, backbone=BACKBONES[backbone], config=config))
+    own = replace(task, backbone=BACKBONES[backbone], config=config)
     model = training.load_reranker(own, trained)
     scores = training.score_lists(model, own, task.validation)
-    users = training.score_lists(model, own, task.validation, np.roll(task.text, 1, axis=0))
-    moved = replace(own, item_text=np.roll(task.item_text, 1, axis=0))
+    users = training.score_lists(model, own, task.validation, np.roll(task.user_vectors, 1, axis=0))
+    moved = replace(own, item_vectors=np.roll(task.item_vectors, 1, axis=0))
     items = training.score_lists(model, moved, task.validation)
     assert scores.shape == task.validation.items.shape
     for other in (users, items):
@@ -54,12 +56,12 @@ def test_shuffling_knowledge_moves_scores(task, backbone, adapter):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_training_repeats_and_learns(task, backbone):
-    first, second = (training.train_reranker(replace(task, backbone=backbone)) for _ in range(2))
+    first, second = (training.train_reranker(replace(task, backbone=BACKBONES[backbone])) for _ in range(2))
     assert first.validation == second.validation
     assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
-    other = training.train_reranker(replace(task, backbone=backbone, seed=6))
+    other = training.train_reranker(replace(task, backbone=BACKBONES[backbone], seed=6))
     assert other.validation != first.validation
-    long = training.train_reranker(replace(task, backbone=backbone, config=CONFIG.changed(epochs=12)))
+    long = training.train_reranker(replace(task, backbone=BACKBONES[backbone], config=CONFIG.changed(epochs=12)))
     assert long.losses[-1] < long.losses[0] - 0.01
 
 
@@ -80,7 +82,7 @@ def test_the_temperature_is_the_best_and_keeps_the_order(task):
 @pytest.mark.parametrize("backbone", ["setrank", "dasalc"])
 def test_set_rankers_ignore_the_order_of_candidates(backbone):
     torch.manual_seed(0)
-    model = build_reranker(backbone, CONFIG, torch.rand(40, 3), (12, ("user",))).eval()
+    model = KnowledgeReranker(BACKBONES[backbone], CONFIG, torch.rand(40, 3), KnowledgeShape(12, ("user",))).eval()
     items, user, text = torch.arange(10)[None], [torch.randn(1, 12)], torch.randn(40, 12)
     order = torch.randperm(10)
     assert torch.allclose(model(items[:, order], user, text), model(items, user, text)[:, order], atol=1e-5)
@@ -88,7 +90,7 @@ def test_set_rankers_ignore_the_order_of_candidates(backbone):
 
 def test_mir_reads_the_history_and_padding_is_ignored():
     torch.manual_seed(0)
-    model = build_reranker("mir", CONFIG, torch.rand(40, 3), (12, ("user",))).eval()
+    model = KnowledgeReranker(BACKBONES["mir"], CONFIG, torch.rand(40, 3), KnowledgeShape(12, ("user",))).eval()
     items, user, text = torch.arange(10)[None], [torch.randn(1, 12)], torch.randn(40, 12)
     short, other = torch.tensor([[20, 21, 22]]), torch.tensor([[20, 25, 22]])
     padded = torch.tensor([[-1, -1, 20, 21, 22]])
@@ -98,23 +100,23 @@ def test_mir_reads_the_history_and_padding_is_ignored():
 
 def test_a_second_user_input_is_read_and_learnt_from(task):
     rng = np.random.default_rng(0)
-    past = rng.normal(size=(len(task.text), task.text.shape[2])).astype(np.float32)
-    both = replace(task, past_text=past)
-    assert both.key != task.key != replace(task, past_text=past + 1).key
+    past = rng.normal(size=(len(task.user_vectors), task.user_vectors.shape[2])).astype(np.float32)
+    both = replace(task, history_vector=past)
+    assert both.key != task.key != replace(task, history_vector=past + 1).key
     trained = training.train_reranker(both)
     model = training.load_reranker(both, trained)
-    assert {"past_mean", "past_std"} <= set(trained.weights) and trained.weights["scale"].shape == (2,)
+    assert {"history_mean", "history_std"} <= set(trained.weights) and trained.weights["scale"].shape == (2,)
     scores = training.score_lists(model, both, task.train)
-    other = training.score_lists(model, replace(both, past_text=past[::-1].copy()), task.train)
+    other = training.score_lists(model, replace(both, history_vector=past[::-1].copy()), task.train)
     assert np.abs(scores - other).max() > 1e-4
     known = past[np.unique(task.train.user)]
-    assert np.allclose(trained.weights["past_mean"], known.mean(axis=0), atol=1e-5)
+    assert np.allclose(trained.weights["history_mean"], known.mean(axis=0), atol=1e-5)
 
 
 def test_an_absent_text_is_never_used(task):
     trained = training.train_reranker(task)
     model = training.load_reranker(task, trained)
-    each = training.score_texts(model, task, task.train, task.text)
+    each = training.score_texts(model, task, task.train, task.user_vectors)
     assert np.isnan(each[task.train.user == 2][:, 1:]).all() and not np.isnan(each[task.train.user != 2]).any()
     mean = training.score_lists(model, task, task.train)
     assert np.allclose(mean[task.train.user == 2], each[task.train.user == 2][:, 0])

@@ -23,7 +23,7 @@ from dpo4rec_utils.study import Study
 model = {"model": sys.argv[1], "engine": "transformers", "shard_users": 4}
 study = Study(load_config("smoke", {"llm": model, "device": {"sampling": "float32"}, "alignment": {"checkpoint_steps": 1}}))
 study.knowledge.texts(study.round(1).after)
-study.knowledge.vectors(study.round(1).after)
+study.vectors.policy_vectors(study.round(1).after)
 """
 
 

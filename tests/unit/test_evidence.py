@@ -20,6 +20,7 @@ from dpo4rec_utils.files import MissingRecordError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
 from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import Stage, Store, write_values
+from tests.conftest import made_study
 
 BACKBONES = ("prm", "mir")
 USERS = (4, 5, 6)  # test users of the three folds
@@ -307,9 +308,9 @@ def test_every_arm_is_made_and_compared_by_its_entry():
 
 def test_folds_share_no_test_user(tmp_path, monkeypatch, dataset):
     monkeypatch.setattr(study_module.Data, "dataset", dataset)
-    monkeypatch.setattr(comparison.Knowledge, "encoder", None)
+    monkeypatch.setattr(study_module, "open_encoder", lambda *_: None)
     config = load_config("smoke", CHANGE | {"data": {"max_users": None}})
-    folds = comparison.user_folds(study_module.Study(config, tmp_path))
+    folds = comparison.fold_studies(made_study(config, tmp_path))
     tested = [set(fold.data.cohort.users[fold.data.cohort.of("test")]) for fold in folds]
     assert len(set.union(*tested)) == sum(map(len, tested)) > 0
     assert [fold.config.data.fold for fold in folds] == [0, 1, 2]

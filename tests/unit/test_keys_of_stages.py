@@ -12,7 +12,7 @@ from dpo4rec_utils.knowledge.engines import Request, texts_stage
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge, Scorers
 from dpo4rec_utils.settings import load_config
-from dpo4rec_utils.study import Study
+from tests.conftest import made_study
 
 CONFIG = load_config("smoke", {"data": {"max_users": None}, "evaluation": {"backbones": ["prm"]}})
 REQUESTS = [Request("0", "prompt", 2, 7), Request("1", "other", 1, 8)]
@@ -89,17 +89,20 @@ def test_scorers_by_text_item_text_lists_and_settings(data):
     scorers, knowledge = Scorers(data, items, CONFIG), ArmKnowledge("template", text, items)
     key = scorers.own_stage("popularity", knowledge).key
     keys = [
-        scorers.own_stage("popularity", replace(knowledge, user=other)).key,
-        scorers.own_stage("popularity", replace(knowledge, item=items * 2)).key,
+        scorers.own_stage("popularity", replace(knowledge, user_vectors=other)).key,
+        scorers.own_stage("popularity", replace(knowledge, item_vectors=items * 2)).key,
         scorers.own_stage("uniform", knowledge).key,
         scorers.own_stage("popularity", knowledge, "mlp", adapter="mlp").key,
         scorers.own_stage("popularity", knowledge, "mir", backbones=("mir",)).key,
         Scorers(data, items, CONFIG.changed(seed=3)).own_stage("popularity", knowledge).key,
         scorers.shared_stage("popularity", [knowledge], ["template"]).key,
-        scorers.shared_stage("popularity", [replace(knowledge, user=other)], ["template"]).key,
+        scorers.shared_stage("popularity", [replace(knowledge, user_vectors=other)], ["template"]).key,
     ]
     assert len({key, *keys}) == 1 + len(keys)
-    assert key == Scorers(data, items.copy(), CONFIG).own_stage("popularity", replace(knowledge, user=text.copy())).key
+    assert (
+        key
+        == Scorers(data, items.copy(), CONFIG).own_stage("popularity", replace(knowledge, user_vectors=text.copy())).key
+    )
 
 
 class Interrupted:
@@ -116,7 +119,7 @@ class Interrupted:
 
 
 def test_a_round_that_was_interrupted_can_be_asked_for_again(tmp_path):
-    study = Study(CONFIG.changed(alignment=CONFIG.alignment.changed(warm_start=False)), tmp_path)
+    study = made_study(CONFIG.changed(alignment=CONFIG.alignment.changed(warm_start=False)), tmp_path)
     study.knowledge = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         study.round(1)

@@ -17,10 +17,11 @@ from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import guards, prompts
+from dpo4rec_utils.knowledge.facts import FactReader, Facts
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rewards.estimates import TextFeatures
 from dpo4rec_utils.settings import load_config
-from dpo4rec_utils.study import Study
+from tests.conftest import made_study
 
 ITEMS = pd.DataFrame(
     {
@@ -34,13 +35,13 @@ HISTORY = pd.DataFrame({"item": [0, 2, 1], "rating": [5.0, 1.0, 4.0], "timestamp
 DATASET = Dataset("made", HISTORY, ITEMS, ("genres",))
 MOVIES = load_domain("movies")
 CONFIG = load_config("smoke")
-FACTS = prompts.FactReader(DATASET, MOVIES, CONFIG).facts(HISTORY)
+FACTS = FactReader(DATASET, MOVIES, CONFIG).facts(HISTORY)
 VOCABULARY = guards.Vocabulary(("drama", "thriller", "horror", "comedy", "war"), tuple(MOVIES.profile))
 
 
 def facts_of(history, items=ITEMS, **config):
     changed = CONFIG.changed(data=CONFIG.data.changed(**config))
-    return prompts.FactReader(Dataset("made", history, items, ("genres",)), MOVIES, changed).facts(history)
+    return FactReader(Dataset("made", history, items, ("genres",)), MOVIES, changed).facts(history)
 
 
 def fits(text):
@@ -105,7 +106,7 @@ def test_prompt_by_hand():
 
 @pytest.mark.parametrize("name", ["movies", "books", "games", "products"])
 def test_an_absent_fact_leaves_no_hole(name):
-    domain, nothing = load_domain(name), prompts.Facts(("Title",), (), (), ())
+    domain, nothing = load_domain(name), Facts(("Title",), (), (), ())
     for facts in (FACTS, nothing):
         for seed in range(30):
             text = prompts.templated_profile(facts, domain, np.random.default_rng(seed), fits, seed % 2 == 0)
@@ -234,7 +235,7 @@ def test_random_labels_are_the_same_pairs_half_of_them_swapped():
 
 
 def test_supervised_controls_have_as_many_examples_for_the_same_users(tmp_path):
-    study = Study(load_config("smoke", {"alignment": {"pairs_per_user": 2}}), tmp_path)
+    study = made_study(load_config("smoke", {"alignment": {"pairs_per_user": 2}}), tmp_path)
     rows = [(u, f"p{u}", f"c{u}{n}", f"r{u}{n}", 1, 2, 0.5) for u, n in ((3, 0), (5, 0), (3, 1))]
     pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
     best, templates = (study._examples(LOOPS[name], pairs, 1) for name in ("rft", "template_sft"))
@@ -256,7 +257,7 @@ def test_a_starved_round_stops_with_one_sentence():
 @given(st.integers(0, 10**6), st.integers(4, 40))
 @settings(max_examples=60, deadline=None)
 def test_a_template_keeps_to_the_limit_and_drops_from_the_longest_list(seed, limit):
-    facts = prompts.Facts(tuple(f"Title{i}" for i in range(10)), (("Drama", 3), ("War", 1)), (), (("1990s", 2),))
+    facts = Facts(tuple(f"Title{i}" for i in range(10)), (("Drama", 3), ("War", 1)), (), (("1990s", 2),))
     text = prompts.templated_profile(
         facts, MOVIES, np.random.default_rng(seed), lambda text: len(text.split()) <= limit, True
     )
@@ -266,15 +267,15 @@ def test_a_template_keeps_to_the_limit_and_drops_from_the_longest_list(seed, lim
 
 
 def test_each_round_asks_other_train_users(tmp_path):
-    study = Study(load_config("smoke", {"data": {"max_users": 30}, "alignment": {"pair_users": 5}}), tmp_path)
+    study = made_study(load_config("smoke", {"data": {"max_users": 30}, "alignment": {"pair_users": 5}}), tmp_path)
     rounds = [study.knowledge.pair_users(Policy("p", "embedded", round=number)).tolist() for number in range(4)]
     heldout, train = study.knowledge.heldout_users.tolist(), study.data.cohort.of("train").tolist()
     assert len(heldout) == 3 and sorted(rounds[0] + rounds[1] + rounds[2] + heldout) == train
     assert rounds[3] == rounds[0] == study.knowledge.pair_users(study.zero_shot).tolist()
-    every = Study(load_config("smoke", {"alignment": {"pair_users": None}}), tmp_path)
+    every = made_study(load_config("smoke", {"alignment": {"pair_users": None}}), tmp_path)
     asked = every.knowledge.pair_users(every.zero_shot).tolist()
     assert sorted(asked + every.knowledge.heldout_users.tolist()) == every.data.cohort.of("train").tolist()
-    most = Study(load_config("smoke", {"alignment": {"heldout_users": 7}}), tmp_path)
+    most = made_study(load_config("smoke", {"alignment": {"heldout_users": 7}}), tmp_path)
     with pytest.raises(StudyError, match="alignment.heldout_users = 7 of 14 train users .* allowed: at most 6"):
         assert most.knowledge.heldout_users is None
 
@@ -323,7 +324,7 @@ def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
 
 
 def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
-    study = Study(load_config("smoke"), tmp_path)
+    study = made_study(load_config("smoke"), tmp_path)
     for samples in (2, 4, 8):
         choice = replace(made_candidates(14, samples), users=study.data.cohort.of("train"))
         heldout = np.isin(choice.users, study.knowledge.heldout_users)
@@ -336,7 +337,7 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
 
 
 def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
-    study, choice = Study(load_config("smoke"), tmp_path), made_candidates(14, 4)
+    study, choice = made_study(load_config("smoke"), tmp_path), made_candidates(14, 4)
     heldout = study.knowledge.heldout_users
     choice = replace(choice, users=study.data.cohort.of("train"))
     one = np.isin(choice.users, heldout)

@@ -28,7 +28,7 @@ def test_list_rewards_by_hand():
 @given(st.integers(2, 60), st.integers(2, 5), st.integers(0, 99))
 @settings(deadline=None)
 def test_folds_are_balanced(users, folds, seed):
-    fold = model.user_folds(np.arange(users), folds, seed)
+    fold = model.assigned_folds(np.arange(users), folds, seed)
     sizes = np.bincount(fold, minlength=folds)
     assert sizes.sum() == users and sizes.max() - sizes.min() <= 1
 
@@ -66,7 +66,7 @@ def test_an_interval_of_pairs_counts_users_not_pairs():
 
 def made_features(rng, users=60, samples=6, width=5):
     facts, vector = rng.normal(size=(users, samples, 6)), rng.normal(size=(users, samples, width))
-    fold = model.user_folds(np.arange(users), 5, 0)
+    fold = model.assigned_folds(np.arange(users), 5, 0)
     fold[:10] = -1
     return estimates.TextFeatures(facts, vector, rng.normal(size=(users, width)), fold)
 

@@ -197,7 +197,7 @@ def test_a_machine_without_openvino_names_what_it_has(monkeypatch):
 
 def test_no_stage_leaves_out_what_it_computes_with():
     for module, wanted in {
-        "dpo4rec_utils.knowledge.engines": {"openvino-genai", "transformers", "torch", "gguf"},
+        "dpo4rec_utils.knowledge.engines.openvino": {"openvino-genai", "transformers", "torch", "gguf"},
         "dpo4rec_utils.knowledge.encoder": {"transformers", "tokenizers", "torch"},
         "dpo4rec_utils.alignment.adapters": {"trl", "peft", "accelerate", "transformers", "torch"},
         "dpo4rec_utils.rerankers.scorers": {"torch", "numpy", "scipy"},

@@ -6,6 +6,7 @@ texts it would have had. (Seeds alone do not suffice: the CPU engine's arithmeti
 
 import functools
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from dpo4rec_utils.device import sampling_weights
 from dpo4rec_utils.files import StudyError, require_free_memory, write_text
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.policies import Policy
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.registries import ENGINES
+from dpo4rec_utils.store import Stage, made_by
 
 DECODING = ("engine", "max_new_tokens", "temperature", "top_p", "shard_users")
 
@@ -59,17 +61,7 @@ def completion_of(tokens: Sequence[int], tokenizer, ends: Sequence[int]) -> Comp
 
 def open_sampler(policy: Policy, config: Config, workspace: Path) -> Sampler:
     """The engine named by `config.llm.engine`, loaded with the policy; `workspace` holds files it needs to write."""
-    if config.llm.engine == "openvino":
-        from dpo4rec_utils.knowledge.engines.openvino import OpenVINOSampler
-
-        return OpenVINOSampler(policy, config, workspace)
-    if config.llm.engine == "server":
-        from dpo4rec_utils.knowledge.engines.server import ServerSampler
-
-        return ServerSampler(policy, config, workspace)
-    from dpo4rec_utils.knowledge.engines.transformers import TransformersSampler
-
-    return TransformersSampler(policy, config)
+    return ENGINES[config.llm.engine].load()(policy, config, workspace)
 
 
 def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: Config) -> Stage:
@@ -84,16 +76,16 @@ def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: 
         return {"texts": len(table)} | {name: int(count) for name, count in counts.items()}
 
     depends = {"policy": policy.key, "decoding": _decoding(config), "requests": content_key(requests)}
+    depends["engine"] = made_by(ENGINES[config.llm.engine].module)
     return Stage("texts", name, depends, build, read_shards)
 
 
 def _decoding(config: Config) -> dict:
-    """The settings that decide the texts of a policy."""
-    decoding = {key: getattr(config.llm, key) for key in DECODING}
-    if config.llm.engine == "transformers":
-        decoding["weights"] = sampling_weights(config.device.sampling)
-    if config.llm.engine == "server":
-        decoding |= {key: getattr(config.llm.server, key) for key in ("names", "extra")}
+    """The settings that decide the texts of a policy: those of every engine, and those of this one."""
+    decoding = {name: getattr(config.llm, name) for name in DECODING}
+    for name in ENGINES[config.llm.engine].settings:
+        value = operator.attrgetter(name)(config)
+        decoding[name] = sampling_weights(value) if name == "device.sampling" else value
     return decoding
 
 

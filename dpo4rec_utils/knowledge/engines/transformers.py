@@ -1,6 +1,7 @@
 """transformers on any device and for any causal language model: prompts in batches, each computed once for all its samples."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ LIKELIEST = 256  # tokens that are looked at first; all of them where these do n
 class TransformersSampler:
     """A model in memory. A prompt's samples depend on its seed and, in the last bits, on what else is in a batch."""
 
-    def __init__(self, policy: Policy, config: Config):
+    def __init__(self, policy: Policy, config: Config, _: Path | None = None):
         self.model, self.config = load_model(policy, DTYPES[sampling_weights(config.device.sampling)]), config.llm
         self.tokenizer, self.ends = load_tokenizer(policy.model), end_tokens(policy.model)
         # The prompts' last columns are a slice, for which torch would copy the head's weights once a prompt.

@@ -16,8 +16,8 @@ from dpo4rec_utils.data import reading
 from dpo4rec_utils.data.cohort import build_cohort
 from dpo4rec_utils.data.core import core_rows, hashed_ids
 from dpo4rec_utils.data.lists import Draw, build_lists
-from dpo4rec_utils.data.own import load_own
 from dpo4rec_utils.data.reading import read_parts
+from dpo4rec_utils.data.tables import load_tables
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.settings import load_config
 
@@ -55,7 +55,7 @@ def same(dataset):
 
 
 def test_csv(tmp_path):
-    same(load_own(config(written(tmp_path)), 0))
+    same(load_tables(config(written(tmp_path)), 0))
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".csv.gz", ".tsv", ".jsonl.gz"])
@@ -69,7 +69,7 @@ def test_other_formats_are_the_same_tables(tmp_path, ending):
         else:
             table.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
     given = {"interactions": str(tmp_path / f"inter{ending}"), "items": str(tmp_path / f"items{ending}")}
-    same(load_own(config(tmp_path, **given), 0))
+    same(load_tables(config(tmp_path, **given), 0))
 
 
 def test_recboles_atomic_files_a_folder_and_an_archive(tmp_path, monkeypatch):
@@ -80,17 +80,17 @@ def test_recboles_atomic_files_a_folder_and_an_archive(tmp_path, monkeypatch):
     inter.to_csv(tmp_path / "mine.inter", sep="\t", index=False)
     items.rename(columns={"brand": "brand:token_seq"}).to_csv(tmp_path / "mine.item", sep="\t", index=False)
     atomic = {"interactions": str(tmp_path / "mine.inter"), "items": str(tmp_path / "mine.item")}
-    same(load_own(config(tmp_path, **atomic), 0))
+    same(load_tables(config(tmp_path, **atomic), 0))
     parts = tmp_path / "parts"
     parts.mkdir()
     for number, part in enumerate((INTERACTIONS[:100], INTERACTIONS[100:])):
         part.to_csv(parts / f"part-{number}.csv", index=False)
-    same(load_own(config(written(tmp_path), interactions=str(parts)), 0))
+    same(load_tables(config(written(tmp_path), interactions=str(parts)), 0))
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("inter.csv", INTERACTIONS.to_csv(index=False))
         archive.writestr("items.csv", ITEMS.to_csv(index=False))
     monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path))
-    same(load_own(config(tmp_path, archive="all.zip", interactions="inter.csv", items="items.csv"), 0))
+    same(load_tables(config(tmp_path, archive="all.zip", interactions="inter.csv", items="items.csv"), 0))
 
 
 def test_an_identifier_stays_text_and_json_lists_are_values(tmp_path):
@@ -99,7 +99,7 @@ def test_an_identifier_stays_text_and_json_lists_are_values(tmp_path):
     items = [{"item_id": str(i), "title": "T", "brand": ["A", "B"], "year": None} for i in range(12)]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     given = {"interactions": str(tmp_path / "inter.jsonl"), "items": str(tmp_path / "items.jsonl")}
-    dataset = load_own(config(tmp_path, **given), 0)
+    dataset = load_tables(config(tmp_path, **given), 0)
     assert set(dataset.interactions.user_id) == {"007"} and dataset.items.brand.iloc[0] == ("A", "B")
     assert dataset.items.year.isna().all()
 
@@ -107,7 +107,7 @@ def test_an_identifier_stays_text_and_json_lists_are_values(tmp_path):
 def test_a_few_bad_rows_are_dropped_and_counted(tmp_path):
     table = INTERACTIONS.astype(str)
     table.loc[5, "rating"], table.loc[6, "timestamp"], table.loc[7, "item_id"] = "five", "", "i999"
-    dataset = load_own(config(written(tmp_path, table)), 0)
+    dataset = load_tables(config(written(tmp_path, table)), 0)
     assert dict(dataset.dropped) == {"malformed": 2, "of unlisted items": 1}
     assert len(dataset.interactions) == len(INTERACTIONS) - 3
 
@@ -116,10 +116,10 @@ def test_repeats_are_an_error_or_the_first_or_the_last_in_time(tmp_path):
     again = pd.concat([INTERACTIONS, pd.DataFrame([("u0", "i0", 5, 1)], columns=INTERACTIONS.columns)])
     written(tmp_path, again)
     with pytest.raises(StudyError, match="user u0 has item i0 twice; set data.duplicates"):
-        load_own(config(tmp_path), 0)
+        load_tables(config(tmp_path), 0)
     ratings = {}
     for keep in ("first", "last"):
-        dataset = load_own(config(tmp_path, duplicates=keep), 0)
+        dataset = load_tables(config(tmp_path, duplicates=keep), 0)
         one = dataset.interactions.query("user_id == 'u0' and item_id == 'i0'")
         ratings[keep], dropped = one.rating.item(), dataset.dropped["repeated"]
     assert ratings == {"first": 5.0, "last": 1.0} and dropped == 1
@@ -155,19 +155,19 @@ def test_a_core_is_read_as_a_stream_and_its_items_alone_are_listed(tmp_path, mon
     rare = pd.DataFrame([("rare", "i0", 5, 1), ("u0", "i77", 5, 1), (None, "i1", 5, 1)], columns=INTERACTIONS.columns)
     items = pd.concat([ITEMS, ITEMS[:1].assign(item_id="i77"), ITEMS[:1]])
     written(tmp_path, pd.concat([INTERACTIONS, rare]), items)
-    dataset = load_own(config(tmp_path, core={"users": 2, "items": 2}, duplicates="first"), 0)
+    dataset = load_tables(config(tmp_path, core={"users": 2, "items": 2}, duplicates="first"), 0)
     same(dataset)
     assert dataset.dropped == {"outside the core": 2, "malformed": 1}
     with pytest.raises(StudyError, match="no interaction is left with data.core.users = 15"):
-        load_own(config(tmp_path, core={"users": 15}), 0)
+        load_tables(config(tmp_path, core={"users": 15}), 0)
 
 
 def test_users_with_few_are_left_out_and_long_ones_are_cut_in_order(tmp_path):
     few = pd.DataFrame([("few", f"i{i}", 5, 100 - i) for i in range(5)], columns=INTERACTIONS.columns)
     written(tmp_path, pd.concat([INTERACTIONS, few]))
-    assert load_own(config(tmp_path, min_interactions=6), 0).dropped == {"of users with fewer than 6": 5}
+    assert load_tables(config(tmp_path, min_interactions=6), 0).dropped == {"of users with fewer than 6": 5}
     short = config(tmp_path, first_interactions=11)
-    dataset = load_own(short, 0)
+    dataset = load_tables(short, 0)
     cohort = build_cohort(dataset, short, 1)
     user = cohort.users.tolist().index("u0")
     rows = pd.concat([cohort.history[user], cohort.future[user]])
@@ -176,7 +176,7 @@ def test_users_with_few_are_left_out_and_long_ones_are_cut_in_order(tmp_path):
     mine = lists.user == user
     assert not set(lists.items[mine][~lists.observed[mine]]) & set(cohort.met[user]), "met later is no negative"
     with pytest.raises(StudyError, match="no user has data.min_interactions = 99"):
-        load_own(config(tmp_path, min_interactions=99), 0)
+        load_tables(config(tmp_path, min_interactions=99), 0)
 
 
 def test_titles_from_the_web_are_text_and_scripts_are_no_titles(tmp_path):
@@ -184,14 +184,14 @@ def test_titles_from_the_web_are_text_and_scripts_are_no_titles(tmp_path):
     items["item_id"], items["title"] = [f"j{i}" for i in range(120)], "Tom &amp; Jerry"
     items.loc[7, "title"] = "var aPageStart = (new Date()).getTime();"
     items = pd.concat([ITEMS, items])
-    dataset = load_own(config(written(tmp_path, items=items), broken_title="getTime"), 0)
+    dataset = load_tables(config(written(tmp_path, items=items), broken_title="getTime"), 0)
     assert set(dataset.items.title[30:]) == {"Tom & Jerry"} and len(dataset.items) == 149
     assert dataset.dropped == {"items without id or title": 1}
 
 
 def test_control_characters_of_a_title_are_no_text(tmp_path):
     items = ITEMS.assign(title=["\x1b[31mHeat\x1b[0m\n\tagain"] + ["Thing"] * 29, brand=["Ac\x07me"] * 30)
-    found = load_own(config(written(tmp_path, items=items)), 0).items
+    found = load_tables(config(written(tmp_path, items=items)), 0).items
     assert found.title[0] == "[31mHeat [0m again" and found.brand[0] == ("Ac me",)
 
 
@@ -201,10 +201,10 @@ def test_an_address_is_read_from_the_folder_of_assets_by_its_name(tmp_path, monk
     addresses = {
         part: f"https://example.org/data/{name}.csv" for part, name in (("interactions", "inter"), ("items", "items"))
     }
-    same(load_own(config(tmp_path, **addresses), 0))
+    same(load_tables(config(tmp_path, **addresses), 0))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(StudyError, match="else.csv could not be downloaded from nowhere://example/else.csv .* connect"):
-        load_own(config(tmp_path, interactions="nowhere://example/else.csv"), 0)
+        load_tables(config(tmp_path, interactions="nowhere://example/else.csv"), 0)
     assert not list(tmp_path.rglob("else.csv*"))
 
 
@@ -227,10 +227,10 @@ def test_amazon_reviews_of_both_years_as_they_are_published(tmp_path, monkeypatc
         for name, lines in ((reviews, rows), (about, games)):
             (tmp_path / name).write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
     config = load_config("amazon").data
-    found = load_own(config, 0)
+    found = load_tables(config, 0)
     assert found.dropped == {"outside the core": 1, "repeated": 1} and found.items.brand.iloc[0] == ("Acme",)
     assert found.interactions.query("user_id == 'u0' and item_id == 'i0'").rating.item() == 2, "the last review counts"
-    older = load_own(load_config("amazon-2018").data.changed(min_interactions=14, first_interactions=12), 0)
+    older = load_tables(load_config("amazon-2018").data.changed(min_interactions=14, first_interactions=12), 0)
     assert older.items.title.iloc[0] == "Mario & Luigi" and set(older.interactions.rating) == {1.0}
     assert older.dropped == {"outside the core": 1, "repeated": 1}
 
@@ -241,7 +241,7 @@ def test_parquet_keeps_lists_and_whole_numbers_beside_missing_ones(tmp_path):
     numbers.to_parquet(tmp_path / "inter.parquet")
     ITEMS.assign(brand=[["Acme", "Sons"]] * 30).to_parquet(tmp_path / "items.parquet")
     given = {part: str(tmp_path / f"{name}.parquet") for part, name in (("interactions", "inter"), ("items", "items"))}
-    found = load_own(config(tmp_path, **given), 0)
+    found = load_tables(config(tmp_path, **given), 0)
     assert set(found.interactions.user_id) == {str(i) for i in range(25)} and found.dropped == {"malformed": 1}
     assert found.items.brand[0] == ("Acme", "Sons")
 
@@ -249,16 +249,16 @@ def test_parquet_keeps_lists_and_whole_numbers_beside_missing_ones(tmp_path):
 def test_rows_that_cannot_be_used_are_counted_before_anything_else(tmp_path):
     worse = INTERACTIONS[:3].assign(rating="bad", timestamp=999)
     written(tmp_path, pd.concat([INTERACTIONS, worse]))
-    found = load_own(config(tmp_path, duplicates="last"), 0)
+    found = load_tables(config(tmp_path, duplicates="last"), 0)
     assert found.dropped == {"malformed": 3} and len(found.interactions) == 350, "a bad repeat replaces no good row"
     written(tmp_path, spoilt(INTERACTIONS, user_id=[None] * 175 + list(INTERACTIONS.user_id[175:])))
     with pytest.raises(StudyError, match="175 of 350 interactions are malformed, the first in row 1"):
-        load_own(config(tmp_path, duplicates="first", min_interactions=5), 0)
+        load_tables(config(tmp_path, duplicates="first", min_interactions=5), 0)
 
 
 def test_a_core_is_of_listed_items_alone(tmp_path):
     written(tmp_path, items=ITEMS[:20])
-    found = load_own(config(tmp_path, core={"users": 9, "items": 2}), 0)
+    found = load_tables(config(tmp_path, core={"users": 9, "items": 2}), 0)
     assert found.interactions.user_id.value_counts().min() >= 9 and found.interactions.item_id.value_counts().min() >= 2
     assert found.dropped["of unlisted items"] == (~INTERACTIONS.item_id.isin(ITEMS.item_id[:20])).sum()
 
@@ -266,25 +266,25 @@ def test_a_core_is_of_listed_items_alone(tmp_path):
 @pytest.mark.parametrize("year", ["1999.0", "1999-05-01", " 1999"])
 def test_a_year_is_read_from_a_number_or_a_date(tmp_path, year):
     items = ITEMS.assign(year=year, title=["Foo (１９９９)"] + ["Bar (1999)"] * 29)
-    found = load_own(config(written(tmp_path, items=items)), 0).items
+    found = load_tables(config(written(tmp_path, items=items)), 0).items
     assert set(found.year) == {1999} and found.title.tolist()[:2] == ["Foo (１９９９)", "Bar"]
 
 
 @pytest.mark.parametrize("options", [{"encoding": "utf-9"}, {"separator": "(("}])
 def test_a_way_to_read_that_is_none_is_one_sentence(tmp_path, options):
     with pytest.raises(StudyError, match="items.csv is malformed"):
-        load_own(config(written(tmp_path), **options), 0)
+        load_tables(config(written(tmp_path), **options), 0)
 
 
 def test_an_order_is_given_or_seeded_and_said(tmp_path):
     columns = {key: value for key, value in COLUMNS.items() if key != "timestamp"}
     written(tmp_path)
     with pytest.raises(StudyError, match="neither a timestamp nor a position"):
-        load_own(config(tmp_path, columns=columns), 0)
-    one, other = (load_own(config(tmp_path, columns=columns, order="seeded"), seed) for seed in (0, 1))
+        load_tables(config(tmp_path, columns=columns), 0)
+    one, other = (load_tables(config(tmp_path, columns=columns, order="seeded"), seed) for seed in (0, 1))
     assert one.order == "arbitrary" and "arbitrary (seeded)" in one.notes[0]
     assert (one.interactions.timestamp != other.interactions.timestamp).any()
-    placed = load_own(config(tmp_path, columns=columns | {"position": "timestamp"}), 0)
+    placed = load_tables(config(tmp_path, columns=columns | {"position": "timestamp"}), 0)
     assert placed.order == "position" and placed.notes == ()
 
 
@@ -292,22 +292,22 @@ def test_an_order_is_given_or_seeded_and_said(tmp_path):
 def test_a_time_may_be_a_date(tmp_path, written_as):
     days = pd.to_datetime(INTERACTIONS.timestamp, unit="D")
     written(tmp_path, INTERACTIONS.assign(timestamp=days.dt.strftime(written_as)))
-    found = load_own(config(tmp_path), 0).interactions
+    found = load_tables(config(tmp_path), 0).interactions
     assert (found.timestamp == INTERACTIONS.timestamp * 86400).all()
     INTERACTIONS.assign(timestamp=days).to_parquet(tmp_path / "inter.parquet")
-    found = load_own(config(tmp_path, interactions=str(tmp_path / "inter.parquet")), 0).interactions
+    found = load_tables(config(tmp_path, interactions=str(tmp_path / "inter.parquet")), 0).interactions
     assert (found.timestamp == INTERACTIONS.timestamp * 86400).all()
 
 
 def test_a_title_does_not_say_the_year_twice(tmp_path):
     items = ITEMS.assign(title=["Heat (1999)", "1984 (2001)", "(1999)"] + ["Thing"] * 27)
-    found = load_own(config(written(tmp_path, items=items)), 0).items.title
+    found = load_tables(config(written(tmp_path, items=items)), 0).items.title
     assert found.tolist()[:3] == ["Heat", "1984 (2001)", "(1999)"]
 
 
 def test_a_rating_may_say_that_the_item_was_met(tmp_path):
     table = INTERACTIONS.assign(rating=INTERACTIONS.rating.replace(1, 0))
-    dataset = load_own(config(written(tmp_path, table), implicit_rating=0.0, like_threshold=4.5), 0)
+    dataset = load_tables(config(written(tmp_path, table), implicit_rating=0.0, like_threshold=4.5), 0)
     assert set(dataset.interactions.rating[INTERACTIONS.rating == 1]) == {4.5}
 
 
@@ -381,7 +381,7 @@ BAD_TABLES = {
 def test_a_bad_table_is_one_sentence(tmp_path, case):
     interactions, items, words = BAD_TABLES[case]
     with pytest.raises(StudyError, match=words) as error:
-        load_own(config(written(tmp_path, interactions, items)), 0)
+        load_tables(config(written(tmp_path, interactions, items)), 0)
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inter.csv", "items.csv"], "nothing is written"
 
@@ -417,7 +417,7 @@ def test_a_bad_file_is_one_sentence(tmp_path, case):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StudyError, match=words) as error:
-        load_own(config(tmp_path, interactions=str(tmp_path / name)), 0)
+        load_tables(config(tmp_path, interactions=str(tmp_path / name)), 0)
     assert "\n" not in str(error.value)
 
 
@@ -441,7 +441,7 @@ def test_a_bad_archive_is_one_sentence(tmp_path, case):
     elif content:
         path.write_bytes(content)
     with pytest.raises(StudyError, match=words):
-        load_own(config(tmp_path, archive=str(path), interactions=member, items="items.csv"), 0)
+        load_tables(config(tmp_path, archive=str(path), interactions=member, items="items.csv"), 0)
 
 
 def test_an_empty_folder_and_no_table_at_all(tmp_path):
@@ -450,10 +450,10 @@ def test_an_empty_folder_and_no_table_at_all(tmp_path):
         list(read_parts(tmp_path / "empty"))
     for part in ("interactions", "items"):
         with pytest.raises(StudyError, match=f"data.{part} is missing"):
-            load_own(config(written(tmp_path), **{part: None}), 0)
+            load_tables(config(written(tmp_path), **{part: None}), 0)
     columns = {key: value for key, value in COLUMNS.items() if key != "rating"}
     with pytest.raises(StudyError, match="feedback is explicit and data.columns names no rating"):
-        load_own(config(written(tmp_path), columns=columns), 0)
+        load_tables(config(written(tmp_path), columns=columns), 0)
 
 
 BAD_SETTINGS = {

@@ -25,7 +25,7 @@ COLUMNS = {"interactions": ("user", "item", "rating", "timestamp", "position"), 
 SEPARATOR = re.compile(r"\s*[|;]\s*")  # between the values of one attribute
 
 
-def load_own(config: DataConfig, seed: int) -> Dataset:
+def load_tables(config: DataConfig, seed: int) -> Dataset:
     """The data set that `config` describes; raises `StudyError` in one sentence for what is missing or malformed."""
     listed = _items(pd.concat(_parts(config, "items"), ignore_index=True), config) if not config.core else None
     table, dropped = _in_core(config) if config.core else _listed(config, listed.item_id)
