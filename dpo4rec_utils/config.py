@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError, core_schema
 
 from dpo4rec_utils.arms import ARMS, VARIANTS
 from dpo4rec_utils.registries import BACKBONES, DATASETS, ENGINES, ESTIMATES, Registry
@@ -27,16 +26,18 @@ class NameIn:
 
     registry: Registry
 
-    def __get_pydantic_core_schema__(self, source, handler):
-        return core_schema.no_info_after_validator_function(self._entry_name, handler(source))
-
-    def _entry_name(self, name: str) -> str:
+    def check(self, name: str) -> str:
+        """The name; raises `AssertionError`, which pydantic reports with the key, for one that is not there."""
         if name not in self.registry:
-            raise PydanticCustomError("unknown_name", "no {kind}", {"kind": self.registry.kind})
+            raise AssertionError(f"no {self.registry.kind}")
         return name
 
 
-BackboneName = Annotated[str, NameIn(BACKBONES)]
+def _name_in(registry: Registry) -> tuple:
+    return NameIn(registry), AfterValidator(NameIn(registry).check)
+
+
+BackboneName = Annotated[str, *_name_in(BACKBONES)]
 ArmName = Literal[tuple(ARMS)]
 VariantName = Literal[tuple(VARIANTS)]
 Loss = Literal[
@@ -232,7 +233,7 @@ class LLMConfig(Section):
     model: str = Field(
         "embedded", description="'embedded' (SmolLM2-135M-Instruct), 'gemma-3-270m', a local folder or a Hub id"
     )
-    engine: Annotated[str, NameIn(ENGINES)] = "openvino"
+    engine: Annotated[str, *_name_in(ENGINES)] = "openvino"
     server: ServerConfig | None = Field(None, description="where engine: server finds the policies")
     prompt: str = Field("counts", description="a user template of the domain: counts or titles, or one of your own")
     titles: int = Field(10, ge=1, le=200, description="items that a prompt shows, the best rated and latest")
@@ -298,7 +299,7 @@ class RewardConfig(Section):
     """The reward model: a knowledge-augmented re-ranker, cross-fitted over user folds, averaged over seeds."""
 
     kind: Literal["log_likelihood", "ndcg", "map"] = "log_likelihood"
-    estimate: Annotated[str, NameIn(ESTIMATES)] = Field(
+    estimate: Annotated[str, *_name_in(ESTIMATES)] = Field(
         "amortised",
         description="realised: on a user's own lists; amortised: what a text like this can expect; embedding: its cosine with "
         "the history mean, no re-ranker",

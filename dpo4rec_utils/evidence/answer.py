@@ -1,116 +1,230 @@
-"""The answer in four lines: what the last round beats, what it does not, what it loses to, and where that was seen."""
+"""The answer: what the last round's texts are worth beside other knowledge, and what rounds learn. Own scorers lead."""
 
-from dpo4rec_utils.arms import VARIANTS, label
-from dpo4rec_utils.evidence import loop_tables, tables
-from dpo4rec_utils.evidence.figures import backbone_label, better_worse
+import pandas as pd
+
+from dpo4rec_utils.arms import label, round_name
+from dpo4rec_utils.evidence import loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
-DATA = {
-    "ml-100k": "MovieLens-100K",
-    "ml-1m": "MovieLens-1M",
-    "games": "Amazon games",
-    "book-crossing": "Book-Crossing",
-    "amazon": "Amazon Reviews 2023",
+# README's three lines: a baseline each, in plain words.
+PLAIN = {
+    "zero_shot": "the LLM as it comes",
+    "random_labels": "training on random labels",
+    "history_mean": "the history's mean vector, without an LLM",
 }
-MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
 
 
-def answer(records: Records, scorer: str = "own") -> dict[str, str]:
-    """Beats, no difference seen, loses to, history mean + last round, learnt, seen on: a line each, NDCG@7 under popularity
-    negatives by one scorer.
+def plain_lines(profiles: list[Records]) -> str:
+    """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round, of the baseline and their difference, a data set
+    after another; what the one re-ranker for all texts does not confirm is said."""
+    rounds = profiles[0].config["alignment"]["rounds"]
+    lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in PLAIN.items()]
+    return "\n".join([f"NDCG@7 after {rounds} rounds of DPO:", "", *lines])
 
-    A baseline is beaten where the interval of the mean over backbones that do not read the history lies above zero, and the
-    last round loses where it lies below; a backbone that reads it stands beside. Intervals are not corrected for the
-    number of baselines, the counts of backbones are.
+
+def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
+    parts, sides, unconfirmed = [], [], []
+    for records in profiles:
+        (row,) = [row for row in _own(tables.last_round(records)).itertuples() if row.baseline == baseline]
+        sides.append(words.side(row.ci_low, row.ci_high))
+        if sides[-1] > 0 and words.confirmed(records, [baseline])[1]:
+            unconfirmed.append(words.data_label(records))
+        beside = "over" if row.difference > 0 else "under"
+        value = f"{row.value:.3f} {beside} {row.baseline_value:.3f} ({row.difference:+.3f})"
+        parts.append(f"{words.data_label(records)} {value}")
+    verdict = words.VERDICTS[sides[0]] if len(set(sides)) == 1 else "Not the same everywhere, beside"
+    line = f"**{verdict} {text}.** {', '.join(parts)}."
+    return line + f" Not confirmed on {' and '.join(unconfirmed)} by one re-ranker for all texts." * bool(unconfirmed)
+
+
+def answer(records: Records) -> dict[str, str]:
+    """Lines by name: above, no difference seen, below, history mean + last round, confirmed, learning, seen on; NDCG@7 under
+    popularity negatives by own scorers.
+
+    The last round is above a baseline where the interval of the mean over backbones that do not read the history lies above
+    zero, and below where it lies below; a backbone that reads it stands beside. Intervals are not corrected for the number
+    of baselines, the counts of backbones are.
     """
-    rows = tables.headline(records)
-    rows = rows[(rows.protocol == "popularity") & (rows.scorer == scorer)]
-    mine = rows[(rows.arm == records.last) & (rows.group == "mean")]
+    rows = _own(tables.headline(records))
+    last = rows[(rows.arm == records.last) & (rows.group == "mean")]
     parts = {
-        "Beats": mine[mine.ci_low > 0],
-        "No difference seen": mine[(mine.ci_low <= 0) & (mine.ci_high >= 0)],
-        "Loses to": mine[mine.ci_high < 0],
-        "History mean + last round, less": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
+        "Above": last[last.ci_low > 0],
+        "No difference seen": last[(last.ci_low <= 0) & (last.ci_high >= 0)],
+        "Below": last[last.ci_high < 0],
+        "History mean + last round, above": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
-    if scorer == "own":
-        seen, unseen = seen_by_shared(records, list(parts["Beats"].baseline))
-        told = (", ".join(seen) or "none") + (f"; not {', '.join(unseen)}" if unseen else "")
-        lines["Of these gains shared scorers see"] = told
-    return lines | {"Learnt": learnt(records), "Seen on": seen_on(records)}
+    lines["Confirmed by one re-ranker for all texts"] = _confirmed(records, parts["Above"].baseline)
+    return lines | {"Learning": learning_line(records), "Seen on": words.seen_on(records)}
 
 
-def seen_by_shared(records: Records, beaten: list[str]) -> tuple[list[str], list[str]]:
-    """Labels of the baselines that own scorers say are beaten: of which shared ones say so, too, and of which they do not."""
-    table = tables.last_round(records)
-    low = table[table.scorer == "shared"].set_index("baseline").ci_low
-    seen, unseen = [], []
-    for name in beaten:
-        if name in low:
-            (seen if low[name] > 0 else unseen).append(label(name))
-    return seen, unseen
+def _own(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows.protocol == "popularity") & (rows.scorer == "own")]
 
 
-def _line(row, rows) -> str:
-    counts = better_worse({"better": row.better, "worse": row.worse, "backbones": row.backbones})
+def _confirmed(records: Records, baselines) -> str:
+    confirmed, unconfirmed = (map(label, names) for names in words.confirmed(records, baselines))
+    rest = words.listing(unconfirmed, "")
+    return words.listing(confirmed) + (f"; not {rest}" if rest else "")
+
+
+def _line(row, rows: pd.DataFrame) -> str:
+    counts = words.better_worse({"better": row.better, "worse": row.worse, "backbones": row.backbones})
     beside = rows[(rows.arm == row.arm) & (rows.baseline == row.baseline) & (rows.group != "mean")]
-    readers = "".join(f"; {backbone_label(r.group)} {r.difference:+.4f}" for r in beside.itertuples())
-    return f"{label(row.baseline)} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f}; {counts}{readers})"
+    readers = "".join(f"; {words.backbone_label(r.group)} {r.difference:+.4f}" for r in beside.itertuples())
+    interval = words.signed(row.difference, row.ci_low, row.ci_high).removesuffix(")")
+    return f"{label(row.baseline)} {interval}; {counts}{readers})"
 
 
-def learnt(records: Records) -> str:
-    """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' own lists and referees."""
+def learning_line(records: Records) -> str:
+    """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' lists and referees."""
     try:
         table = loop_tables.learning(records)
     except MissingRecordError:
         return "-"
-    parts = [_learnt(row) for row in table[table["loop"] == "dpo"].itertuples()]
-    return "; ".join(
-        [f"held-out pairs ordered as the reward does: {parts[0]}", *parts[1:], *_seen_by_referees(records)]
-    )
+    parts = [_round_line(row) for row in table[table["loop"] == "dpo"].itertuples()]
+    return "; ".join([f"held-out pairs ordered as the reward does: {parts[0]}", *parts[1:], *_referees(records)])
 
 
-def _learnt(row) -> str:
+def _round_line(row) -> str:
     points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
     return (
-        f"round {row.round} {row.heldout_accuracy:.0%} ({row.heldout_ci_low:.0%} to {row.heldout_ci_high:.0%}), the longer text "
+        f"round {row.round} {words.share(row.heldout_accuracy, row.heldout_ci_low, row.heldout_ci_high)}, the longer text "
         f"{row.longer_wins:.0%}, random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} points, {points[1]} to "
-        f"{points[2]}), agreeing with users' own lists on {row.realised_accuracy:.0%} (the reward {row.label_realised:.0%})"
+        f"{points[2]}), agreeing with users' lists on {row.realised_accuracy:.0%} (the reward {row.label_realised:.0%})"
     )
 
 
-def _seen_by_referees(records: Records) -> list[str]:
+def _referees(records: Records) -> list[str]:
     try:
         table = loop_tables.rounds(records)
     except MissingRecordError:
         return []
-    mine = table[table["loop"] == "dpo"]
     return [
-        f"referees, round {r.round}: {r.referees_validation:+.4f} nats (t {r.referees_t:.1f})"
-        for r in mine.itertuples()
+        f"referees, round {row.round}: {row.referees_validation:+.4f} nats (t {row.referees_t:.1f})"
+        for row in table[table["loop"] == "dpo"].itertuples()
     ]
 
 
-def seen_on(records: Records) -> str:
-    """Data, LLM, test users, folds, seeds and backbones in a line."""
-    config, users = records.config, tables.count_test_users(records)
-    data, model = config["data"]["name"], config["llm"]["model"]
-    folds = f" in {records.folds} user folds, a loop each" if records.folds > 1 else ", one loop"
-    return (
-        f"{DATA.get(data, data)}, {MODELS.get(model, model)}, {users} test users{folds}, {config['evaluation']['seeds']} seeds of "
-        f"{len(records.backbones)} backbones" + "".join(f". {note.rstrip('.')}" for note in records.notes)
-    )
+# Data sets side by side
 
 
-def shortfalls(records: Records) -> list[str]:
-    """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
-    in_pairs = {name for name, variant in VARIANTS.items() if not variant.grpo}  # GRPO counts groups
-    found, named = [], {*loop_tables.trained_policies(records), *in_pairs}
-    for fold in range(records.folds):
-        for record in records.kind("policy", fold):
-            asked, got = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
-            if record["name"] in named and got < asked:
-                where = f" in user fold {fold}" if records.folds > 1 else ""
-                found.append(f"{label(record['name'])}{where} was trained on {got} pairs of {asked}")
-    return found
+def verdict(records: Records) -> str:
+    """What the last round is above, not told apart from and below; which of the gains the one re-ranker for all texts does not
+    confirm; which rounds are not seen to learn; what a stage got less of than it asked for."""
+    rows = _own(tables.last_round(records))
+    sides = {row.baseline: words.side(row.ci_low, row.ci_high) for row in rows.itertuples()}
+    parts = []
+    for side, text in words.VERDICTS.items():
+        if names := [label(name) for name, value in sides.items() if value == side]:
+            parts.append(f"{text}: {words.listing(names)}.")
+    unconfirmed = words.confirmed(records, [name for name, value in sides.items() if value > 0])[1]
+    parts.append(f"Not confirmed by one re-ranker for all texts: {words.listing(map(label, unconfirmed))}.")
+    learning = loop_tables.learning(records, loop_tables.trained_policies(records, ["dpo"]))
+    names = [f"round {number}" for number in learning["round"]]
+    return " ".join(parts) + words.unlearnt(learning, names) + words.short_of(records)
+
+
+def differences(profiles: list[Records]) -> pd.DataFrame:
+    """The last round above every baseline, and on top of the history mean above no text and another user's; two columns a data
+    set: the backbones that do not read the history, with the interval, and those that do, without. Bold: zero is outside."""
+    columns: dict[str, dict[str, str]] = {}
+    for records in profiles:
+        rows = _own(tables.headline(records))
+        on_top = (rows.arm == "history_mean+dpo") & rows.baseline.isin(["history_mean", "history_mean+dpo_shuffled"])
+        for row in rows[(rows.arm == records.last) | on_top].itertuples():
+            column = f"{words.data_label(records)}, {words.group_label(records, row.group)}"
+            columns.setdefault(column, {})[_row_name(row)] = _cell(row)
+    return _table(columns, "NDCG@7 of the last round")
+
+
+def _row_name(row) -> str:
+    if row.arm != "history_mean+dpo":
+        return f"above {label(row.baseline)}"
+    added = label(row.baseline).partition(" + ")[2]
+    return f"on top of the history mean, above {added or 'no text'}"
+
+
+def _cell(row) -> str:
+    text = f"{row.difference:+.3f}" + f" ({row.ci_low:+.3f} to {row.ci_high:+.3f})" * (row.group == "mean")
+    return f"**{text}**" if words.side(row.ci_low, row.ci_high) else text
+
+
+def learning_by_round(profiles: list[Records]) -> pd.DataFrame:
+    """What every round of DPO has learnt, a column a round of a data set."""
+    columns = {}
+    for records in profiles:
+        table = loop_tables.rounds(records)
+        for row in table[table["loop"] == "dpo"].itertuples():
+            points = [f"{100 * x:+.1f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
+            over, outside = f"{points[0]} ({points[1]} to {points[2]})", row.over_random_ci_low > 0
+            columns[f"{words.data_label(records)}, round {row.round}"] = {
+                "held-out pairs ordered as the reward does": words.share(
+                    row.heldout_accuracy, row.heldout_ci_low, row.heldout_ci_high
+                ),
+                "so ordered by *the longer wins*": f"{row.longer_wins:.0%}",
+                "points over random labels": f"**{over}**" if outside or row.over_random_ci_high < 0 else over,
+                "agreeing with users' lists (the reward)": f"{row.realised_accuracy:.0%} ({row.label_realised:.0%})",
+                "referees of validation users, nats (t)": f"{row.referees_validation:+.4f} ({row.referees_t:.1f})",
+            }
+    return _table(columns, "learning")
+
+
+def _table(columns: dict[str, dict[str, str]], corner: str) -> pd.DataFrame:
+    return pd.DataFrame(columns).fillna("").rename_axis(corner).reset_index()
+
+
+# Tables of docs/results.md
+
+
+def effect_table(records: Records) -> pd.DataFrame:
+    """The last round above each baseline under popularity negatives; MIR, which reads the history, beside."""
+    rows = tables.last_round(records)
+    columns = {f"{label(records.last)} above": rows.baseline.map(label).tolist()}
+    columns["scored by"] = rows.scorer.map(words.SCORERS).tolist()
+    for group in tables.backbone_groups(records):
+        part = tables.last_round(records, group)
+        columns[f"{words.group_label(records, group)}, NDCG@7 (95 % interval)"] = [
+            words.signed(row.difference, row.ci_low, row.ci_high) for row in part.itertuples()
+        ]
+    columns["detectable"] = rows.detectable.map("{:.4f}".format).tolist()
+    columns["better / worse / of"] = [f"{row.better} / {row.worse} / {row.backbones}" for row in rows.itertuples()]
+    if records.folds > 1:
+        by_fold = tables.folds(records).groupby(["scorer", "baseline"]).difference
+        text = by_fold.apply(lambda values: ", ".join(values.map("{:+.4f}".format)))
+        columns["by user fold"] = [text[row.scorer, row.baseline] for row in rows.itertuples()]
+    return pd.DataFrame(columns)
+
+
+def learning_table(records: Records) -> pd.DataFrame:
+    """What every round of every loop has learnt."""
+    table = loop_tables.rounds(records)
+    rows = list(table.itertuples())
+    columns = {"round": [label(round_name(row.round, row.loop)) for row in rows]} | learning_columns(table)
+    columns["above random labels"] = [
+        words.signed(row.over_random, row.over_random_ci_low, row.over_random_ci_high, 3) if row.loop == "dpo" else ""
+        for row in rows
+    ]
+    columns["matched"] = [
+        f"{row.matched_accuracy:.2f} ({row.matched_ci_low:.2f} to {row.matched_ci_high:.2f}, n = {row.matched_pairs})"
+        for row in rows
+    ]
+    return pd.DataFrame(columns)
+
+
+def learning_columns(table: pd.DataFrame) -> dict:
+    """The columns that rounds and variants have in common."""
+    rows = list(table.itertuples())
+    return {
+        "pairs of users": [f"{row.pairs} of {row.pair_users}" for row in rows],
+        "held-out accuracy": [
+            f"{row.heldout_accuracy:.3f} ({row.heldout_ci_low:.3f} to {row.heldout_ci_high:.3f})" for row in rows
+        ],
+        "longer wins": table.longer_wins.map("{:.3f}".format),
+        "users' lists (of the reward)": [f"{row.realised_accuracy:.2f} ({row.label_realised:.2f})" for row in rows],
+        "referees": [f"{row.referees_validation:+.4f} (t = {row.referees_t:.1f})" for row in rows],
+        "nats moved": table.kl.map("{:.1f}".format),
+        "tokens": table.mean_tokens.map("{:.0f}".format),
+        "ended": table.finished.map("{:.0%}".format),
+    }

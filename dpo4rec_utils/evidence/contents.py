@@ -47,7 +47,7 @@ FIGURES = {
     "04_training": loop_figures.training,
     "04_heldout": loop_figures.heldout,
     "04_texts": loop_figures.texts,
-    "04_words": loop_figures.words,
+    "04_words": loop_figures.changed_words,
     "05_headline": figures.headline,
     "05_on_top": figures.on_top,
     "05_power": figures.power,
@@ -87,11 +87,11 @@ def figure(records: Records, name: str) -> None:
 
 
 def draw(records: Records, name: str) -> str:
-    """Write `figures/<name>.png`, in eight greys, and `.txt`, its one-sentence finding, which is returned."""
+    """Write `figures/<name>.png`, in 64 colours, and `.txt`, its one-sentence finding, which is returned."""
     drawn, finding = FIGURES[name](records)
     with io.BytesIO() as buffer, atomic_path(_picture(records, name)) as temporary:
         drawn.savefig(buffer, format="png", dpi=110)
-        PIL.Image.open(buffer).convert("L").quantize(8).save(temporary, optimize=True)
+        PIL.Image.open(buffer).convert("RGB").quantize(64).save(temporary, optimize=True)
     write_text(_picture(records, name).with_suffix(".txt"), finding + "\n")
     return finding
 

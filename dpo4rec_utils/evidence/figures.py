@@ -4,17 +4,9 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import VARIANTS, label
-from dpo4rec_utils.evidence import loop_tables, plots, tables
+from dpo4rec_utils.evidence import loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import NotAskedError
-
-BACKBONES = {"dlcm": "DLCM", "prm": "PRM", "setrank": "SetRank", "mir": "MIR", "dasalc": "DASALC"}
-
-
-def backbone_label(name: str) -> str:
-    """How a backbone is written in figures."""
-    return BACKBONES.get(name, name)
-
 
 # Notebook 05
 
@@ -23,48 +15,45 @@ def power(records: Records):
     """Smallest difference that a test of one backbone finds four times out of five, averaged over backbones, by users."""
     table, users = tables.power(records), tables.count_test_users(records)
     table = table[(table.baseline == "zero_shot") & (table.backbone != "mean")]
-    figure, axis = plots.blank(5.8, 3.6)
+    figure, axis = plots.blank(height=4.2)
     number = 0
     for scorer, part in table.groupby("scorer", sort=False):
         mean = part.groupby("users")[["alone", "holm"]].mean()
-        for column, words_ in (("alone", "one test at 0.05"), ("holm", "Holm's strictest step")):
-            plots.line(axis, (mean.index, mean[column]), number, f"{scorer} scorers, {words_}")
+        for column, phrase in (("alone", "one test at 0.05"), ("holm", "Holm's strictest step")):
+            plots.line(axis, (mean.index, mean[column]), number, f"{words.scorer_label(scorer)}, {phrase}")
             number += 1
     axis.axvline(users, color="black", linewidth=0.8, linestyle=":")
     axis.set(xlabel=f"test users (dotted: this study, {users})", ylabel="detectable NDCG@7 difference")
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    plots.legend_above(figure, axis)
     here = table[table.users == users].groupby("scorer")[["alone", "holm"]].mean()
     return figure, (
         f"With {users} test users, a single test of one backbone finds a true difference to zero-shot text four times out of five if it "
-        f"is at least {here.alone['own']:.4f} NDCG@7 (own scorers) or {here.alone['shared']:.4f} (shared); Holm's strictest step needs "
+        f"is at least {here.alone['own']:.4f} NDCG@7 (a re-ranker for each) or {here.alone['shared']:.4f} (one for all texts); Holm's strictest step needs "
         f"{here.holm['own']:.4f} or {here.holm['shared']:.4f} (simulated from n = {table.validation_users.max()} validation users)."
     )
-
-
-def group_label(records: Records, group: str) -> str:
-    """How a group of backbones of `tables.headline` is written."""
-    others = tables.backbone_groups(records)["mean"]
-    return f"mean of {len(others)}" if group == "mean" else backbone_label(group)
 
 
 def headline(records: Records):
     """The last round against every baseline, popularity negatives: a marker a scorer and group of backbones."""
     table = tables.headline(records)
     table = table[(table.protocol == "popularity") & (table.arm == records.last)]
-    series = [f"{row.scorer}: {group_label(records, row.group)}" for row in table.itertuples()]
+    series = [
+        f"{words.group_label(records, row.group)}, {words.scorer_label(row.scorer)}" for row in table.itertuples()
+    ]
     labelled = table.assign(baseline=table.baseline.map(label), series=series)
     figure, _ = plots.dots(labelled, "baseline", "difference", "series", ("ci_low", "ci_high"))
     plots.below(
         figure,
-        f"NDCG@7 of {label(records.last)} less that of ... (MIR reads the history by itself; bars: 95 % interval of users and seeds, n = {table.users.max()} test users)",
+        f"NDCG@7 of {label(records.last)} above that of ... (MIR reads the history by itself; bars: 95 % interval of users and "
+        f"seeds, n = {table.users.max()} test users)",
     )
     rows = tables.last_round(records)
     rows = rows[rows.scorer == "own"]
     beaten, lost = rows[rows.ci_low > 0].baseline.map(label), rows[rows.ci_high < 0].baseline.map(label)
     return figure, (
-        f"With own scorers {label(records.last)} is better than {', '.join(beaten) or 'no other'} and worse than {', '.join(lost) or 'no other'} "
-        f"(95 % intervals of the {group_label(records, 'mean')} backbones that do not read the history, n = {rows.users.max()} test users)."
+        f"With a re-ranker for each, {label(records.last)} is better than {', '.join(beaten) or 'no other'} and worse than {', '.join(lost) or 'no other'} "
+        f"(95 % intervals of the {words.group_label(records, 'mean')} backbones that do not read the history, n = {rows.users.max()} test users)."
     )
 
 
@@ -75,46 +64,55 @@ def on_top(records: Records):
     table = table[table.arm.str.startswith("history_mean+") & (table.baseline == "history_mean")]
     if table.empty:
         raise NotAskedError(f"{records.profile} asks for no arm that adds to the history mean.")
-    labelled = table.assign(arm=table.arm.map(label), group=[group_label(records, group) for group in table.group])
+    labelled = table.assign(
+        arm=table.arm.map(label), group=[words.group_label(records, group) for group in table.group]
+    )
     figure, _ = plots.dots(labelled, "arm", "difference", "group", ("ci_low", "ci_high"))
     plots.below(
-        figure, f"NDCG@7 less that of the history mean alone (bars: 95 % interval, n = {table.users.max()} test users)"
+        figure, f"NDCG@7 above that of the history mean alone (bars: 95 % interval, n = {table.users.max()} test users)"
     )
     mean = table[table.group == "mean"]
     adds = [
         f"{label(row.arm).split(' + ')[1]} {row.difference:+.4f} ({row.ci_low:+.4f} to {row.ci_high:+.4f})"
         for row in mean.itertuples()
     ]
-    return figure, f"On top of the history mean: {'; '.join(adds)} NDCG@7, {group_label(records, 'mean')} backbones."
+    return (
+        figure,
+        f"On top of the history mean: {'; '.join(adds)} NDCG@7, {words.group_label(records, 'mean')} backbones.",
+    )
+
+
+MOST_ROWS = 10  # of a forest
 
 
 def forest(records: Records, scorer: str):
-    """NDCG@7 differences with their intervals, popularity negatives: a row a comparison, a marker a backbone."""
+    """NDCG@7 of the last round above each baseline with intervals, popularity negatives: a marker a backbone.
+
+    The first ten baselines; the others stand in `paired_differences.csv`.
+    """
     table = tables.paired_differences_table(records)
-    table = table[
-        (table.protocol == "popularity") & (table.metric == "ndcg") & (table.k == 7) & (table.scorer == scorer)
-    ]
+    table = table[(table.protocol == "popularity") & (table.metric == "ndcg") & (table.scorer == scorer)]
+    table = table[table.arm == records.last]
+    table = table[table.baseline.isin(table.baseline.unique()[:MOST_ROWS])]
     labelled = table.assign(
-        comparison=table.arm.map(label) + " less " + table.baseline.map(label),
-        backbone=table.backbone.map(backbone_label),
+        baseline=table.baseline.map(label),
+        backbone=table.backbone.map(words.backbone_label),
         filled=table.p_holm < 0.05,
     )
-    figure, _ = plots.dots(labelled, "comparison", "difference", "backbone", ("ci_low", "ci_high"))
+    figure, _ = plots.dots(labelled, "baseline", "difference", "backbone", ("ci_low", "ci_high"))
     plots.below(
         figure,
-        f"NDCG@7 difference, {scorer} scorers (bars: 95 % interval of users and seeds, n = {table.users.max()} test users; "
-        "filled: p < 0.05 after Holm's correction)",
+        f"NDCG@7 of {label(records.last)} above that of ..., {words.scorer_label(scorer)} (bars: 95 % interval of users and "
+        f"seeds, n = {table.users.max()} test users; filled: p < 0.05 after Holm's correction)",
     )
-    last = table[table.arm == records.last]
-    return figure, f"With {scorer} scorers, {label(records.last)} against: " + "; ".join(
-        f"{label(baseline)}, {better_worse(tables.counts_of(part))}"
-        for baseline, part in last.groupby("baseline", sort=False)
-    ) + f" (backbones, p < 0.05 after Holm's correction, n = {table.users.max()} test users)."
-
-
-def better_worse(counts: dict[str, int]) -> str:
-    """'3 better, 0 worse of 4' backbones, from what `tables.counts_of` counts."""
-    return "{better} better, {worse} worse of {backbones}".format(**counts)
+    counts = [
+        f"{label(baseline)}, {words.better_worse(tables.counts_of(part))}"
+        for baseline, part in table.groupby("baseline", sort=False)
+    ]
+    return figure, (
+        f"With {words.scorer_label(scorer)}, {label(records.last)} against: {'; '.join(counts)} (backbones, p < 0.05 after "
+        f"Holm's correction, n = {table.users.max()} test users)."
+    )
 
 
 def forest_own(records: Records):
@@ -130,12 +128,12 @@ def forest_shared(records: Records):
 def folds(records: Records):
     """The last round against each baseline, user fold by user fold, mean of the backbones."""
     table = tables.folds(records)
-    labelled = table.assign(against=table.scorer + ": less " + table.baseline.map(label))
+    labelled = table.assign(against=table.baseline.map(label) + ", " + table.scorer.map(words.scorer_label))
     figure, _ = plots.dots(labelled, "against", "difference", "fold", ("ci_low", "ci_high"))
     plots.below(figure, f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
     by_scorer = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
     return figure, (
-        f"{label(records.last)} less zero-shot text, NDCG@7, in {records.folds} user folds: "
+        f"{label(records.last)} above zero-shot text, NDCG@7, in {records.folds} user folds: "
         + "; ".join(
             f"{scorer} scorers {', '.join(f'{d:+.4f}' for d in values)}" for scorer, values in by_scorer.items()
         )
@@ -144,17 +142,17 @@ def folds(records: Records):
 
 
 def arms(records: Records):
-    """NDCG@7 of every arm, mean of the backbones, with the deviation over seeds."""
+    """NDCG@7 of every arm, the highest first, mean of the backbones, with the deviation over seeds."""
     table = tables.main_results(records)
     table = table[(table.metric == "ndcg") & (table.k == 7) & (table.averaging == "list")]
     table = table[(table.protocol == "popularity") & (table.scorer == "own")]
     mean = table.groupby("arm", sort=False)[["mean", "std"]].mean().reset_index()
-    figure, _ = plots.dots(mean.assign(arm=mean.arm.map(label)), "arm", "mean", error="std")
+    ranked = mean.sort_values("mean", ascending=False).reset_index(drop=True)
+    figure, _ = plots.dots(ranked.assign(arm=ranked.arm.map(label)), "arm", "mean", error="std")
     plots.below(
         figure,
         f"NDCG@7, test lists, mean of {table.backbone.nunique()} backbones (bars: deviation over {table.seeds.max()} seeds)",
     )
-    ranked = mean.sort_values("mean", ascending=False).reset_index(drop=True)
     place = ranked.index[ranked.arm == records.last][0] + 1
     return figure, (
         f"With a re-ranker of its own, {label(ranked.arm[0])} ranks best ({ranked['mean'][0]:.4f} NDCG@7, mean of "
@@ -168,7 +166,8 @@ def breakdown(records: Records):
     labelled = table.assign(group=table.fact + ", " + table.third + ": " + table.range)
     figure, _ = plots.dots(labelled, "group", "difference", error=("ci_low", "ci_high"))
     plots.below(
-        figure, f"NDCG@7, {label(records.last)} less zero-shot text, shared scorers (bars: 95 % interval of users)"
+        figure,
+        f"NDCG@7, {label(records.last)} above zero-shot text, one re-ranker for all texts (bars: 95 % interval of users)",
     )
     widest = table.groupby("fact").difference.agg(np.ptp).idxmax()
     low, high = (table[(table.fact == widest) & (table.third == third)].difference.item() for third in ("low", "high"))
@@ -184,7 +183,7 @@ def breakdown(records: Records):
 def knowledge(records: Records):
     """NDCG@7 by kind of knowledge, a marker a backbone."""
     table = loop_tables.ablation_knowledge(records)
-    labelled = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(backbone_label))
+    labelled = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(words.backbone_label))
     figure, _ = plots.dots(labelled, "arm", "mean", "backbone", "std")
     plots.below(figure, f"NDCG@7, test lists, own scorers (bars: deviation over {table.seeds.max()} seeds)")
     mean = table.groupby("arm", sort=False)["mean"].mean()
@@ -256,16 +255,14 @@ def _with_ends(table: pd.DataFrame) -> pd.DataFrame:
 
 def adapter(records: Records):
     """NDCG@7 of PRM with other adapters, with item text alone and with the last round's text."""
-    names = {"hea": "hybrid experts", "moe": "mixture of experts", "mlp": "two MLPs"}
-    names["hea-no-interaction"] = "hybrid experts, no interaction"
     table = loop_tables.ablation_adapter(records)
-    labelled = table.assign(adapter=table.adapter.map(names), arm=table.arm.map(label))
+    labelled = table.assign(adapter=table.adapter.map(words.ADAPTERS), arm=table.arm.map(label))
     figure, _ = plots.dots(labelled, "adapter", "mean", "arm", "std")
     plots.below(figure, f"NDCG@7 of PRM, test lists (bars: deviation over {table.seeds.max()} seeds)")
     wide = table.pivot(index="adapter", columns="arm", values="mean")
     effect = wide[records.last] - wide["item"]
     return figure, (
         "The user's text adds to PRM's NDCG@7 "
-        + ", ".join(f"{effect[key]:+.4f} ({words_})" for key, words_ in names.items())
+        + ", ".join(f"{effect[key]:+.4f} ({phrase})" for key, phrase in words.ADAPTERS.items())
         + f"; {table.seeds.max()} seeds, no interval."
     )

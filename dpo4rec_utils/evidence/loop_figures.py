@@ -4,12 +4,9 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import label, round_name
-from dpo4rec_utils.evidence import loop_tables, plots
+from dpo4rec_utils.evidence import loop_tables, plots, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
-
-KINDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
-
 
 # Notebook 01
 
@@ -18,7 +15,7 @@ def distributions(records: Records):
     """Histogram of history lengths beside the popularity of items by rank (log-log)."""
     metrics, limit = records.metrics("data", "cohort"), records.config["data"]["history_limit"]
     counts, popularity = np.array(metrics["history_lengths"]), metrics["popularity"]
-    figure, (left, right) = plots.blank(8, 3.4, 2)
+    figure, (left, right) = plots.blank(plots.WIDTH, 3.4, 2)
     left.bar(np.arange(len(counts)), counts, width=1, color="0.45")
     left.set(xlabel="history length (interactions)", ylabel=f"users (n = {counts.sum()})")
     right.loglog(popularity["rank"], popularity["interactions"], color="0.25")
@@ -49,13 +46,13 @@ def sanity_rankers(records: Records):
 def similarity(records: Records):
     """Cosine of a zero-shot text with its own user's mean liked item beside that with another user's."""
     metrics = records.metrics("guards", "similarity")
-    figure, axis = plots.blank(5.6, 3.6)
+    figure, axis = plots.blank(height=4.0)
     plots.histogram(
         axis, metrics["edges"], metrics["another"], f"another user (mean {metrics['another_mean']:.3f})", True
     )
     plots.histogram(axis, metrics["edges"], metrics["own"], f"own user (mean {metrics['own_mean']:.3f})", False)
     axis.set(xlabel="cosine of text and mean liked item", ylabel=f"texts (n = {metrics['users']})")
-    axis.legend(fontsize=9)
+    plots.legend_above(figure, axis)
     return figure, (
         f"A zero-shot text is closer to its own user's liked items than to another user's for {metrics['own_above_another']:.0%} of "
         f"{metrics['users']} users (50 % would be no signal)."
@@ -70,18 +67,19 @@ def split_half(records: Records):
     halves = records.metrics("reward", loop_tables.start(records)).get("split_half")
     if halves is None:
         raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
-    figure, axes = plots.blank(3.1 * len(halves), 3.3, len(halves), squeeze=False)
+    figure, axes = plots.blank(plots.WIDTH, 2.6, len(halves), squeeze=False)
     for axis, (kind, half) in zip(axes[0], halves.items(), strict=True):
         ends = [half["edges"][0], half["edges"][-1]] if half["edges"] else [0, 1]
         counts = np.array(half["counts"] or [[0]])
         axis.imshow(np.sqrt(counts), origin="lower", extent=ends * 2, cmap="gray_r", aspect="equal")
-        axis.set_title(f"{KINDS[kind]}: r = {half['r']:.2f}", fontsize=10)
-        axis.set(xlabel="even lists, deviation", ylabel="odd lists, deviation" if axis is axes[0][0] else "")
-        axis.tick_params(labelsize=8)
+        axis.set_title(f"{words.REWARDS[kind]}\nr = {half['r']:.2f}", fontsize=10)
+        axis.set(xlabel="even lists", ylabel="odd lists" if axis is axes[0][0] else "")
+        axis.locator_params(nbins=3)
         axis.grid(False)
+    plots.below(figure, "reward of a text less its user's mean, on two halves of the user's lists")
     return figure, (
         "A text's reward on half of a user's lists repeats on the other half with "
-        + ", ".join(f"r = {half['r']:.2f} ({KINDS[kind]})" for kind, half in halves.items())
+        + ", ".join(f"r = {half['r']:.2f} ({words.REWARDS[kind]})" for kind, half in halves.items())
         + f" (n = {halves['ndcg']['users']} train users with two lists or more)."
     )
 
@@ -92,7 +90,7 @@ def reliability(records: Records):
     records.get("reward", f"{begin}-llm-only")
     table = table[(table.split == "train") & table.reward_model.isin([begin, f"{begin}-llm-only"])].copy()
     table["trained"] = np.where(table.reward_model == begin, "trained on LLM texts and templates", "on LLM texts alone")
-    figure, axis = plots.bars(table.assign(reward=table.reward.map(KINDS)), "reward", "r", "trained")
+    figure, axis = plots.bars(table.assign(reward=table.reward.map(words.REWARDS)), "reward", "r", "trained")
     axis.set(
         ylabel=f"split-half correlation (n = {table.users.max()} train users)", xlabel="reward (no interval shown)"
     )
@@ -106,15 +104,9 @@ def reliability(records: Records):
 def probe(records: Records):
     """How often linear probes and the rule "the longer wins" order pairs rightly, by what orders the pairs."""
     table = loop_tables.probe(records)
-    words_ = {
-        "longer wins": "the longer wins",
-        "facts": "facts named",
-        "vector": "the vector",
-        "cosine": "fit to the history",
-    }
     labelled = table.assign(
-        probe=table.probe.map(words_ | {"fit": "all of these"}),
-        pairs=table.estimate + np.where(table.equal_length, ", equal length", ""),
+        probe=table.probe.map(words.PROBES),
+        pairs=[words.estimate_label(row.estimate, row.equal_length) for row in table.itertuples()],
     )
     figure, axis = plots.dots(labelled, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
     axis.axvline(0.5, color="black", linestyle=":")
@@ -162,27 +154,33 @@ def heldout(records: Records):
     )
 
 
+STEPS = 9  # of the running mean
+
+
 def training(records: Records):
-    """DPO loss and margin a step, one line a run; the loss starts at ln 2."""
-    names = loop_tables.aligned_policies(records)
-    logs = {name: records.metrics("policy", name)["log"] for name in names}
-    figure, (left, right) = plots.blank(8, 3.4, 2)
+    """Running means of DPO's margin and of the share of pairs ordered rightly, the rounds beside their control."""
+    rounds = dict.fromkeys((1, records.config["alignment"]["rounds"]))
+    names = [round_name(number, loop) for number in rounds for loop in ("dpo", "random_labels")]
+    logs = {
+        name: records.metrics("policy", name)["log"] for name in names if name in loop_tables.trained_policies(records)
+    }
+    figure, (left, right) = plots.blank(plots.WIDTH, 3.8, 2)
     for i, (name, log) in enumerate(logs.items()):
-        steps = [row["step"] for row in log]
-        plots.line(left, (steps, [row["loss"] for row in log]), i, label(name))
-        plots.line(right, (steps, [row["rewards/margins"] for row in log]), i)
-    left.axhline(np.log(2), linestyle=":", color="black")
-    right.axhline(0, color="black", linewidth=0.8)
-    left.set(xlabel="step", ylabel="loss (dotted: ln 2)")
-    right.set(xlabel="step", ylabel="margin (nats times beta)")
-    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
-    weight = records.config["alignment"]["chosen_weight"]
+        for axis, key in ((left, "rewards/margins"), (right, "rewards/accuracies")):
+            plots.line(axis, plots.running_mean([row[key] for row in log], STEPS), i, label(name), markers=False)
+    left.axhline(0, color="black", linewidth=0.8)
+    right.axhline(0.5, linestyle=":", color="black")
+    left.set(xlabel="step", ylabel="margin (nats times beta)")
+    right.set(xlabel="step", ylabel="ordered rightly (dotted: chance)")
+    plots.legend_above(figure, left)
+    plots.below(figure, f"running means of {STEPS} steps; every pair is new to the policy when it is read")
+    first, weight = logs[names[0]][0]["loss"], records.config["alignment"]["chosen_weight"]
     starts = f"ln 2 and {weight:g} times the chosen texts' own" if weight else "ln 2 is 0.6931"
-    tail = {name: np.mean([row["rewards/margins"] for row in log[-3:]]) for name, log in logs.items()}
+    accuracy = {name: loop_tables.accuracy_on_new_pairs(log) for name, log in logs.items()}
     return figure, (
-        f"The loss starts at {logs[names[0]][0]['loss']:.4f} ({starts}); the mean margin of the last three steps is "
-        + ", ".join(f"{value:.2f} ({label(name)})" for name, value in tail.items())
-        + ", in nats times beta."
+        f"The loss starts at {first:.4f} ({starts}); of pairs that it has not yet been trained on a policy orders rightly "
+        + ", ".join(f"{value:.0%} ({label(name)})" for name, value in accuracy.items() if np.isfinite(value))
+        + "."
     )
 
 
@@ -212,7 +210,7 @@ def texts(records: Records):
     )
 
 
-def words(records: Records):
+def changed_words(records: Records):
     """The words whose share of texts changed most from the start to the last round."""
     begin, last = loop_tables.start(records), records.last
     metrics = records.metrics("words", f"{begin}-{last}")
@@ -242,7 +240,7 @@ def rounds(records: Records):
     }
     table = loop_tables.rewards_by_round(records)
     series = {name: place for name, place in series.items() if place[0] in set(table.split)}
-    figure, axis = plots.blank(6.2, 4.4)
+    figure, axis = plots.blank(height=5.0)
     for i, (name, (split, reward)) in enumerate(series.items()):
         part = table[(table.split == split) & (table.reward == reward) & (table["round"] > 0)]
         mean = np.r_[0, part.difference_to_round_0]
@@ -252,7 +250,7 @@ def rounds(records: Records):
     axis.axhline(0, color="black", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats a candidate)\nbars: 95 % interval of users")
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
+    plots.legend_above(figure, axis)
     end = table[table["round"] == table["round"].max()].set_index(["split", "reward"])
     referees, claim = (end.loc[("validation", f"{who}_log_likelihood")] for who in ("independent", "claimed"))
     users = records.metrics("data", "cohort")["users"]["validation"]
@@ -290,7 +288,7 @@ def samples(records: Records):
 
 def _two_panels(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str):
     """`y` with its interval (column `ci_half`), and `minutes`, side by side over the same `x`."""
-    figure, (left, right) = plots.blank(7.6, 3.4, 2)
+    figure, (left, right) = plots.blank(plots.WIDTH, 3.4, 2)
     plots.line(left, (table[x], table[y], table.ci_half), 0)
     plots.line(right, (table[x], table.minutes), 1)
     if y == "gain":

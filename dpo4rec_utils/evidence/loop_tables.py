@@ -84,7 +84,7 @@ def learning(records: Records, policies: list[str] | None = None) -> pd.DataFram
     for name in policies or trained_policies(records):
         metrics, texts = records.metrics("heldout", name), records.metrics("texts", name)
         row = {key: metrics[key] for key in ("loop", "round", "pairs", "pair_users")}
-        row |= _learnt(records.values("heldout", name)) | _over_random(records, name)
+        row |= _pair_shares(records.values("heldout", name)) | _over_random(records, name)
         row |= {"kl": metrics["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
         shares = {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
         rows.append(row | shares)
@@ -115,25 +115,42 @@ def rounds(records: Records) -> pd.DataFrame:
 
 
 # The columns of `rounds`, in their order.
-ROUNDS = (
-    *("loop", "round", "pairs", "pair_users", "heldout_pairs", "heldout_accuracy", "heldout_ci_low", "heldout_ci_high"),
-    *(
-        "longer_wins",
-        "matched_accuracy",
-        "reward_train",
-        "reward_validation",
-        "referees_validation",
-        "kl",
-        "mean_tokens",
-    ),
-    *("finished", "distinct_texts", "over_random", "over_random_ci_low", "over_random_ci_high"),
-    *("matched_pairs", "matched_ci_low", "matched_ci_high"),
-    *("realised_accuracy", "realised_ci_low", "realised_ci_high", "label_realised"),
-    *("facts_accuracy", "vector_accuracy", "probe_accuracy", "referees_t"),
-)
+ROUNDS = [
+    "loop",
+    "round",
+    "pairs",
+    "pair_users",
+    "heldout_pairs",
+    "heldout_accuracy",
+    "heldout_ci_low",
+    "heldout_ci_high",
+    "longer_wins",
+    "matched_accuracy",
+    "reward_train",
+    "reward_validation",
+    "referees_validation",
+    "kl",
+    "mean_tokens",
+    "finished",
+    "distinct_texts",
+    "over_random",
+    "over_random_ci_low",
+    "over_random_ci_high",
+    "matched_pairs",
+    "matched_ci_low",
+    "matched_ci_high",
+    "realised_accuracy",
+    "realised_ci_low",
+    "realised_ci_high",
+    "label_realised",
+    "facts_accuracy",
+    "vector_accuracy",
+    "probe_accuracy",
+    "referees_t",
+]
 
 
-def _learnt(pairs: pd.DataFrame) -> dict:
+def _pair_shares(pairs: pd.DataFrame) -> dict:
     """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, realised, probes, value)."""
     user, margin = pairs.user.to_numpy(), pairs.value.to_numpy()
     matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
@@ -157,11 +174,6 @@ def _learnt(pairs: pd.DataFrame) -> dict:
             "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
         }
     )
-
-
-def not_learnt(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `learning` or `variants` whose interval of held-out accuracy does not lie above one half."""
-    return table[table.heldout_ci_low <= 0.5]
 
 
 def _interval(name: str, share: tuple[float, float, float], value: str = "_accuracy") -> dict:

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpo4rec_utils.arms import label, round_name
+from dpo4rec_utils.arms import label
 from dpo4rec_utils.config import PROFILE_NAME
-from dpo4rec_utils.evidence import loop_tables, tables
-from dpo4rec_utils.evidence.answer import answer, shortfalls
+from dpo4rec_utils.evidence import answer, loop_tables, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
-from dpo4rec_utils.evidence.figures import group_label
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import write_report
-from dpo4rec_utils.evidence.side_by_side import markdown, side_by_side
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
 from dpo4rec_utils.locks import results_alone
 from dpo4rec_utils.settings import profile_names
@@ -100,8 +97,12 @@ def _has(results: Path, name: str, kind: str) -> bool:
 
 
 def answer_block(results: Path) -> str:
-    """The answer of each data set side by side, and what a stage got less of than it asked for."""
-    return side_by_side([read_records(results / name) for name in ANSWERED if _has(results, name, "heldout-")])
+    """The answer in three lines of plain words."""
+    return answer.plain_lines(_answered(results))
+
+
+def _answered(results: Path) -> list[Records]:
+    return [read_records(results / name) for name in ANSWERED if _has(results, name, "heldout-")]
 
 
 def run_block(results: Path) -> str:
@@ -128,7 +129,9 @@ def run_block(results: Path) -> str:
             f"{row.difference:+.4f} NDCG@7 over zero-shot text",
         ),
     ]
-    return markdown(pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"]))
+    return words.markdown(
+        pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"])
+    )
 
 
 def notebooks_block(results: Path) -> str:
@@ -140,7 +143,7 @@ def notebooks_block(results: Path) -> str:
         title, question = _head(path)
         link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
         rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem[:2]]))
-    return markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
+    return words.markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
 
 
 def _expected(records: Records) -> dict[str, str]:
@@ -182,55 +185,31 @@ def _head(path: Path) -> tuple[str, str]:
 # docs/results.md
 
 
+def side_by_side_block(results: Path) -> str:
+    """A verdict a data set, the last round above everything else, and what its rounds learnt, data sets side by side."""
+    profiles = _answered(results)
+    lines = [f"- **{words.seen_on(records)}.** {answer.verdict(records)}" for records in profiles]
+    parts = ["\n".join(lines), words.markdown(answer.differences(profiles))]
+    return "\n\n".join([*parts, words.markdown(answer.learning_by_round(profiles))])
+
+
 def effects_block(results: Path) -> str:
-    """The last round against every baseline, a table a profile that has a main table; above it, whether the loop learnt."""
+    """The last round against every baseline and what every round learnt, folded, a profile that has a main table after another."""
     parts = []
     for name in (name for name in committed(results) if name != ABLATIONS and _has(results, name, "own-")):
         records = read_records(results / name)
-        found = answer(records)
-        told = f" {found['Learnt'][0].upper()}{found['Learnt'][1:]}."
-        told += (
-            f" On top of the history mean: history mean + last round less {found['History mean + last round, less']}."
-        )
-        told += "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
-        parts.append(
-            f"### `{name}`\n\n{found['Seen on']}.{told}\n\n{effect_table(records)}\n\n{learning_table(records)}"
-        )
+        lines = answer.answer(records)
+        learning = f"{lines['Learning'][0].upper()}{lines['Learning'][1:]}"
+        on_top = f"History mean + last round above: {lines['History mean + last round, above']}"
+        parts += [f"### `{name}`", f"{lines['Seen on']}. {learning}. {on_top}.{words.short_of(records)}"]
+        parts.append(folded("Against every baseline, by both kinds of scorers", answer.effect_table(records)))
+        parts.append(folded("What every round learnt", answer.learning_table(records)))
     return "\n\n".join(parts)
 
 
-def effect_table(records: Records) -> str:
-    """The last round against each baseline under popularity negatives, as Markdown; MIR, which reads the history, beside."""
-    rows, shown = tables.last_round(records), {}
-    shown = {f"{label(records.last)} less": rows.baseline.map(label).tolist(), "scorer": rows.scorer.tolist()}
-    for group in tables.backbone_groups(records):
-        part = tables.last_round(records, group)
-        shown[f"{group_label(records, group)}, NDCG@7 (95 % interval)"] = [
-            f"{r.difference:+.4f} ({r.ci_low:+.4f} to {r.ci_high:+.4f})" for r in part.itertuples()
-        ]
-    shown["detectable"] = rows.detectable.map("{:.4f}".format).tolist()
-    shown["better / worse / of"] = [f"{r.better} / {r.worse} / {r.backbones}" for r in rows.itertuples()]
-    if records.folds > 1:
-        by_fold = tables.folds(records).groupby(["scorer", "baseline"]).difference
-        text = by_fold.apply(lambda values: ", ".join(values.map("{:+.4f}".format)))
-        shown["by user fold"] = [text[r.scorer, r.baseline] for r in rows.itertuples()]
-    return markdown(pd.DataFrame(shown))
-
-
-def learning_table(records: Records) -> str:
-    """What every round has learnt, as Markdown."""
-    table = loop_tables.rounds(records)
-    rows = list(table.itertuples())
-    shown = {"round": [label(round_name(r.round, r.loop)) for r in rows]} | _learnt(table)
-    shown["less random labels"] = [
-        f"{r.over_random:+.3f} ({r.over_random_ci_low:+.3f} to {r.over_random_ci_high:+.3f})" if r.loop == "dpo" else ""
-        for r in rows
-    ]
-    shown["matched"] = [
-        f"{r.matched_accuracy:.2f} ({r.matched_ci_low:.2f} to {r.matched_ci_high:.2f}, n = {r.matched_pairs})"
-        for r in rows
-    ]
-    return markdown(pd.DataFrame(shown))
+def folded(summary: str, table: pd.DataFrame) -> str:
+    """A wide table as Markdown that opens with a click."""
+    return f"<details><summary>{summary}</summary>\n\n{words.markdown(table)}\n\n</details>"
 
 
 def variants_block(results: Path) -> str:
@@ -239,29 +218,24 @@ def variants_block(results: Path) -> str:
         return f"Not run: `make study PROFILE={ABLATIONS}` makes it."
     records = read_records(results / ABLATIONS)
     table = loop_tables.variants(records)
-    shown = {"round 1 with": table.policy.map(label)} | _learnt(table)
-    shown["minutes of training"] = table.minutes.map("{:.1f}".format)
-    notes = [f"Short of what was asked: {line}." for line in shortfalls(records)]
-    if len(chance := loop_tables.not_learnt(table)):
-        notes.append(f"Not seen to learn: {', '.join(chance.policy.map(label))}.")
-    return "\n\n".join([markdown(pd.DataFrame(shown)), *notes])
+    names = table.policy.map(label)
+    columns = {"round 1 with": names} | answer.learning_columns(table)
+    columns["minutes of training"] = table.minutes.map("{:.1f}".format)
+    notes = (words.short_of(records) + words.unlearnt(table, names)).strip()
+    return "\n\n".join([folded(f"{len(table)} policies", pd.DataFrame(columns)), notes]).strip()
 
 
-def _learnt(table: pd.DataFrame) -> dict:
-    """The columns that rounds and variants have in common."""
-    rows = list(table.itertuples())
-    return {
-        "pairs of users": [f"{r.pairs} of {r.pair_users}" for r in rows],
-        "held-out accuracy": [
-            f"{r.heldout_accuracy:.3f} ({r.heldout_ci_low:.3f} to {r.heldout_ci_high:.3f})" for r in rows
-        ],
-        "longer wins": table.longer_wins.map("{:.3f}".format),
-        "own lists (of the reward)": [f"{r.realised_accuracy:.2f} ({r.label_realised:.2f})" for r in rows],
-        "referees": [f"{r.referees_validation:+.4f} (t = {r.referees_t:.1f})" for r in rows],
-        "nats moved": table.kl.map("{:.1f}".format),
-        "tokens": table.mean_tokens.map("{:.0f}".format),
-        "ended": table.finished.map("{:.0%}".format),
-    }
+def benchmarks_block(results: Path) -> str:
+    """What is measured side by side in one run of `make bench`, a machine after another."""
+    parts = []
+    for machine, made in read_json(results / "benchmarks.json").items():
+        rows = [
+            (r["measured"], f"{r['fast']:.1f}", r["against"], f"{r['slow']:.1f}", r["unit"], f"{r['ratio']:.1f}")
+            for r in made["results"].values()
+        ]
+        table = pd.DataFrame(rows, columns=["measured", "", "against", " ", "unit", "ratio"])
+        parts.append(f"{machine}, commit {made['commit']}, {made['date']}:\n\n{words.markdown(table)}")
+    return "\n\n".join(parts)
 
 
 def arms_block(results: Path) -> str:
@@ -269,7 +243,7 @@ def arms_block(results: Path) -> str:
     records = read_records(results / MAIN)
     table = tables.main_results(records)
     table = tables.quotable(table[(table.protocol == "popularity") & (table.scorer == "own")])
-    return markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
+    return words.markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
 
 
 def cost_block(results: Path) -> str:
@@ -278,8 +252,8 @@ def cost_block(results: Path) -> str:
     stages["part"] = stages.stage.str.split(":").str[0].map(PARTS).fillna("the rest")
     parts = stages.groupby("part").agg(minutes=("seconds", lambda s: s.sum() / 60), peak=("peak_rss_mib", "max"))
     parts = parts.sort_values("minutes", ascending=False).reset_index()
-    shown = {"stages": parts.part, "minutes": parts.minutes.map("{:.1f}".format), "peak MiB": parts.peak.astype(str)}
-    return markdown(pd.DataFrame(shown))
+    columns = {"stages": parts.part, "minutes": parts.minutes.map("{:.1f}".format), "peak MiB": parts.peak.astype(str)}
+    return words.markdown(pd.DataFrame(columns))
 
 
 def provenance_block(results: Path) -> str:
@@ -295,9 +269,11 @@ BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
     ("README.md", "answer"): answer_block,
     ("README.md", "run"): run_block,
     ("README.md", "notebooks"): notebooks_block,
+    ("docs/results.md", "side by side"): side_by_side_block,
     ("docs/results.md", "effects"): effects_block,
     ("docs/results.md", "variants"): variants_block,
     ("docs/results.md", "arms"): arms_block,
     ("docs/results.md", "cost"): cost_block,
+    ("docs/results.md", "benchmarks"): benchmarks_block,
     ("docs/results.md", "provenance"): provenance_block,
 }

@@ -6,9 +6,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from dpo4rec_utils.arms import label
-from dpo4rec_utils.evidence.answer import answer, shortfalls
+from dpo4rec_utils.evidence.answer import answer
 from dpo4rec_utils.evidence.contents import FIGURES, TABLES, write_all
 from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.words import shortfalls
 from dpo4rec_utils.files import write_text
 
 SECTIONS = {

@@ -10,6 +10,7 @@ from dpo4rec_utils.arms import comparisons, table_arms
 from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import detectable_difference, holm, paired_differences
+from dpo4rec_utils.registries import BACKBONES
 from dpo4rec_utils.seeds import generator
 
 
@@ -199,7 +200,11 @@ def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]]
     by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in backbones], axis=0) for a in names}
     by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in backbones], axis=0) for a in names}
     changes, seeds = (np.stack([part[a] - part[c] for a, c in pairs], axis=1) for part in (by_user, by_seed))
-    return paired_differences(changes, _draws(records), rng, seeds)
+    results = paired_differences(changes, _draws(records), rng, seeds)
+    return [
+        result | {"value": float(by_user[a].mean()), "baseline_value": float(by_user[c].mean())}
+        for (a, c), result in zip(pairs, results, strict=True)
+    ]
 
 
 def _asked_of_last(records: Records, arms: dict) -> list[tuple[str, str]]:
@@ -223,23 +228,24 @@ def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
             results = _mean_differences(records, part["arms"], pairs, metric, (rng, backbone_groups(records)["mean"]))
             for (_, baseline), result in zip(pairs, results, strict=True):
                 rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
-    return pd.DataFrame(rows).drop(columns="p")
-
-
-READS_HISTORY = ("mir",)  # backbones that read the history themselves: beside the mean of the others, never inside it
+    return pd.DataFrame(rows).drop(columns=["p", "value", "baseline_value"])
 
 
 def backbone_groups(records: Records) -> dict[str, list[str]]:
-    """The backbones whose mean is the headline, as 'mean', and each that reads the history by itself."""
-    others = [name for name in records.backbones if name not in READS_HISTORY]
-    readers = {name: [name] for name in records.backbones if name in READS_HISTORY}
+    """The backbones whose mean is the headline, as 'mean', and each that reads the history by itself: beside the mean of the
+    others, never inside it."""
+    others = [name for name in records.backbones if not BACKBONES[name].reads_history]
+    readers = {name: [name] for name in records.backbones if BACKBONES[name].reads_history}
     return {"mean": others or records.backbones} | (readers if others else {})
+
+
+HEADLINE = ("users", "value", "baseline_value", "difference", "ci_low", "ci_high")
 
 
 @functools.lru_cache(maxsize=4)
 def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
-    """Every comparison in a line: protocol, scorer, arm, baseline, group, users, difference, ci_low, ci_high, better, worse,
-    backbones, detectable.
+    """Every comparison in a line: protocol, scorer, arm, baseline, group, users, value (of the arm), baseline_value,
+    difference, ci_low, ci_high, better, worse, backbones, detectable.
 
     group: 'mean' of the backbones that do not read the history, or one that does. The difference is of NDCG@7 (or MAP@7),
     users' values averaged over seeds and backbones before they are subtracted. `better` and `worse` count the backbones of
@@ -259,7 +265,7 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
                     "group": group
                 }
                 by_backbone = paired.loc[(*place, *pair)]
-                row = key | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")}
+                row = key | {name: result[name] for name in HEADLINE}
                 rows.append(row | counts_of(by_backbone[by_backbone.backbone.isin(backbones)]))
     powers = power(records)
     detectable = powers[(powers.backbone == "mean") & (powers.users == rows[0]["users"])]

@@ -14,7 +14,7 @@ from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
-from dpo4rec_utils.evidence import answer, figures, loop_figures, loop_tables, pages, report, side_by_side, tables
+from dpo4rec_utils.evidence import answer, loop_figures, loop_tables, report, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
@@ -117,7 +117,8 @@ def test_tables_of_folds_show_each_fold_and_all_users(records):
 
 def test_an_accuracy_that_may_be_chance_is_not_learning():
     table = pd.DataFrame({"policy": ["below", "touching", "above"], "heldout_ci_low": [0.45, 0.5, 0.501]})
-    assert loop_tables.not_learnt(table).policy.tolist() == ["below", "touching"]
+    assert words.unlearnt(table, table.policy) == " Not seen to learn: below, touching."
+    assert words.unlearnt(table.iloc[2:], ["above"]) == ""
 
 
 def test_losses_are_counted_like_wins(records):
@@ -125,21 +126,28 @@ def test_losses_are_counted_like_wins(records):
     assert line.difference == pytest.approx(-0.05, abs=1e-6) and (line.better, line.worse) == (0, 1)
     table = pd.DataFrame({"difference": [0.1, -0.2, -0.3, 0.1], "p_holm": [0.01, 0.01, 0.04, 0.5]})
     assert tables.counts_of(table) == {"better": 1, "worse": 2, "backbones": 4}
-    assert figures.better_worse(tables.counts_of(table)) == "1 better, 2 worse of 4"
+    assert words.better_worse(tables.counts_of(table)) == "1 better, 2 worse of 4"
     lines = answer.answer(records)
-    assert "zero-shot LLM +0.2133" in lines["Beats"] and "history mean -0.0500" in lines["Loses to"]
-    assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Beats"]
-    shown = pages.effect_table(records)
-    assert "+0.1000, +0.2000, +0.3000" in shown and "0 / 1 / 1" in shown
-    assert "| MIR, NDCG@7" in shown, "what reads the history stands beside the mean"
-    told = side_by_side.verdict(records)
-    assert "Beats: zero-shot LLM" in told and "Loses to: history mean." in told
-    table = side_by_side.differences([records, records]).set_index("NDCG@7 of the last round")
-    assert table.loc["less history mean"].iloc[0].startswith("**-0.050 (-"), "bold, because zero is outside"
-    assert table.loc["less history mean"].iloc[1] == "**-0.050**" and list(table) == [
+    assert "zero-shot LLM +0.2133" in lines["Above"] and "history mean -0.0500" in lines["Below"]
+    assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Above"]
+    effects = words.markdown(answer.effect_table(records))
+    assert "+0.1000, +0.2000, +0.3000" in effects and "0 / 1 / 1" in effects
+    assert "| MIR, NDCG@7" in effects, "what reads the history stands beside the mean"
+    table = answer.differences([records, records]).set_index("NDCG@7 of the last round")
+    assert table.loc["above history mean"].iloc[0].startswith("**-0.050 (-"), "bold, because zero is outside"
+    assert table.loc["above history mean"].iloc[1] == "**-0.050**" and list(table) == [
         "MovieLens-100K, mean of 1",
         "MovieLens-100K, MIR",
     ]
+
+
+def test_the_three_lines_give_absolute_values_and_their_difference(records):
+    first, _, third = answer.plain_lines([records]).splitlines()[2:]
+    assert first == "- **Better than the LLM as it comes.** MovieLens-100K 0.513 over 0.300 (+0.213)."
+    assert (
+        third
+        == "- **Worse than the history's mean vector, without an LLM.** MovieLens-100K 0.513 under 0.563 (-0.050)."
+    )
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
@@ -147,14 +155,13 @@ def test_a_round_that_got_too_few_pairs_is_told(records):
     asked = records.config["alignment"]["pairs"]
     store.make(Stage("policy", "dpo_round_1", {}, lambda _: {"examples": asked, "log": []}))
     store.make(Stage("policy", "dpo_round_2", {}, lambda _: {"examples": asked // 2, "log": []}))
-    found = answer.shortfalls(records)
-    assert found == [f"DPO round 2 in user fold 1 was trained on {asked // 2} pairs of {asked}"]
+    assert words.shortfalls(records) == [f"DPO round 2 in user fold 1 was trained on {asked // 2} pairs of {asked}"]
 
 
 def test_reading_says_where_the_records_come_from(records):
     text = records.provenance()
-    for words in ("commit ", "date 20", "machine ", "versions ", "torch ", "numpy "):
-        assert words in text
+    for part in ("commit ", "date 20", "machine ", "versions ", "torch ", "numpy "):
+        assert part in text
 
 
 def spoil_manifest(folder, change):
@@ -259,7 +266,7 @@ def test_what_a_round_has_learnt_by_hand():
             "value": [2.0, 1.0, -1.0, 0.5],
         }
     )
-    found = loop_tables._learnt(pairs)
+    found = loop_tables._pair_shares(pairs)
     assert found["heldout_accuracy"] == 0.75 and found["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert (found["matched_pairs"], found["matched_accuracy"]) == (2, 0.5)
     assert found["realised_accuracy"] == 0.5 and found["label_realised"] == 0.75

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PAGES = [ROOT / "README.md", ROOT / "START.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "START.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def lock() -> dict[str, str]:
@@ -72,6 +72,15 @@ def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text()
     words = re.sub(r"\]\([^)]*\)|<!--.*?-->", "]", text)
     assert len(re.findall(r"[\w'’.-]*\w", words)) <= 1000 and len(text.encode()) <= 12_000
+
+
+def test_the_first_screen_says_what_it_is_in_120_words():
+    """All above the first heading: what it is, what was found, how to run it."""
+    screen = (ROOT / "README.md").read_text().split("\n## ")[0]
+    words = re.findall(r"[\w'’.@+-]*\w", re.sub(r"\]\([^)]*\)|<!--.*?-->|^# .*", "]", screen, flags=re.M))
+    assert len(words) <= 120, len(words)
+    assert "make study" in screen and "NDCG@7" in screen
+    assert not re.search(r"\bless\b|nats|unseen", screen)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,145 @@
+"""How findings are worded: every label that is no arm's and no registry's, and every phrase that more than one page uses."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from dpo4rec_utils.arms import VARIANTS, label
+from dpo4rec_utils.evidence import loop_tables, tables
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.registries import BACKBONES, DATASETS, ESTIMATES
+
+DATA = {name: entry.label for name, entry in DATASETS.items()} | {
+    "games": "Amazon games",
+    "amazon-2018": "Amazon games of 2018",
+    "amazon": "Amazon Reviews 2023",
+    "book-crossing": "Book-Crossing",
+}
+MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
+SCORERS = {"own": "a re-ranker for each", "shared": "one re-ranker for all texts"}
+REWARDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
+PROBES = {
+    "longer wins": "the longer wins",
+    "facts": "facts named",
+    "vector": "the vector",
+    "cosine": "fit to the history",
+    "fit": "all of these",
+}
+ADAPTERS = {
+    "hea": "hybrid experts",
+    "moe": "mixture of experts",
+    "mlp": "two MLPs",
+    "hea-no-interaction": "hybrid experts, no interaction",
+}
+VERDICTS = {1: "Better than", 0: "Not told apart from", -1: "Worse than"}
+
+
+# Labels
+
+
+def backbone_label(name: str) -> str:
+    """How a backbone is written."""
+    return BACKBONES[name].label if name in BACKBONES else name
+
+
+def group_label(records: Records, group: str) -> str:
+    """How a group of backbones of `tables.headline` is written."""
+    others = tables.backbone_groups(records)["mean"]
+    return f"mean of {len(others)}" if group == "mean" else backbone_label(group)
+
+
+def data_label(records: Records) -> str:
+    """How a profile's data set is written."""
+    name = records.config["data"]["name"]
+    return DATA.get(name, name)
+
+
+def estimate_label(name: str, equal_length: bool) -> str:
+    """How an estimate of the reward is written."""
+    return ESTIMATES[name].label + ", equal length" * equal_length
+
+
+def scorer_label(name: str) -> str:
+    """How own and shared scorers are written in figures."""
+    return SCORERS[name]
+
+
+# Numbers
+
+
+def side(low: float, high: float) -> int:
+    """1 where an interval lies above zero, -1 where it lies below, 0 where it holds zero."""
+    return int(low > 0) - int(high < 0)
+
+
+def signed(value: float, low: float, high: float, digits: int = 4) -> str:
+    """A difference with its interval: '+0.0472 (+0.0352 to +0.0597)'."""
+    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def share(value: float, low: float, high: float) -> str:
+    """A share with its interval in per cent: '69% (63% to 75%)'."""
+    return f"{value:.0%} ({low:.0%} to {high:.0%})"
+
+
+def better_worse(counts: dict[str, int]) -> str:
+    """'3 better, 0 worse of 4' backbones, from what `tables.counts_of` counts."""
+    return "{better} better, {worse} worse of {backbones}".format(**counts)
+
+
+def listing(names: Iterable[str], none: str = "none") -> str:
+    """Names with commas, `none` where there are none."""
+    return ", ".join(names) or none
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, its numbers as they are written."""
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+# Phrases
+
+
+def seen_on(records: Records) -> str:
+    """Data, LLM, test users, folds, seeds and backbones in a line."""
+    config, users = records.config, tables.count_test_users(records)
+    model = config["llm"]["model"]
+    folds = f" in {records.folds} user folds, a loop each" if records.folds > 1 else ", one loop"
+    return (
+        f"{data_label(records)}, {MODELS.get(model, model)}, {users} test users{folds}, {config['evaluation']['seeds']} "
+        f"seeds of {len(records.backbones)} backbones" + "".join(f". {note.rstrip('.')}" for note in records.notes)
+    )
+
+
+def confirmed(records: Records, baselines: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of baselines that own scorers place below the last round: which the one re-ranker for all texts places there, too, and
+    which not; those that it cannot read are in neither."""
+    table = tables.last_round(records)
+    low = table[table.scorer == "shared"].set_index("baseline").ci_low
+    readable = [name for name in baselines if name in low]
+    return [name for name in readable if low[name] > 0], [name for name in readable if low[name] <= 0]
+
+
+def shortfalls(records: Records) -> list[str]:
+    """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
+    in_pairs = {name for name, variant in VARIANTS.items() if not variant.grpo}  # GRPO counts groups
+    lines, named = [], {*loop_tables.trained_policies(records), *in_pairs}
+    for fold in range(records.folds):
+        for record in records.kind("policy", fold):
+            budget, pairs = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
+            if record["name"] in named and pairs < budget:
+                where = f" in user fold {fold}" if records.folds > 1 else ""
+                lines.append(f"{label(record['name'])}{where} was trained on {pairs} pairs of {budget}")
+    return lines
+
+
+def short_of(records: Records) -> str:
+    """`shortfalls` as sentences; nothing where there are none."""
+    return "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
+
+
+def unlearnt(table: pd.DataFrame, names: Iterable[str]) -> str:
+    """The policies of `learning` or `variants` that are not seen to order held-out pairs better than chance, in a sentence."""
+    rows = table.assign(name=list(names))
+    rows = rows[rows.heldout_ci_low <= 0.5]
+    return f" Not seen to learn: {listing(rows.name)}." if len(rows) else ""
