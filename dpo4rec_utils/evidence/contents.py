@@ -1,19 +1,22 @@
 """Every table and figure of the study by name, written from records and shown in notebooks and report alike."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import PIL.Image
-from IPython.display import Image, display
+from IPython.display import HTML, Image, Markdown, display
 
 from dpo4rec_utils.evidence import figures, loop_figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError, atomic_path, write_text
+from dpo4rec_utils.locks import HOLDS
 
 TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
+    "arms": loop_tables.arms,
     "sanity_rankers": loop_tables.sanity_rankers,
     "knowledge_texts": loop_tables.knowledge_texts,
     "hostile_title": loop_tables.hostile_title,
@@ -23,6 +26,7 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "text_guards": loop_tables.text_guards,
     "power": tables.power,
     "main_results": tables.main_results,
+    "quotable": tables.quotable,
     "paired_differences": tables.paired_differences_table,
     "headline": tables.headline,
     "folds": tables.folds,
@@ -72,6 +76,26 @@ def table(records: Records, name: str) -> pd.DataFrame:
     text = result.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_text(records.folder / "tables" / f"{name}.csv", text)
     return result
+
+
+VIEW = (10, 8)  # rows and columns of a table that fit a notebook
+
+
+def show(records: Records, name: str, where: str = "", columns: tuple[str, ...] = ()) -> None:
+    """Write a table as `table` does and show its first ten rows, with a link to the whole.
+
+    where: a pandas query, such as "k == 7"; columns: eight at most, the first eight where none are named. Texts stand in
+    full and are escaped.
+    """
+    whole = table(records, name)
+    rows = whole.query(where) if where else whole
+    rows = rows[list(columns or rows.columns)].iloc[: VIEW[0], : VIEW[1]]
+    with pd.option_context("display.max_colwidth", None):
+        display(HTML(rows.to_html(index=False, na_rep="", float_format=lambda number: f"{number:.4g}")))
+    # An executed copy lies beside the tables; the source is opened in notebooks/.
+    folder = ".." if os.environ.get(HOLDS) else f"../results/{records.profile}"
+    sizes = f"{len(rows)} of {len(whole)} rows, {len(rows.columns)} of {len(whole.columns)} columns"
+    display(Markdown(f"{sizes} of [{name}.csv]({folder}/tables/{name}.csv)"))
 
 
 def figure(records: Records, name: str) -> None:

@@ -382,7 +382,7 @@ def stages(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "seconds", "peak_rss_mib"]).sort_values("stage", ignore_index=True)
 
 
-def arms_table(records: Records) -> pd.DataFrame:
+def arms(records: Records) -> pd.DataFrame:
     """The arms of this profile's main table: arm, words in figures, question."""
     names = records.config["evaluation"]["arms"]
     rows = [(name, ARMS[name].label, ARMS[name].question) for name in names]

@@ -15,7 +15,7 @@ from dpo4rec_utils.config import PROFILE_NAME
 from dpo4rec_utils.evidence import answer, loop_tables, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.evidence.report import write_report
+from dpo4rec_utils.evidence.report import copy_prose, write_report
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
 from dpo4rec_utils.locks import results_alone
 from dpo4rec_utils.settings import profile_names
@@ -48,6 +48,8 @@ def report_profiles(profile: str = "") -> Iterator[str]:
         yield records.provenance()
         with results_alone(project_root(), name):
             yield f"wrote {write_report(records).relative_to(project_root())}"
+            for path in copy_prose(records.folder, project_root() / "notebooks"):
+                yield f"gave {path.relative_to(project_root())} the prose of its source"
     if not profile and MAIN in names:
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"
@@ -241,8 +243,8 @@ def benchmarks_block(results: Path) -> str:
 def arms_block(results: Path) -> str:
     """NDCG@7 of every arm of the default profile, own scorers."""
     records = read_records(results / MAIN)
-    table = tables.main_results(records)
-    table = tables.quotable(table[(table.protocol == "popularity") & (table.scorer == "own")])
+    table = tables.quotable(records)
+    table = table[(table.protocol == "popularity") & (table.scorer == "own")]
     return words.markdown(table.drop(columns=["protocol", "scorer"]).assign(arm=table.arm.map(label)))
 
 

@@ -1,5 +1,6 @@
 """`report.html`: one page a profile, the answer first, then every figure and the head of every table."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from dpo4rec_utils.evidence.answer import answer
 from dpo4rec_utils.evidence.contents import FIGURES, TABLES, write_all
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.words import shortfalls
-from dpo4rec_utils.files import write_text
+from dpo4rec_utils.files import read_json, write_text
 
 SECTIONS = {
     "01": "Data",
@@ -47,6 +48,31 @@ def write_report(records: Records) -> Path:
     path = records.folder / "report.html"
     write_text(path, page + "\n")
     return path
+
+
+def copy_prose(results: Path, sources: Path) -> list[Path]:
+    """Give executed copies the prose of their sources, cell by cell; returns the copies that changed.
+
+    Code and outputs stay those of the run. A copy whose source has other cells now is left alone: only a run can make it.
+    """
+    changed = []
+    for path in sorted((results / "notebooks").glob("*.ipynb")):
+        copy, source = read_json(path), read_json(sources / path.name)
+        if [cell["cell_type"] for cell in copy["cells"]] != [cell["cell_type"] for cell in source["cells"]]:
+            continue
+        before = prose(copy)
+        for cell, original in zip(copy["cells"], source["cells"], strict=True):
+            if cell["cell_type"] == "markdown":
+                cell["source"] = original["source"]
+        if prose(copy) != before:
+            write_text(path, json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            changed.append(path)
+    return changed
+
+
+def prose(notebook: dict) -> list[str]:
+    """The markdown cells of a notebook, as JSON holds it."""
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
 
 
 def _folder(records: Records, kind: str) -> Path:

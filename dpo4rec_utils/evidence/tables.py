@@ -104,8 +104,9 @@ def main_results(records: Records, fold: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def quotable(results: pd.DataFrame, metric: str = "ndcg", k: int = 7, averaging: str = "list") -> pd.DataFrame:
+def quotable(records: Records, metric: str = "ndcg", k: int = 7, averaging: str = "list") -> pd.DataFrame:
     """One table a reader can quote: arm by backbone, 'mean ± std over seeds', for each protocol and scorer."""
+    results = main_results(records)
     part = results[(results.metric == metric) & (results.k == k) & (results.averaging == averaging)]
     cell = part["mean"].map("{:.4f}".format) + " ± " + part["std"].map("{:.4f}".format)
     wide = part.assign(cell=cell).pivot_table(

@@ -68,6 +68,18 @@ def test_executed_copy_is_whole(finished, path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_tables_fit_the_page_and_texts_stand_in_full(finished, path):
+    book = nbformat.read(finished / "results/smoke/notebooks" / path.name, as_version=4)
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    for html in (output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})):
+        head, body = html.split("</thead>")
+        assert head.count("<th") - (body.count("<th>") > 0) <= 9 and body.count("<tr") <= 10, html[:300]
+        assert "...</td>" not in html and "script" not in html.replace("description", "")
+    for link in re.findall(r"\]\(\.\./tables/(\w+)\.csv\)", json.dumps(book)):
+        assert (finished / f"results/smoke/tables/{link}.csv").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_source_notebook_keeps_the_rules(path):
     book = nbformat.read(path, as_version=4)
     code = [cell for cell in book.cells if cell.cell_type == "code"]

@@ -1,5 +1,6 @@
 """A fresh clone is read without runs/, LLM, encoder or data: reports and notebooks 05 to 07 from the committed records."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+from dpo4rec_utils.evidence.report import prose
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted(
@@ -63,6 +66,14 @@ def test_tables_findings_and_report_are_byte_for_byte_those_committed(clone, rep
         committed, drawn = ({p.name: p.read_bytes() for p in (f / part).glob(pattern)} for f in folders)
         assert committed and committed == drawn, part
     assert {p.name for p in (folders[0] / "figures").iterdir()} == {p.name for p in (folders[1] / "figures").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("[!s.]*/notebooks/*.ipynb")), ids=lambda p: "/".join(p.parts[-3::2])
+)
+def test_executed_copies_have_the_prose_of_their_sources(path):
+    source = json.loads((ROOT / "notebooks" / path.name).read_text())
+    assert prose(json.loads(path.read_text())) == prose(source), "run make report, or the notebook"
 
 
 def test_reading_prints_commit_date_machine_and_versions(reported):
