@@ -1,7 +1,7 @@
 """Memory of reading a large catalogue: the profile `amazon` on five million generated reviews (about three minutes).
 
-The shape is that of Video Games in Amazon Reviews 2023: two people in five wrote one review, a 5-core keeps about a sixth. Prints
-seconds and peak memory of a process of its own, and keeps them in `results/benchmark_catalogue.json`.
+The shape is that of Video Games in Amazon Reviews 2023: two people in five wrote one review, a 5-core keeps about a
+sixth. Prints seconds and peak memory of a process of its own, and keeps them in `results/benchmark_catalogue.json`.
 """
 
 import argparse

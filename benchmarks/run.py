@@ -1,7 +1,8 @@
-"""Ratios, each measured side by side in one run: `make bench` (about ten minutes on 2 CPU cores). `docs/results.md` shows them.
+"""Ratios, each measured side by side in one run: `make bench` (about ten minutes on 2 CPU cores). `docs/results.md`
+shows them.
 
-1. Sampling: tokens a second, OpenVINO GenAI and our batches with transformers, each against transformers' `generate` with one
-   prompt a call; eight samples a prompt.
+1. Sampling: tokens a second, OpenVINO GenAI and our batches with transformers, each against transformers' `generate`
+   with one prompt a call; eight samples a prompt.
 2. DPO: seconds of one forward and backward over eight pairs, prefix-shared against stock trl.
 """
 

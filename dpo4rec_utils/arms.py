@@ -1,8 +1,8 @@
 """Every arm, loop and variant: one entry each, plain data that both the making and the reading side import.
 
-An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here and name it in a profile's
-`evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS`; if its policy is trained in a
-new way, add the loop here.
+An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here and name it in a
+profile's `evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS`; if its
+policy is trained in a new way, add the loop here.
 """
 
 from dataclasses import dataclass, field
@@ -28,10 +28,10 @@ def _named(*entries) -> dict:
 class Loop(Choices):
     """A way to align the LLM, round after round; all have the same users, rounds and number of examples.
 
-    cold: starts from the zero-shot LLM and not from the warm start. examples: 'pairs' (best and worst of its own texts),
-    'swapped' (the pairs of the loop `dpo`, chosen and rejected swapped at random), 'chosen' (the chosen texts of its own
-    pairs) or 'templates' (full templates, for the users of the loop `dpo`); the last two are learnt by supervised
-    fine-tuning. residual: its reward model reads the history mean, too, so that a text earns what it adds.
+    cold: starts from the zero-shot LLM and not from the warm start. examples: 'pairs' (best and worst of its own
+    texts), 'swapped' (the pairs of the loop `dpo`, chosen and rejected swapped at random), 'chosen' (the chosen texts
+    of its own pairs) or 'templates' (full templates, for the users of the loop `dpo`); the last two are learnt by
+    supervised fine-tuning. residual: its reward model reads the history mean, too, so that a text earns what it adds.
     """
 
     name: str
@@ -42,7 +42,8 @@ class Loop(Choices):
 
     @property
     def borrows(self) -> bool:
-        """Whether its users and pairs are those of the loop `dpo`, so that it samples and rewards nothing of its own."""
+        """Whether its users and pairs are those of the loop `dpo`, so that it samples and rewards nothing of its
+        own."""
         return self.examples in ("swapped", "templates")
 
     @property
@@ -65,12 +66,12 @@ LOOPS = _named(
 class Arm(Choices):
     """One arm of the tables.
 
-    label: its words in figures. question: what it answers. user: the maker of the user's vectors (`comparison.MAKERS`).
-    policy: whose texts, for makers that read texts: a policy's name, or a loop's for that after its last round. item: where
-    item text is from. history: whether re-rankers read the history mean as a second user input. against: the arms it is
-    compared with, where both are there. baseline: its place among the arms that the last round is compared with; None: it is
-    not. shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its inputs are
-    others than theirs). judged: referees read it.
+    label: its words in figures. question: what it answers. user: the maker of the user's vectors
+    (`comparison.MAKERS`). policy: whose texts, for makers that read texts: a policy's name, or a loop's for that
+    after its last round. item: where item text is from. history: whether re-rankers read the history mean as a second
+    user input. against: the arms it is compared with, where both are there. baseline: its place among the arms that
+    the last round is compared with; None: it is not. shared: 'trained' (shared scorers are trained on its texts),
+    'scored' (they only score them) or 'no' (its inputs are others than theirs). judged: referees read it.
     """
 
     name: str
@@ -209,9 +210,9 @@ class Variant:
     """Round 1 with one thing changed, judged on held-out pairs and by referees; or the zero-shot LLM asked otherwise
     (`prompt`).
 
-    alignment, reward: fields of `AlignmentConfig` and `RewardConfig`. residual: a reward model that reads the history mean,
-    too. llm_only: one that never read a template. samples: N texts of a user instead of `llm.train_samples`. grpo: the same
-    texts and rewards without pairs.
+    alignment, reward: fields of `AlignmentConfig` and `RewardConfig`. residual: a reward model that reads the history
+    mean, too. llm_only: one that never read a template. samples: N texts of a user instead of `llm.train_samples`.
+    grpo: the same texts and rewards without pairs.
     """
 
     name: str

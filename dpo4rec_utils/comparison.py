@@ -49,8 +49,8 @@ def fold_studies(study: Study) -> list[Study]:
 
 
 def arm_knowledge(study: Study, name: str) -> ArmKnowledge:
-    """What an arm gives to re-rankers: vectors of users' texts (U, S, T), S texts a user, of items (I, T), zeros where it has
-    none; and the history mean (U, T) where it is a second user input."""
+    """What an arm gives to re-rankers: vectors of users' texts (U, S, T), S texts a user, of items (I, T), zeros
+    where it has none; and the history mean (U, T) where it is a second user input."""
     entry, vectors = arm(name), study.vectors
     return ArmKnowledge(
         name=name,
@@ -186,9 +186,9 @@ def judged_vectors(study: Study, name: str) -> np.ndarray:
 def count_samples(study: Study) -> None:
     """What the best of N texts gains over the mean text, chosen on half of a user's lists and read on the other half.
 
-    By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to `llm.train_samples`, or up
-    to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain, ci_half (half the width of its 95 %
-    interval), users.
+    By the reward model of round 1, for the users whose texts it rewarded, N in powers of two up to
+    `llm.train_samples`, or up to `evaluation.most_samples` texts sampled for this. Rows: samples, reward, r, gain,
+    ci_half (half the width of its 95 % interval), users.
     """
     turn, most = study.round(1), study.config.llm.train_samples
     sampled, model = turn.before, turn.model

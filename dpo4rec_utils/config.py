@@ -70,7 +70,8 @@ SomeNames = (*Names, Field(min_length=1))
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, no unknown keys, no silent conversions (a whole number passes for a float)."""
+    """A part of the configuration: frozen, no unknown keys, no silent conversions (a whole number passes for a
+    float)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

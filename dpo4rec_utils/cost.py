@@ -1,7 +1,7 @@
 """What a run takes on this machine, told before it begins: minutes from a trial of a few seconds, memory and disk.
 
-Sampling and re-rankers are tried. Training, Kullback-Leibler distances and encoding are the same model's or a similar one's
-arithmetic, so they are counted in sampled texts; how many was measured in the default study.
+Sampling and re-rankers are tried. Training, Kullback-Leibler distances and encoding are the same model's or a similar
+one's arithmetic, so they are counted in sampled texts; how many was measured in the default study.
 """
 
 import tempfile
@@ -20,11 +20,11 @@ from dpo4rec_utils.rerankers.training import train_reranker
 from dpo4rec_utils.study import Study
 
 TRIAL_USERS = 48  # half a shard: with fewer, the engine is slower
-# Sampled texts that take as long, in the record of ml-100k: a pair of DPO, an example of supervised fine-tuning, a text whose
-# log-probabilities are compared, a text that is encoded.
+# Sampled texts that take as long, in the record of ml-100k: a pair of DPO, an example of supervised fine-tuning, a
+# text whose log-probabilities are compared, a text that is encoded.
 PAIR, EXAMPLE, COMPARED, ENCODED = 9, 4.6, 2.2, 0.08
-# A re-ranker trained beside another is slower than the one that is tried; the walkthrough does a little of everything; and
-# notebooks start and draw, in minutes.
+# A re-ranker trained beside another is slower than the one that is tried; the walkthrough does a little of
+# everything; and notebooks start and draw, in minutes.
 BESIDE, WALKTHROUGH, NOTEBOOKS = 1.5, 1.1, 3
 TEXT_WIDTH = 384  # of the default encoder
 GIB = 2**30
@@ -89,7 +89,8 @@ def trained_rerankers(config: Config) -> int:
 
 
 def _reward_models(config: Config) -> int:
-    """One a round of every loop that samples its own texts, those of one start shared, and notebook 03's without templates."""
+    """One a round of every loop that samples its own texts, those of one start shared, and notebook 03's without
+    templates."""
     loops = [LOOPS[name] for name in trained_loops(config.evaluation.arms) if not LOOPS[name].borrows]
     first = {(loop.cold, loop.residual) for loop in loops}
     return len(first) + len(loops) * (config.alignment.rounds - 1) + 1

@@ -1,4 +1,5 @@
-"""Where models compute: one CUDA device where there is one, else the CPU; what is faster there; how much memory is free."""
+"""Where models compute: one CUDA device where there is one, else the CPU; what is faster there; how much memory is
+free."""
 
 import functools
 import platform
@@ -15,7 +16,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def the_device() -> str:
-    """'cuda' or 'cpu'. Raises `StudyError` where two GPUs are visible: a study computes on one, and runs beside another."""
+    """'cuda' or 'cpu'. Raises `StudyError` where two GPUs are visible: a study computes on one, and runs beside
+    another."""
     if not torch.cuda.is_available():
         return "cpu"
     if torch.cuda.device_count() > 1:

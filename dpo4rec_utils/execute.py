@@ -52,9 +52,9 @@ def notebook_paths(only: str = "") -> list[Path]:
 def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -> None:
     """Execute notebooks, each written only when it succeeded, then draw the report.
 
-    A run of all of them publishes into a folder beside `results/<profile>`, which replaces it when the last notebook has
-    succeeded: a run that fails leaves what was published as it was. It writes `tables/notebooks.csv` (notebook, seconds,
-    peak_rss_mib). Raises `StudyError` where another process writes the same results.
+    A run of all of them publishes into a folder beside `results/<profile>`, which replaces it when the last notebook
+    has succeeded: a run that fails leaves what was published as it was. It writes `tables/notebooks.csv` (notebook,
+    seconds, peak_rss_mib). Raises `StudyError` where another process writes the same results.
     """
     config, root, paths = load_config(profile, overrides), project_root(), notebook_paths(only)
     _require_engine(config)
@@ -176,7 +176,8 @@ def _execute(path: Path, target: Path, parameters: dict) -> None:
 
 
 def _sentence(error) -> str | None:
-    """What a notebook's error says where it is one of ours or of the system's; None where it is a fault of the program."""
+    """What a notebook's error says where it is one of ours or of the system's; None where it is a fault of the
+    program."""
     refused = re.match(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?$", error.evalue)
     if error.ename in EXPECTED:
         return " ".join(error.evalue.split())
@@ -220,7 +221,8 @@ def install_kernel() -> None:
 
 
 def show_pages_rendered() -> None:
-    """Let JupyterLab of this environment open Markdown files rendered, so that its start page can be read and clicked."""
+    """Let JupyterLab of this environment open Markdown files rendered, so that its start page can be read and
+    clicked."""
     path = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
     plugin = "@jupyterlab/docmanager-extension:plugin"
     settings = read_json(path) if path.exists() else {}

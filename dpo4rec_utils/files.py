@@ -60,7 +60,8 @@ PARTIAL = (
 
 @contextmanager
 def atomic_path(path: Path):
-    """Yield a temporary path of the same name, and rename it onto `path`, written to the disk, when the block succeeds."""
+    """Yield a temporary path of the same name, and rename it onto `path`, written to the disk, when the block
+    succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{PARTIAL}{os.getpid()}-"))
@@ -157,7 +158,8 @@ def write_json(path: Path, content) -> None:
     text = json.dumps(content, indent=1, default=lambda x: x.tolist(), ensure_ascii=False)
     # A list of numbers is one line, not a line a number: records stay readable and small.
     text = re.sub(r"\[\n\s*([-\d.eE+,\sNa]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
-    # So is a short list or object of plain values, such as a step of a training log. Line ends stand between values alone.
+    # So is a short list or object of plain values, such as a step of a training log. Line ends stand between values
+    # alone.
     for begin, end in ("[]", "{}"):
         flat = rf"\{begin}\n\s*([^{{}}\[\]]{{,700}}?)\n\s*\{end}"
         text = re.sub(flat, lambda m, b=begin, e=end: b + re.sub(r"\n\s*", " ", m[1]) + e, text)

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 PACKAGE = "dpo4rec_utils"
-# What moves results between stages without changing them, and plain data: settings enter a key by value, assets by hash,
-# arms by the texts that they lead to, entries of a registry by name and code.
+# What moves results between stages without changing them, and plain data: settings enter a key by value, assets by
+# hash, arms by the texts that they lead to, entries of a registry by name and code.
 INFRASTRUCTURE = frozenset(
     f"{PACKAGE}{name}"
     for name in (
@@ -43,7 +43,8 @@ LIBRARIES = {
 }
 
 
-# Read now, so that a file that is edited while a kernel runs does not name what the kernel computed with the older code.
+# Read now, so that a file that is edited while a kernel runs does not name what the kernel computed with the older
+# code.
 _SOURCES = {str(path): path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("*.py")}
 
 
@@ -93,7 +94,8 @@ def library_versions(module: str) -> dict[str, str]:
 
 
 def installed_versions(distributions) -> dict[str, str]:
-    """Distribution -> installed version. One that is not installed is left out: OpenVINO is an extra that a GPU does without."""
+    """Distribution -> installed version. One that is not installed is left out: OpenVINO is an extra that a GPU does
+    without."""
     versions = {}
     for name in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):

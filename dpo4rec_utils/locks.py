@@ -21,8 +21,8 @@ HOLDS = "DPO4REC_HOLDS"  # the profile whose results folder a parent process wri
 def alone(lock: Path, what: str, wait: float = 0.0):
     """Hold `lock`, a file's path, for a block that writes `what`.
 
-    Where another process holds it: wait up to `wait` seconds, then raise a `StudyError` that names the holder. Who waits for
-    longer than a moment says so.
+    Where another process holds it: wait up to `wait` seconds, then raise a `StudyError` that names the holder. Who
+    waits for longer than a moment says so.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held, holder = FileLock(lock), lock.with_suffix(".holder.json")

@@ -66,5 +66,6 @@ def user_means(values: np.ndarray, user: np.ndarray, users: np.ndarray) -> np.nd
 
 
 def rightly_ordered(differences) -> np.ndarray:
-    """1 where a chosen text has more than the rejected one (a difference above 0), 0 where it has less, 0.5 where both have the same."""
+    """1 where a chosen text has more than the rejected one (a difference above 0), 0 where it has less, 0.5 where
+    both have the same."""
     return (np.sign(np.asarray(differences, dtype=float)) + 1) / 2

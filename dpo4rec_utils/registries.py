@@ -1,8 +1,8 @@
 """What can be chosen by name: backbones, engines, estimates of the reward, built-in data sets. One entry each.
 
-An entry is plain data: a name, words for people, and where its code is, 'module:name', which is imported when it is first
-used. So settings, tables and pages know every name without importing torch. To add one, write its module and add its entry
-here; code outside this package calls `add` before it reads a profile (docs/adapting.md).
+An entry is plain data: a name, words for people, and where its code is, 'module:name', which is imported when it is
+first used. So settings, tables and pages know every name without importing torch. To add one, write its module and
+add its entry here; code outside this package calls `add` before it reads a profile (docs/adapting.md).
 """
 
 import importlib
@@ -33,8 +33,8 @@ class Entry:
 class Backbone(Entry):
     """A re-ranker's core: a module of (hidden, heads, dropout) whose forward(x (B, C, H)) gives scores (B, C).
 
-    reads_history: its forward takes (x, history) and scores with the history's items, rerankers/mir.py; such a backbone stands
-    beside the mean of the others and never inside it.
+    reads_history: its forward takes (x, history) and scores with the history's items, rerankers/mir.py; such a
+    backbone stands beside the mean of the others and never inside it.
     """
 
     reads_history: bool = False
@@ -44,8 +44,8 @@ class Backbone(Entry):
 class Engine(Entry):
     """What samples texts: a class of (policy, config, workspace) with the method of `knowledge.engines.Sampler`.
 
-    settings: what decides its texts besides policy, prompts, seeds and the decoding of `llm`. package: what it needs that is
-    not installed everywhere.
+    settings: what decides its texts besides policy, prompts, seeds and the decoding of `llm`. package: what it needs
+    that is not installed everywhere.
     """
 
     settings: tuple[str, ...] = ()
@@ -54,7 +54,8 @@ class Engine(Entry):
 
 @dataclass(frozen=True)
 class Estimate(Entry):
-    """What pairs are ordered by: a function of (features, realised rewards (P, N)) that gives (P, N), rewards/estimates.py.
+    """What pairs are ordered by: a function of (features, realised rewards (P, N)) that gives (P, N),
+    rewards/estimates.py.
 
     of_lists: it is a mean over a user's lists, so a gap counts more where there are more lists.
     """

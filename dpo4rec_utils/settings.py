@@ -1,7 +1,7 @@
 """Profiles: YAML files read into a `Config`, with one sentence for whatever is wrong with one.
 
-A profile may extend another (`extends: name`). An unknown key, a wrong type or a value out of range raises `ConfigError`,
-which names the key, the value and what is allowed.
+A profile may extend another (`extends: name`). An unknown key, a wrong type or a value out of range raises
+`ConfigError`, which names the key, the value and what is allowed.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ class ConfigError(ValueError):
 def load_config(profile: str, overrides: dict | None = None) -> Config:
     """Read a profile by name, or by the path of a YAML file, and lay `overrides` (nested dict) over it.
 
-    With overrides the profile has a name of its own, `<name>-<hash of the overrides>`, and so a results folder of its own:
-    nothing that a profile has published is replaced by a trial.
+    With overrides the profile has a name of its own, `<name>-<hash of the overrides>`, and so a results folder of its
+    own: nothing that a profile has published is replaced by a trial.
 
     Raises `ConfigError` for an unknown profile, a malformed file, an unknown key, a wrong type or a value out of range.
     """

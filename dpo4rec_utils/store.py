@@ -48,9 +48,9 @@ VALUES = "values.parquet"
 class Stage:
     """One step of the study: what it depends on, how it is built, how it is read back.
 
-    depends: plain data that decides the result, arrays by fingerprint. build(folder) fills an artefact's folder, goes on
-    from what an interruption left there, and returns the record's metrics. read(folder) gives the value of a finished one.
-    The code of `build`'s module and the libraries it computes with are part of the key by themselves.
+    depends: plain data that decides the result, arrays by fingerprint. build(folder) fills an artefact's folder, goes
+    on from what an interruption left there, and returns the record's metrics. read(folder) gives the value of a
+    finished one. The code of `build`'s module and the libraries it computes with are part of the key by themselves.
     """
 
     kind: str
@@ -143,8 +143,8 @@ class Store:
     def make(self, stage: Stage):
         """The value of a stage, built unless it is finished; its record is published, unless `making` is off.
 
-        The record holds metrics, resolved configuration, seed, date, versions, commit, device, wall time and peak memory.
-        Raises `UnmadeStageError` for an unfinished stage with `making` off.
+        The record holds metrics, resolved configuration, seed, date, versions, commit, device, wall time and peak
+        memory. Raises `UnmadeStageError` for an unfinished stage with `making` off.
         """
         done = self.runs / stage.kind / f"{stage.name}-{stage.key}" / "record.json"
         if not done.exists():
@@ -194,7 +194,8 @@ class Store:
         write_json(folder / "record.json", record)
 
     def publish(self, record: dict, values: Path) -> None:
-        """Copy a record and its table, if there is one, to the results with this store's label; list them in `manifest.json`."""
+        """Copy a record and its table, if there is one, to the results with this store's label; list them in
+        `manifest.json`."""
         # An artefact may have been made for another profile that agrees in all it depends on.
         record = record | {"config": self.config, "label": self.label}
         with results_alone(self.root, self.config["profile"], wait=30.0):

@@ -50,8 +50,8 @@ class Study:
     """Data, knowledge, scorers, reward models and policies of one configuration."""
 
     def __init__(self, config: Config, store: Store | None = None, encoder: TextEncoder | None = None):
-        """`store`: where artefacts and records go, by default this checkout. `encoder`: one that other studies use, too: its
-        memory on disk has one writer."""
+        """`store`: where artefacts and records go, by default this checkout. `encoder`: one that other studies use,
+        too: its memory on disk has one writer."""
         self.config, self.seed = config, config.seed
         self.store = store or Store(project_root(), as_dict(config))
         self._encoder = encoder
@@ -109,7 +109,8 @@ class Study:
                 turn = self.round(number)
                 model, pairs, heldout = turn.model, turn.pairs, turn.heldout
             else:
-                # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
+                # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next
+                # steps.
                 self.knowledge.texts(before)
                 # 2. Reward: how well a user's held-out lists are ranked with each text.
                 model = self.reward_models.of(before, sources, loop.residual)
@@ -198,7 +199,8 @@ class Study:
         return vectors, sampled, replace(model, rewards=model.rescore(vectors.policy_vectors(sampled)))
 
     def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of either."""
+        """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of
+        either."""
         config, heldout = config or self.config.alignment, candidates.of(self.knowledge.heldout_users)
         train = build_pairs(self.trained(candidates), config)
         require_pairs(train, config, name)
@@ -215,8 +217,8 @@ class Study:
 
     @functools.cache
     def policy(self, name: str) -> Policy:
-        """A policy by its arm's name; a loop's name is that after its last round, and 'last' the headline's. `StudyError` for a
-        name that is none."""
+        """A policy by its arm's name; a loop's name is that after its last round, and 'last' the headline's.
+        `StudyError` for a name that is none."""
         rounds = self.config.alignment.rounds
         loop, _, number = ("dpo" if name == "last" else name).partition("_round_")
         if loop in LOOPS and (not number or (number.isdigit() and 1 <= int(number) <= rounds)):
@@ -234,7 +236,8 @@ class Study:
 
     @functools.cache
     def variant(self, name: str) -> Round:
-        """Round 1 with one thing changed. Its held-out pairs are those of round 1, unless another reward orders its pairs.
+        """Round 1 with one thing changed. Its held-out pairs are those of round 1, unless another reward orders its
+        pairs.
 
         Where N texts a user make fewer pairs than are asked for, it has as many as they make. Its policy is asked about
         validation users alone: variants are there to be chosen among, and test users are never chosen by.

@@ -1,4 +1,5 @@
-"""What a user takes home: a policy's texts with vectors and rewards as one table, and texts for users who were not in the study."""
+"""What a user takes home: a policy's texts with vectors and rewards as one table, and texts for users who were not in
+the study."""
 
 import tempfile
 from pathlib import Path
@@ -51,9 +52,9 @@ def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = No
 def write_for_new_users(config: Config, policy_name: str, interactions: Path, out: Path) -> pd.DataFrame:
     """Texts and vectors of a policy for the users of a file of interactions, who need not be in the study.
 
-    The file has the columns of the study's own interactions, or user_id, item_id, rating and timestamp; items are those of
-    the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet: user, sample, text,
-    vector. Raises `StudyError` for a policy that is not made and for a file that cannot be used.
+    The file has the columns of the study's own interactions, or user_id, item_id, rating and timestamp; items are
+    those of the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet:
+    user, sample, text, vector. Raises `StudyError` for a policy that is not made and for a file that cannot be used.
     """
     if out.suffix != ".parquet" or out.is_dir():
         raise StudyError(f"--out {out} is written as Parquet; name a file that ends in .parquet.")

@@ -1,4 +1,5 @@
-"""Tiny random language models with the habits of real families: how a text begins, how a turn ends, what a template refuses."""
+"""Tiny random language models with the habits of real families: how a text begins, how a turn ends, what a template
+refuses."""
 
 import json
 from pathlib import Path
@@ -96,7 +97,8 @@ def made_model(family: str, folder: Path, seed: int = 0) -> str:
 
 
 def made_gguf(architecture: str, folder: Path) -> str:
-    """A folder with a random Qwen as GGUF, F16, as llama.cpp's converter lays it out; its path as `llm.model` takes it."""
+    """A folder with a random Qwen as GGUF, F16, as llama.cpp's converter lays it out; its path as `llm.model` takes
+    it."""
     tokenizer = made_tokenizer("qwen")
     torch.manual_seed(0)
     size = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -23,7 +23,8 @@ LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies", "logps/chosen
 class Recipe(Choices):
     """How a policy is trained, its name and `method`, and what the policy then says of itself, as in `Policy`.
 
-    Policies of one round share their seed, so a control starts from the same adapter and reads its examples in the same order.
+    Policies of one round share their seed, so a control starts from the same adapter and reads its examples in the
+    same order.
     """
 
     name: str

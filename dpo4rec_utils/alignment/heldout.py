@@ -19,10 +19,11 @@ DESCRIBED = ["user", "tokens", "realised", *(f"probe_{name}" for name in JUDGES)
 def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
     """Log-ratio of a round's policy and the policy before it: chosen less rejected text of every held-out pair.
 
-    Values: user, tokens, realised, probes (see `probe.described_pairs`) and value, the difference of log-ratios in nats; a pair
-    is ordered rightly where it is above 0. Log-probabilities count the texts' end, as training does. Metrics: loop, round,
-    pairs (of GRPO: groups) and pair_users trained on, and `kl`, the mean log-ratio of new texts of validation users in nats a text without its
-    end, an estimate of the Kullback-Leibler divergence from the policy before.
+    Values: user, tokens, realised, probes (see `probe.described_pairs`) and value, the difference of log-ratios in
+    nats; a pair is ordered rightly where it is above 0. Log-probabilities count the texts' end, as training does.
+    Metrics: loop, round, pairs (of GRPO: groups) and pair_users trained on, and `kl`, the mean log-ratio of new texts
+    of validation users in nats a text without its end, an estimate of the Kullback-Leibler divergence from the policy
+    before.
     """
     pairs, prompts = turn.heldout.sort_values("user", kind="stable"), knowledge.prompts()
     texts = knowledge.texts(turn.after)
@@ -49,5 +50,6 @@ def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
 
 @functools.lru_cache(maxsize=8)
 def _log_probs(policy: Policy, prompts: tuple[str, ...], texts: tuple[str, ...]) -> np.ndarray:
-    """Kept, because the loops that borrow the headline's pairs are compared with the same policies on the same texts."""
+    """Kept, because the loops that borrow the headline's pairs are compared with the same policies on the same
+    texts."""
     return completion_log_probs(policy, prompts, texts, ended=True)

@@ -17,8 +17,8 @@ def completion_log_probs(
 ) -> np.ndarray:
     """(n,) log-probability of each completion after its prompt, summed over tokens, in nats, in fp32.
 
-    `ended` counts the token that ends the turn, as training does. A pass takes whole runs of one prompt until it has `rows`
-    completions, so that equal prompts side by side are computed once.
+    `ended` counts the token that ends the turn, as training does. A pass takes whole runs of one prompt until it has
+    `rows` completions, so that equal prompts side by side are computed once.
     """
     model, tokenizer = load_model(policy), load_tokenizer(policy.model)
     end, out = [turn_end(policy.model)] if ended else [], []

@@ -1,7 +1,8 @@
-"""Prefix sharing: every distinct prompt of a batch is computed once for all its completions (Wang et al., arXiv 2410.20305).
+"""Prefix sharing: every distinct prompt of a batch is computed once for all its completions (Wang et al., arXiv
+2410.20305).
 
-Rows are packed as [prompt | completion | completion | ...] with positions that restart and a mask that hides completions
-from each other, and logits are computed at completion positions only. Nothing here knows a loss.
+Rows are packed as [prompt | completion | completion | ...] with positions that restart and a mask that hides
+completions from each other, and logits are computed at completion positions only. Nothing here knows a loss.
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ class PackedRows:
 
 
 def pack_rows(input_ids, attention_mask, labels, pad_token_id: int) -> PackedRows:
-    """Pack (N, L) right-padded rows, labels -100 on the prompt, into one row a distinct prompt: [prompt | c1 | c2 | ...].
+    """Pack (N, L) right-padded rows, labels -100 on the prompt, into one row a distinct prompt: [prompt | c1 | c2 |
+    ...].
 
     Positions restart after the prompt for every completion, and the mask hides completions from each other, so hidden
-    states equal those of the unpacked rows. Of a preference batch, chosen and rejected share a row, and so do all pairs of
-    one user that stand in the batch.
+    states equal those of the unpacked rows. Of a preference batch, chosen and rejected share a row, and so do all
+    pairs of one user that stand in the batch.
     """
     starts = (labels != -100).int().argmax(dim=1).tolist()
     ends = attention_mask.sum(dim=1).tolist()
@@ -83,8 +85,8 @@ def prefix_shared_forward(model, pad_token_id: int, *, input_ids, attention_mask
     inside = columns - (labels != -100).int().argmax(dim=1)[rows]
     # A completion's first token is predicted by the prompt's last column, every other by the token before it.
     source = torch.where(inside == 0, 0, packed.offset[rows] + inside)
-    # Not logits[group, source]: completions share the prompt's last column, and the gradient of plain indexing would add
-    # there in whatever order the threads come, so that two runs would differ.
+    # Not logits[group, source]: completions share the prompt's last column, and the gradient of plain indexing would
+    # add there in whatever order the threads come, so that two runs would differ.
     picked = logits.flatten(0, 1).index_select(0, packed.group[rows] * logits.shape[1] + source).float()
     target = labels[rows, columns]
     normaliser = picked.logsumexp(dim=1)

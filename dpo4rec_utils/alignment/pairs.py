@@ -55,8 +55,8 @@ class Candidates:
 
 @dataclass(frozen=True)
 class PairRules:
-    """What pairs are ordered by, whether texts that were cut may be paired, and how many texts of a user there are to choose
-    from, the first ones (None: all)."""
+    """What pairs are ordered by, whether texts that were cut may be paired, and how many texts of a user there are to
+    choose from, the first ones (None: all)."""
 
     reward: RewardConfig
     finished_only: bool
@@ -95,8 +95,8 @@ def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rul
 def build_pairs(candidates: Candidates, config: AlignmentConfig) -> pd.DataFrame:
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
-    No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes no pair.
-    Columns: COLUMNS.
+    No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes no
+    pair. Columns: COLUMNS.
     """
     rows, texts = [], candidates.texts
     for i, user in enumerate(candidates.users):

@@ -1,7 +1,7 @@
 """Can it be learned at all? A linear probe, cross-validated over users, guesses which text of a pair is preferred.
 
-What probes cannot tell from texts and histories is most likely the noise of a user's few lists. What the longer text wins by
-itself is length.
+What probes cannot tell from texts and histories is most likely the noise of a user's few lists. What the longer text
+wins by itself is length.
 """
 
 import itertools
@@ -29,8 +29,8 @@ def pair_differences(values: np.ndarray, candidates: Candidates, pairs: pd.DataF
 
 
 def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of `JUDGES`, each of the
-    chosen text less that of the rejected one. Probes were not fitted on users of fold -1."""
+    """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of `JUDGES`, each
+    of the chosen text less that of the rejected one. Probes were not fitted on users of fold -1."""
     features, columns = candidates.features, {"tokens": candidates.features.tokens, "realised": candidates.realised}
     # A text that may not be paired says nothing: it has the mean of its user's others, and 0 where there are none.
     allowed = np.isfinite(candidates.rewards)
@@ -41,9 +41,11 @@ def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame
 
 
 def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, reward: RewardConfig) -> Stage:
-    """How often each probe orders pairs rightly, for pairs by realised and by amortised rewards, as they are and at equal length.
+    """How often each probe orders pairs rightly, for pairs by realised and by amortised rewards, as they are and at
+    equal length.
 
-    `name`: the policy whose texts these are. Values: estimate, equal_length, probe, user, value (see `metrics.rightly_ordered`).
+    `name`: the policy whose texts these are. Values: estimate, equal_length, probe, user, value (see
+    `metrics.rightly_ordered`).
     """
 
     def build(folder):

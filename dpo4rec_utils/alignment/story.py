@@ -13,8 +13,8 @@ from dpo4rec_utils.rewards.values import user_rewards
 def claimed_changes(vectors: TextVectors, turn: Round) -> pd.Series:
     """What a round changes for each train user that has a pair, by reward models trained without the user's lists.
 
-    These models made the pairs, so this is the loop's own view and no evidence. Log-likelihood of the new texts less that
-    of the old ones, in nats; index: user (position), sorted from worst to best.
+    These models made the pairs, so this is the loop's own view and no evidence. Log-likelihood of the new texts less
+    that of the old ones, in nats; index: user (position), sorted from worst to best.
     """
     knowledge = vectors.knowledge
     samples, users = knowledge.config.llm.evaluation_samples, knowledge.data.cohort.of("train")
@@ -26,9 +26,9 @@ def claimed_changes(vectors: TextVectors, turn: Round) -> pd.Series:
 def story(vectors: TextVectors, turn: Round, user: int) -> dict:
     """One train user through a round.
 
-    Returns `question`, the user turn of the prompt; `samples` (text; realised, what the user's own lists say of it; role,
-    what the pairs made of it); `before` and `after`, a text each; `ranking`, the user's first list (item, liked, rank_before,
-    rank_after) by a model trained without this user's lists.
+    Returns `question`, the user turn of the prompt; `samples` (text; realised, what the user's own lists say of it;
+    role, what the pairs made of it); `before` and `after`, a text each; `ranking`, the user's first list (item,
+    liked, rank_before, rank_after) by a model trained without this user's lists.
     """
     knowledge, policies = vectors.knowledge, {"before": turn.before, "after": turn.after}
     texts = {name: knowledge.texts(policy) for name, policy in policies.items()}

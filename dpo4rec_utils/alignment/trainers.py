@@ -107,8 +107,8 @@ class PlainProgress(TrainerCallback):
 def micro_batch(prompts: pd.Series, batch_size: int, at_once: int = 2) -> int:
     """Rows of a forward pass, a power of two that divides `batch_size`: about `at_once` prompts with all their rows.
 
-    At most two rows a prompt are counted: a pass is no larger where a user has many pairs. Gradients are accumulated to the
-    batch size.
+    At most two rows a prompt are counted: a pass is no larger where a user has many pairs. Gradients are accumulated
+    to the batch size.
     """
     rows = at_once * min(2, max(1, len(prompts) // prompts.nunique()))
     return math.gcd(batch_size, 2 ** int(math.log2(rows)))
@@ -285,8 +285,8 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
         pairs.prompt,
         max_length=None,
         beta=config.beta,
-        # Preferring alone lets the likelihood of both texts fall; the second term holds that of the chosen one (Pang et al.,
-        # Iterative Reasoning Preference Optimization, arXiv 2404.19733).
+        # Preferring alone lets the likelihood of both texts fall; the second term holds that of the chosen one (Pang
+        # et al., Iterative Reasoning Preference Optimization, arXiv 2404.19733).
         loss_type=[config.loss] + (["sft"] if config.chosen_weight else []),
         loss_weights=[1.0] + ([config.chosen_weight] if config.chosen_weight else []),
         label_smoothing=config.label_smoothing,
@@ -312,10 +312,10 @@ def align(policy: Policy, pairs: pd.DataFrame, run: Run) -> list[dict]:
 def grpo(policy: Policy, groups: pd.DataFrame, run: Run) -> list[dict]:
     """GRPO (Shao et al., arXiv 2402.03300) on rows of prompt, texts and rewards.
 
-    Every text weighs by its reward less the mean of its prompt's texts, over their deviation; one without a reward weighs
-    nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps as `config.pairs` pairs
-    take (an equal budget of samples), and taken as the policy's own at every step. No penalty for leaving the reference. Raises `StudyError`
-    without groups.
+    Every text weighs by its reward less the mean of its prompt's texts, over their deviation; one without a reward
+    weighs nothing. The texts are not sampled anew but those that DPO's pairs are made of, in as many steps as
+    `config.pairs` pairs take (an equal budget of samples), and taken as the policy's own at every step. No penalty
+    for leaving the reference. Raises `StudyError` without groups.
     """
     if groups.empty:
         raise StudyError("No rewarded texts for GRPO: sample more texts a user.")

@@ -1,7 +1,7 @@
 """Users with their histories and futures, and the user split; the protocol is asserted while they are built.
 
-Each user's interactions are sorted stably by time; the first min(ceil(n/2), limit) are the history (KAR, arXiv 2306.10933,
-section 5.1). Users, not rows, are split.
+Each user's interactions are sorted stably by time; the first min(ceil(n/2), limit) are the history (KAR, arXiv
+2306.10933, section 5.1). Users, not rows, are split.
 """
 
 import hashlib

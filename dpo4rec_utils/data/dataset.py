@@ -19,11 +19,11 @@ MOST_TAGS = 200  # values of an attribute that re-rankers read as a feature, the
 class Dataset:
     """Two tables with a fresh RangeIndex, and what is to be said about them.
 
-    interactions: user_id, item_id (str), rating (float; 1 for implicit feedback), timestamp (a number to sort by). items:
-    item_id (str), title, year (Int64, may be missing), and one column of tuples of str for each of `attributes`. order: what
-    `timestamp` is: 'time', 'position', or 'arbitrary' (seeded, because the data have neither). dropped: reason -> rows left
-    out. notes: sentences that stand wherever a number of this data set is shown. users: user_id -> words about the user (age,
-    gender, occupation), for a catalogue that has them.
+    interactions: user_id, item_id (str), rating (float; 1 for implicit feedback), timestamp (a number to sort by).
+    items: item_id (str), title, year (Int64, may be missing), and one column of tuples of str for each of
+    `attributes`. order: what `timestamp` is: 'time', 'position', or 'arbitrary' (seeded, because the data have
+    neither). dropped: reason -> rows left out. notes: sentences that stand wherever a number of this data set is
+    shown. users: user_id -> words about the user (age, gender, occupation), for a catalogue that has them.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Dataset:
 def validated(dataset: Dataset) -> Dataset:
     """Return the data set without the rows that cannot be used, or raise `StudyError` naming what is wrong with it.
 
-    Rows without user, item or a number where one is needed, and items without id or title, are dropped and counted; more than
-    1 % of either is an error. Interactions with items that are not listed are dropped and counted apart. A repeated item or
-    a repeated interaction is an error. Control characters in titles and values become spaces.
+    Rows without user, item or a number where one is needed, and items without id or title, are dropped and counted;
+    more than 1 % of either is an error. Interactions with items that are not listed are dropped and counted apart. A
+    repeated item or a repeated interaction is an error. Control characters in titles and values become spaces.
     """
     inter, items, dropped = dataset.interactions, dataset.items, Counter(dataset.dropped)
     for table, name in ((inter, "interactions"), (items, "items")):
@@ -80,7 +80,8 @@ def validated(dataset: Dataset) -> Dataset:
 
 
 def usable(inter: pd.DataFrame, name: str) -> tuple[pd.DataFrame, int]:
-    """The interactions with user, item and numbers, and how many lack one; `StudyError` where these are more than 1 %."""
+    """The interactions with user, item and numbers, and how many lack one; `StudyError` where these are more than 1
+    %."""
     bad = inter.isna().any(axis=1) | ~np.isfinite(inter[["rating", "timestamp"]].astype(float)).all(axis=1)
     if bad.mean() > MOST_BAD_ROWS:
         row = inter[bad].iloc[0]

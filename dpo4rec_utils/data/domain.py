@@ -1,7 +1,7 @@
 """Domains: the words of a catalogue as data, one YAML file with Jinja2 templates, checked when it is read.
 
-A domain says how users are asked, how an answer begins, how a templated profile and an item's text are written. Adding one
-touches no Python: copy a file of `knowledge/domains/`, or name your own by path in `data.domain`.
+A domain says how users are asked, how an answer begins, how a templated profile and an item's text are written.
+Adding one touches no Python: copy a file of `knowledge/domains/`, or name your own by path in `data.domain`.
 """
 
 import functools
@@ -39,11 +39,12 @@ class ItemWords(_Part):
 class Domain(_Part):
     """The words of one kind of catalogue.
 
-    attribute: the item attribute whose values are counted as liked and disliked, or null. system: the system turn, or null
-    for the chat template's own. completion: the prompt of an LLM without a chat template; the prefix follows on a line of its own. user: question and prefix by name. profile: phrasings of a templated profile, which continue
-    the prefix. Templates of users know `titles`, `liked` and `disliked` (name and count each), `decades`, `demographics`; those of
-    profiles `titles`, `values`, `decades`, `avoided` (names); those of items `title`, `year` and every attribute (a list). An absent
-    fact is an empty list, or None.
+    attribute: the item attribute whose values are counted as liked and disliked, or null. system: the system turn, or
+    null for the chat template's own. completion: the prompt of an LLM without a chat template; the prefix follows on
+    a line of its own. user: question and prefix by name. profile: phrasings of a templated profile, which continue
+    the prefix. Templates of users know `titles`, `liked` and `disliked` (name and count each), `decades`,
+    `demographics`; those of profiles `titles`, `values`, `decades`, `avoided` (names); those of items `title`, `year`
+    and every attribute (a list). An absent fact is an empty list, or None.
     """
 
     attribute: str | None = None
@@ -56,7 +57,8 @@ class Domain(_Part):
 
 @functools.cache
 def load_domain(name: str) -> Domain:
-    """A domain by its file's name, or by a path; `StudyError` in one sentence for one that is not there or malformed."""
+    """A domain by its file's name, or by a path; `StudyError` in one sentence for one that is not there or
+    malformed."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))

@@ -43,7 +43,8 @@ class CandidateLists:
 
 @dataclass(frozen=True)
 class Draw:
-    """Which lists are drawn: `protocol` names the negatives, `seed` is the root seed, `later` takes a user's later lists."""
+    """Which lists are drawn: `protocol` names the negatives, `seed` is the root seed, `later` takes a user's later
+    lists."""
 
     protocol: str
     seed: int
@@ -53,9 +54,10 @@ class Draw:
 def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw) -> CandidateLists:
     """Candidate lists for every user of the cohort.
 
-    protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both without
-    replacement from items the user never interacted with. A user's negatives depend on (seed, protocol, user) alone.
-    `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever sees.
+    protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both
+    without replacement from items the user never interacted with. A user's negatives depend on (seed, protocol, user)
+    alone. `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever
+    sees.
     """
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
     size, skip = config.positives_per_list, config.max_lists if draw.later else 0
@@ -120,7 +122,8 @@ class NegativeSampler:
 
 
 def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
-    """Assert the protocol: unique candidates, none from the history, negatives never interacted with, labels observed."""
+    """Assert the protocol: unique candidates, none from the history, negatives never interacted with, labels
+    observed."""
     ordered = np.sort(lists.items, axis=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
         raise StudyError("A candidate list holds an item twice.")

@@ -111,7 +111,8 @@ def _read_official_100k(folder: Path):
 def load_ml_1m(path: Path | None = None) -> Dataset:
     """MovieLens-1M: about a million ratings, 6,040 users, 3,883 items.
 
-    From the official archive, or from a known reconstruction, which the notes say. Raises `StudyError` for any other file.
+    From the official archive, or from a known reconstruction, which the notes say. Raises `StudyError` for any other
+    file.
     """
     path = path or assets.archive(ML_1M_URL)
     reconstructed = file_sha256(path) == RECONSTRUCTION

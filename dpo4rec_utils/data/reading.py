@@ -1,7 +1,9 @@
-"""Tables as people have them: CSV, TSV, Parquet, JSON lines, RecBole's atomic files, plain, gzipped or inside a zip archive.
+"""Tables as people have them: CSV, TSV, Parquet, JSON lines, RecBole's atomic files, plain, gzipped or inside a zip
+archive.
 
-What is read is text until a loader says otherwise, so that an identifier `007` stays one. Files are read as streams, a part
-at a time, so that one of many gigabytes needs no more memory than a small one; Parquet alone is taken in whole, compressed.
+What is read is text until a loader says otherwise, so that an identifier `007` stays one. Files are read as streams,
+a part at a time, so that one of many gigabytes needs no more memory than a small one; Parquet alone is taken in
+whole, compressed.
 """
 
 import gzip
@@ -29,11 +31,12 @@ PART = 20_000  # rows
 
 
 def read_parts(source: Path, member: str | None = None, **options) -> Iterator[pd.DataFrame]:
-    """The tables of a file, of every file of a folder (by name), or of `member` of a zip archive, in parts of 20,000 rows.
+    """The tables of a file, of every file of a folder (by name), or of `member` of a zip archive, in parts of 20,000
+    rows.
 
-    Cells are text (lists stay lists), missing ones None or NaN. `options` go to pandas' reader of separated text. Raises
-    `StudyError` in one sentence with the file's name for one that is gone, empty, cut, of an unknown kind, in another
-    encoding or malformed, with the line where the format tells it.
+    Cells are text (lists stay lists), missing ones None or NaN. `options` go to pandas' reader of separated text.
+    Raises `StudyError` in one sentence with the file's name for one that is gone, empty, cut, of an unknown kind, in
+    another encoding or malformed, with the line where the format tells it.
     """
     rows = 0
     for name, file in _sources(source, member):
@@ -171,7 +174,8 @@ def _one_sentence(name: str) -> Iterator[None]:
     except (EOFError, OSError, zlib.error) as error:
         kind = "gzip file" if name.endswith(".gz") else "file"
         raise StudyError(f"{name} is no whole {kind} ({error}); fetch it again.") from None
-    # What readers raise for an encoding or separator that is none, an encrypted member, a compression they do not know, ...
+    # What readers raise for an encoding or separator that is none, an encrypted member, a compression they do not
+    # know, ...
     except (
         pd.errors.ParserError,
         pd.errors.ParserWarning,

@@ -64,7 +64,8 @@ def _reading(config: DataConfig) -> dict:
 
 
 def _listed(config: DataConfig, items: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The interactions as text, without those of unlisted items, and how many these were; where most are, all of them."""
+    """The interactions as text, without those of unlisted items, and how many these were; where most are, all of
+    them."""
     table, listed = pd.concat(_parts(config, "interactions"), ignore_index=True), set(items)
     is_listed = table.item.isna() | table.item.isin(listed)
     return (

@@ -16,8 +16,8 @@ PLAIN = {
 
 
 def plain_lines(profiles: list[Records]) -> str:
-    """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round, of the baseline and their difference, a data set
-    after another; what the one re-ranker for all texts does not confirm is said."""
+    """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round, of the baseline and their difference, a
+    data set after another; what the one re-ranker for all texts does not confirm is said."""
     rounds = profiles[0].config["alignment"]["rounds"]
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in PLAIN.items()]
     return "\n".join([f"NDCG@7 after {rounds} rounds of DPO:", "", *lines])
@@ -39,12 +39,12 @@ def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
 
 
 def answer(records: Records) -> dict[str, str]:
-    """Lines by name: above, no difference seen, below, history mean + last round, confirmed, learning, seen on; NDCG@7 under
-    popularity negatives by own scorers.
+    """Lines by name: above, no difference seen, below, history mean + last round, confirmed, learning, seen on;
+    NDCG@7 under popularity negatives by own scorers.
 
-    The last round is above a baseline where the interval of the mean over backbones that do not read the history lies above
-    zero, and below where it lies below; a backbone that reads it stands beside. Intervals are not corrected for the number
-    of baselines, the counts of backbones are.
+    The last round is above a baseline where the interval of the mean over backbones that do not read the history lies
+    above zero, and below where it lies below; a backbone that reads it stands beside. Intervals are not corrected for
+    the number of baselines, the counts of backbones are.
     """
     rows = _own(tables.headline(records))
     last = rows[(rows.arm == records.last) & (rows.group == "mean")]
@@ -78,7 +78,8 @@ def _line(row, rows: pd.DataFrame) -> str:
 
 
 def learning_line(records: Records) -> str:
-    """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' lists and referees."""
+    """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' lists and
+    referees."""
     try:
         table = loop_tables.learning(records)
     except MissingRecordError:
@@ -111,8 +112,8 @@ def _referees(records: Records) -> list[str]:
 
 
 def verdict(records: Records) -> str:
-    """What the last round is above, not told apart from and below; which of the gains the one re-ranker for all texts does not
-    confirm; which rounds are not seen to learn; what a stage got less of than it asked for."""
+    """What the last round is above, not told apart from and below; which of the gains the one re-ranker for all texts
+    does not confirm; which rounds are not seen to learn; what a stage got less of than it asked for."""
     rows = _own(tables.last_round(records))
     sides = {row.baseline: words.side(row.ci_low, row.ci_high) for row in rows.itertuples()}
     parts = []
@@ -127,8 +128,9 @@ def verdict(records: Records) -> str:
 
 
 def differences(profiles: list[Records]) -> pd.DataFrame:
-    """The last round above every baseline, and on top of the history mean above no text and another user's; two columns a data
-    set: the backbones that do not read the history, with the interval, and those that do, without. Bold: zero is outside."""
+    """The last round above every baseline, and on top of the history mean above no text and another user's; two
+    columns a data set: the backbones that do not read the history, with the interval, and those that do, without.
+    Bold: zero is outside."""
     columns: dict[str, dict[str, str]] = {}
     for records in profiles:
         rows = _own(tables.headline(records))

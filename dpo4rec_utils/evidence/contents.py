@@ -84,8 +84,8 @@ VIEW = (10, 8)  # rows and columns of a table that fit a notebook
 def show(records: Records, name: str, where: str = "", columns: tuple[str, ...] = ()) -> None:
     """Write a table as `table` does and show its first ten rows, with a link to the whole.
 
-    where: a pandas query, such as "k == 7"; columns: eight at most, the first eight where none are named. Texts stand in
-    full and are escaped.
+    where: a pandas query, such as "k == 7"; columns: eight at most, the first eight where none are named. Texts stand
+    in full and are escaped.
     """
     whole = table(records, name)
     rows = whole.query(where) if where else whole
@@ -99,7 +99,8 @@ def show(records: Records, name: str, where: str = "", columns: tuple[str, ...] 
 
 
 def figure(records: Records, name: str) -> None:
-    """Write a figure as `draw` does, show what was written and print its finding; or say that the profile has no such arm."""
+    """Write a figure as `draw` does, show what was written and print its finding; or say that the profile has no such
+    arm."""
     try:
         finding = draw(records, name)
     except NotAskedError as error:

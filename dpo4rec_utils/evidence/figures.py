@@ -12,7 +12,8 @@ from dpo4rec_utils.files import NotAskedError
 
 
 def power(records: Records):
-    """Smallest difference that a test of one backbone finds four times out of five, averaged over backbones, by users."""
+    """Smallest difference that a test of one backbone finds four times out of five, averaged over backbones, by
+    users."""
     table, users = tables.power(records), tables.count_test_users(records)
     table = table[(table.baseline == "zero_shot") & (table.backbone != "mean")]
     figure, axis = plots.blank(height=4.2)
@@ -224,8 +225,8 @@ def preference(records: Records):
 def variants(records: Records):
     """Share of held-out pairs that one round orders rightly with one thing changed, beside "the longer wins".
 
-    A variant with another reward has pairs of its own, so it is not ranked among the others. Raises `NotAskedError` where the
-    profile trains no variant.
+    A variant with another reward has pairs of its own, so it is not ranked among the others. Raises `NotAskedError`
+    where the profile trains no variant.
     """
     table = loop_tables.variants(records)
     trained = table[~table.policy.isin(["dpo_round_1", "random_labels_round_1"])]

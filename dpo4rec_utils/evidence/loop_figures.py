@@ -63,7 +63,8 @@ def similarity(records: Records):
 
 
 def split_half(records: Records):
-    """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a kind."""
+    """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a
+    kind."""
     halves = records.metrics("reward", loop_tables.start(records)).get("split_half")
     if halves is None:
         raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
@@ -126,7 +127,8 @@ def probe(records: Records):
 
 
 def heldout(records: Records):
-    """Share of held-out pairs that each round's policy orders rightly, beside "the longer wins" and probes of the texts."""
+    """Share of held-out pairs that each round's policy orders rightly, beside "the longer wins" and probes of the
+    texts."""
     table = loop_tables.learning(records)
     table["name"] = [label(round_name(row["round"], row["loop"])) for _, row in table.iterrows()]
     columns = {"the policy": "heldout_accuracy", "lengths within two tokens": "matched_accuracy"}

@@ -48,7 +48,8 @@ def start(records: Records) -> str:
 
 
 def trained_policies(records: Records, loops: list[str] | None = None) -> list[str]:
-    """Names of the policies after each round of these loops, or of all that this profile trains, the headline's first."""
+    """Names of the policies after each round of these loops, or of all that this profile trains, the headline's
+    first."""
     numbers = range(1, records.config["alignment"]["rounds"] + 1)
     return [
         round_name(r, loop) for loop in loops or trained_loops(records.config["evaluation"]["arms"]) for r in numbers
@@ -56,8 +57,8 @@ def trained_policies(records: Records, loops: list[str] | None = None) -> list[s
 
 
 def probe(records: Records) -> pd.DataFrame:
-    """Can it be learned? How often probes and "the longer wins" order pairs rightly, for two estimates of the reward: estimate,
-    equal_length, probe, pairs, users, accuracy, ci_low, ci_high (of users)."""
+    """Can it be learned? How often probes and "the longer wins" order pairs rightly, for two estimates of the reward:
+    estimate, equal_length, probe, pairs, users, accuracy, ci_low, ci_high (of users)."""
     name, rows = start(records), []
     values, sizes = records.values("probe", name), records.metrics("probe", name)["sizes"]
     for (estimate, equal, probe_name), part in values.groupby(
@@ -78,8 +79,8 @@ MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
 
 
 def learning(records: Records, policies: list[str] | None = None) -> pd.DataFrame:
-    """The columns of `rounds` that held-out pairs and texts tell, before any referee has read a text; a row a round of every
-    loop, or a policy of `policies`."""
+    """The columns of `rounds` that held-out pairs and texts tell, before any referee has read a text; a row a round
+    of every loop, or a policy of `policies`."""
     rows = []
     for name in policies or trained_policies(records):
         metrics, texts = records.metrics("heldout", name), records.metrics("texts", name)
@@ -94,15 +95,16 @@ def learning(records: Records, policies: list[str] | None = None) -> pd.DataFram
 def rounds(records: Records) -> pd.DataFrame:
     """What every round of every loop was given, has learnt and is worth: a row a loop and round.
 
-    pairs, pair_users: trained on. heldout_*: share of held-out pairs that the policy orders rightly, by the sign of its
-    log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the longer text;
-    matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. over_random: DPO's accuracy less that of
-    random labels of the same round on the same pairs. realised_accuracy: how often the
-    log-ratio agrees with the realised reward of the same pairs, and label_realised: how often the pairs' own order does.
-    facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector, and all that the
-    amortised reward is made of, which makes the last a ceiling. reward_*: change by the round's own reward model, referees_validation: by referees (t in
-    referees_t), both log-likelihood in nats a candidate against the policy before the round. kl: nats a text from the
-    policy before. mean_tokens, finished (share), distinct_texts (share): of all texts.
+    pairs, pair_users: trained on. heldout_*: share of held-out pairs that the policy orders rightly, by the sign of
+    its log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the
+    longer text; matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. over_random: DPO's
+    accuracy less that of random labels of the same round on the same pairs. realised_accuracy: how often the
+    log-ratio agrees with the realised reward of the same pairs, and label_realised: how often the pairs' own order
+    does. facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector,
+    and all that the amortised reward is made of, which makes the last a ceiling. reward_*: change by the round's own
+    reward model, referees_validation: by referees (t in referees_t), both log-likelihood in nats a candidate against
+    the policy before the round. kl: nats a text from the policy before. mean_tokens, finished (share), distinct_texts
+    (share): of all texts.
     """
     values, rows = referee_values(records), []
     for turn in records.metrics("referees", "rounds")["turns"]:
@@ -151,7 +153,8 @@ ROUNDS = [
 
 
 def _pair_shares(pairs: pd.DataFrame) -> dict:
-    """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, realised, probes, value)."""
+    """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, realised, probes,
+    value)."""
     user, margin = pairs.user.to_numpy(), pairs.value.to_numpy()
     matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
     shares = {
@@ -181,7 +184,8 @@ def _interval(name: str, share: tuple[float, float, float], value: str = "_accur
 
 
 def _over_random(records: Records, name: str) -> dict:
-    """How much more often a round of DPO orders the pairs rightly than random labels of the same round, pair by pair."""
+    """How much more often a round of DPO orders the pairs rightly than random labels of the same round, pair by
+    pair."""
     loop, _, number = name.partition("_round_")
     if loop != "dpo":
         return _interval("over_random", (float("nan"),) * 3, "")
@@ -243,7 +247,8 @@ def ablation_knowledge(records: Records) -> pd.DataFrame:
 
 
 def ablation_adapter(records: Records) -> pd.DataFrame:
-    """NDCG@7 (list means) of PRM with other adapters, with item text and with the last round's: adapter, arm, mean, std, seeds."""
+    """NDCG@7 (list means) of PRM with other adapters, with item text and with the last round's: adapter, arm, mean,
+    std, seeds."""
     rows, order = [], ["hea", "moe", "mlp", "hea-no-interaction"]
     for adapter in order:
         for arm in ("item", records.last):
@@ -289,10 +294,10 @@ def ablation_preference(records: Records) -> pd.DataFrame:
 def variants(records: Records) -> pd.DataFrame:
     """What one round learns with one thing changed: round 1, random labels and every trained variant.
 
-    Columns as in `rounds`; mean_tokens, finished and distinct_texts are of validation users' texts for variants, who have no
-    others, and of all users' for the first two rows. pairs of GRPO: its groups. referees_ci_half: half the width of the 95 %
-    interval of users; minutes: of training. A variant with another reward is judged on pairs by that reward, all others on
-    the pairs of round 1.
+    Columns as in `rounds`; mean_tokens, finished and distinct_texts are of validation users' texts for variants, who
+    have no others, and of all users' for the first two rows. pairs of GRPO: its groups. referees_ci_half: half the
+    width of the 95 % interval of users; minutes: of training. A variant with another reward is judged on pairs by
+    that reward, all others on the pairs of round 1.
     """
     trained = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
     names = [
@@ -318,12 +323,13 @@ def _later(name: str) -> bool:
 def rewards_by_round(records: Records) -> pd.DataFrame:
     """round, split, reward, mean, difference_to_round_0, t, mean_tokens, distinct_texts.
 
-    Splits are train users (whose lists the referees were trained on), validation users (who set their temperature), test
-    users, and 'train_later', the later lists of train users, where anybody has some. `distinct_texts` and `mean_tokens` are of all texts.
+    Splits are train users (whose lists the referees were trained on), validation users (who set their temperature),
+    test users, and 'train_later', the later lists of train users, where anybody has some. `distinct_texts` and
+    `mean_tokens` are of all texts.
 
-    Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward` is
-    'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own view,
-    its differences summed over rounds; the level has no meaning across models and is left out).
+    Round 0 is the policy before the first DPO round; -1 is the zero-shot LLM where a warm start precedes it. `reward`
+    is 'independent_log_likelihood', 'independent_ndcg' (referees) or 'claimed_log_likelihood' (the reward models' own
+    view, its differences summed over rounds; the level has no meaning across models and is left out).
     """
     metrics = records.metrics("referees", "rounds")
     loop, values, rows = metrics["loop"], referee_values(records), []
@@ -348,8 +354,8 @@ def rewards_by_round(records: Records) -> pd.DataFrame:
 
 
 def cost(records: Records) -> pd.DataFrame:
-    """What a round takes and gives: round, mean (independent log-likelihood, test users), difference_to_round_0, t, ci_half
-    (of its 95 % interval), minutes of sampling, rewarding and training so far, gain_a_minute."""
+    """What a round takes and gives: round, mean (independent log-likelihood, test users), difference_to_round_0, t,
+    ci_half (of its 95 % interval), minutes of sampling, rewarding and training so far, gain_a_minute."""
     metrics, table, minutes, total = records.metrics("referees", "rounds"), rewards_by_round(records), {}, 0.0
     for name in metrics["policies"]:
         kinds = [("policy", name), ("texts", name)] if name != "zero_shot" else [("texts", name)]

@@ -35,7 +35,8 @@ PARTS = {
 
 
 def report_profiles(profile: str = "") -> Iterator[str]:
-    """Draw the report of a profile, or of every committed one and the pages; yields what was read and what was written."""
+    """Draw the report of a profile, or of every committed one and the pages; yields what was read and what was
+    written."""
     results = project_root() / "results"
     names = [profile] if profile else committed(results)
     if not names:
@@ -188,7 +189,8 @@ def _head(path: Path) -> tuple[str, str]:
 
 
 def side_by_side_block(results: Path) -> str:
-    """A verdict a data set, the last round above everything else, and what its rounds learnt, data sets side by side."""
+    """A verdict a data set, the last round above everything else, and what its rounds learnt, data sets side by
+    side."""
     profiles = _answered(results)
     lines = [f"- **{words.seen_on(records)}.** {answer.verdict(records)}" for records in profiles]
     parts = ["\n".join(lines), words.markdown(answer.differences(profiles))]
@@ -196,7 +198,8 @@ def side_by_side_block(results: Path) -> str:
 
 
 def effects_block(results: Path) -> str:
-    """The last round against every baseline and what every round learnt, folded, a profile that has a main table after another."""
+    """The last round against every baseline and what every round learnt, folded, a profile that has a main table
+    after another."""
     parts = []
     for name in (name for name in committed(results) if name != ABLATIONS and _has(results, name, "own-")):
         records = read_records(results / name)

@@ -1,7 +1,7 @@
 """Plot primitives: one idea each, readable in greyscale and at 400 pixels; tables in, matplotlib figures out.
 
-Series differ by colour (Okabe and Ito's palette, safe for colour-blind readers, https://jfly.uni-koeln.de/color) and by marker.
-A difference axis has a line at zero. Labels are wrapped, so that the axes keep most of the width.
+Series differ by colour (Okabe and Ito's palette, safe for colour-blind readers, https://jfly.uni-koeln.de/color) and
+by marker. A difference axis has a line at zero. Labels are wrapped, so that the axes keep most of the width.
 """
 
 import textwrap
@@ -102,7 +102,8 @@ def bars(table: pd.DataFrame, x: str, y: str, series: str):
 
 
 def line(axis, points: tuple, number: int, label: str | None = None, markers: bool = True) -> None:
-    """One series on an axis, styled by its number; points: x, y and, if there is one, the half width of the interval."""
+    """One series on an axis, styled by its number; points: x, y and, if there is one, the half width of the
+    interval."""
     x, y, half = points if len(points) == 3 else (*points, None)
     marker, colour, stroke = STYLES[number % len(STYLES)]
     style = {"marker": marker if markers else "", "markersize": 5, "color": colour, "linestyle": stroke}

@@ -17,7 +17,8 @@ from dpo4rec_utils.store import published_record, published_values
 def open_records(source: dict | str) -> "Records":
     """The records of a profile's name, or of a notebook's `globals()`.
 
-    Raises `StudyError` in one sentence where there are none, or where they are of other settings than a notebook asks for.
+    Raises `StudyError` in one sentence where there are none, or where they are of other settings than a notebook asks
+    for.
     """
     config, making = (load_config(source), False) if isinstance(source, str) else notebook_parameters(source)
     records = Records(results_folder(project_root(), config.profile))
@@ -70,7 +71,8 @@ class Records:
         return content["records"]
 
     def get(self, kind: str, name: str, fold: int = 0) -> dict:
-        """A record; `MissingRecordError` where nothing made it, `StudyError` where it is gone, altered or of another profile."""
+        """A record; `MissingRecordError` where nothing made it, `StudyError` where it is gone, altered or of another
+        profile."""
         return self._read(f"{kind}-{name}" + f"-fold{fold}" * bool(fold))
 
     def metrics(self, kind: str, name: str, fold: int = 0) -> dict:
@@ -119,7 +121,8 @@ class Records:
         return first["config"]
 
     def require(self, config: Config) -> None:
-        """Raise `StudyError` where the records were made with other settings than `config`: the profile was changed since."""
+        """Raise `StudyError` where the records were made with other settings than `config`: the profile was changed
+        since."""
         settings = as_dict(config)
         for record in self.all():
             for key, value, setting in _differences(record["config"], settings):

@@ -10,11 +10,11 @@ def paired_differences(
 ) -> list[dict]:
     """Mean of each column of per-user differences (U, n) with its 95 % percentile interval and a two-sided bootstrap p.
 
-    Users are resampled, the same resamples for every column. `seeds` (S, n), the mean difference of each training seed,
-    has seeds resampled as well, their deviations widened by sqrt(S / (S - 1)) as S is small: without it an interval
-    would hold for these trained re-rankers only. The p-value is the share of centred resamples at least as
-    far from zero as the mean (Efron and Tibshirani, 1993, ch. 16), with one added to both counts. Raises `ValueError` for
-    fewer than two users or a missing value.
+    Users are resampled, the same resamples for every column. `seeds` (S, n), the mean difference of each training
+    seed, has seeds resampled as well, their deviations widened by sqrt(S / (S - 1)) as S is small: without it an
+    interval would hold for these trained re-rankers only. The p-value is the share of centred resamples at least as
+    far from zero as the mean (Efron and Tibshirani, 1993, ch. 16), with one added to both counts. Raises `ValueError`
+    for fewer than two users or a missing value.
     """
     differences = np.asarray(differences, dtype=float)
     users = len(differences)
@@ -54,11 +54,12 @@ def holm(p: np.ndarray) -> np.ndarray:
 def detectable_difference(
     differences: np.ndarray, users: int, rng: np.random.Generator, alphas=(0.05,), power: float = 0.8
 ) -> list[float]:
-    """Smallest true mean difference that a study of `users` users finds with probability `power`, at each two-sided alpha.
+    """Smallest true mean difference that a study of `users` users finds with probability `power`, at each two-sided
+    alpha.
 
     Simulated from the differences (seeds, U) of a pilot: 2,000 studies draw seeds and users with replacement, average
-    over seeds, and test the mean with the noise of users and of seeds, as `paired_differences` does; the pilot's own mean
-    is taken out.
+    over seeds, and test the mean with the noise of users and of seeds, as `paired_differences` does; the pilot's own
+    mean is taken out.
     """
     differences = np.asarray(differences, dtype=float)
     differences = differences - differences.mean()

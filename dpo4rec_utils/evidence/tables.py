@@ -54,9 +54,10 @@ def _arms(records: Records, kind: str, name: str, fold: int) -> dict[str, dict]:
 def _pooled(parts: tuple[dict, ...]) -> dict:
     """One protocol's and scorer's metrics of several folds as if their test users were one group.
 
-    Test users differ between folds, so values by user are put behind each other, and a seed's mean is that of all lists
-    or users, over its trainings in all folds: a deviation over seeds is of such means, smaller than that of one training.
-    Validation users are the same: they stand here once a fold, as read by that fold's policies and re-rankers.
+    Test users differ between folds, so values by user are put behind each other, and a seed's mean is that of all
+    lists or users, over its trainings in all folds: a deviation over seeds is of such means, smaller than that of one
+    training. Validation users are the same: they stand here once a fold, as read by that fold's policies and
+    re-rankers.
     """
     arms = {}
     for arm in parts[0]["arms"]:
@@ -130,8 +131,8 @@ def paired_differences_table(records: Records) -> pd.DataFrame:
     """Differences of NDCG@7 and MAP@7 paired by user, user values averaged over seeds, with Holm-adjusted p.
 
     Intervals and p-values are of a bootstrap over users and training seeds. A Holm family is one protocol, scorer and
-    metric: all comparisons and backbones together. Columns: protocol, backbone, scorer, arm, baseline, metric, k, users,
-    difference, ci_low, ci_high, p_holm.
+    metric: all comparisons and backbones together. Columns: protocol, backbone, scorer, arm, baseline, metric, k,
+    users, difference, ci_low, ci_high, p_holm.
     """
     rows = []
     for part in scored(records):
@@ -158,11 +159,12 @@ def _draws(records: Records) -> int:
 def power(records: Records) -> pd.DataFrame:
     """How large a difference in NDCG@7 the study can see, simulated from validation users under popularity negatives.
 
-    For the last round against each baseline with this study's test users, and against zero-shot in studies of 100, twice
-    and four times as many: `alone` at alpha 0.05, `holm` at 0.05 over the comparisons of the Holm family (the strictest
-    step), both with power 0.8. Backbone 'mean' is the users' mean over backbones, as in `headline`; its family is the
-    comparisons alone. For policies as they were trained: training the LLM again is in no spread, and validation users
-    count once a fold. Columns: scorer, backbone, baseline, seeds, validation_users, users, alone, holm.
+    For the last round against each baseline with this study's test users, and against zero-shot in studies of 100,
+    twice and four times as many: `alone` at alpha 0.05, `holm` at 0.05 over the comparisons of the Holm family (the
+    strictest step), both with power 0.8. Backbone 'mean' is the users' mean over backbones, as in `headline`; its
+    family is the comparisons alone. For policies as they were trained: training the LLM again is in no spread, and
+    validation users count once a fold. Columns: scorer, backbone, baseline, seeds, validation_users, users, alone,
+    holm.
     """
     rows, last = [], records.last
     for part in (p for p in scored(records) if p["protocol"] == "popularity"):
@@ -215,8 +217,8 @@ def _asked_of_last(records: Records, arms: dict) -> list[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=4)
 def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
-    """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users, difference,
-    ci_low, ci_high.
+    """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users,
+    difference, ci_low, ci_high.
 
     Of the users' mean over backbones, as in `headline`. Each fold has other test users, and an LLM, reward models and
     re-rankers of its own; any two folds share half of their train users (with the default shares) and all seeds.
@@ -233,8 +235,8 @@ def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
 
 
 def backbone_groups(records: Records) -> dict[str, list[str]]:
-    """The backbones whose mean is the headline, as 'mean', and each that reads the history by itself: beside the mean of the
-    others, never inside it."""
+    """The backbones whose mean is the headline, as 'mean', and each that reads the history by itself: beside the mean
+    of the others, never inside it."""
     others = [name for name in records.backbones if not BACKBONES[name].reads_history]
     readers = {name: [name] for name in records.backbones if BACKBONES[name].reads_history}
     return {"mean": others or records.backbones} | (readers if others else {})
@@ -248,10 +250,11 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     """Every comparison in a line: protocol, scorer, arm, baseline, group, users, value (of the arm), baseline_value,
     difference, ci_low, ci_high, better, worse, backbones, detectable.
 
-    group: 'mean' of the backbones that do not read the history, or one that does. The difference is of NDCG@7 (or MAP@7),
-    users' values averaged over seeds and backbones before they are subtracted. `better` and `worse` count the backbones of
-    the group whose own difference is above or below zero with Holm p < 0.05. `detectable` is the smallest true difference of
-    the mean that one test finds four times out of five (NDCG, popularity, last round; else missing).
+    group: 'mean' of the backbones that do not read the history, or one that does. The difference is of NDCG@7 (or
+    MAP@7), users' values averaged over seeds and backbones before they are subtracted. `better` and `worse` count the
+    backbones of the group whose own difference is above or below zero with Holm p < 0.05. `detectable` is the
+    smallest true difference of the mean that one test finds four times out of five (NDCG, popularity, last round;
+    else missing).
     """
     rows, paired = [], paired_differences_table(records)
     paired = paired[paired.metric == metric].set_index(["protocol", "scorer", "arm", "baseline"]).sort_index()

@@ -1,4 +1,5 @@
-"""How findings are worded: every label that is no arm's and no registry's, and every phrase that more than one page uses."""
+"""How findings are worded: every label that is no arm's and no registry's, and every phrase that more than one page
+uses."""
 
 from collections.abc import Iterable
 
@@ -112,8 +113,8 @@ def seen_on(records: Records) -> str:
 
 
 def confirmed(records: Records, baselines: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of baselines that own scorers place below the last round: which the one re-ranker for all texts places there, too, and
-    which not; those that it cannot read are in neither."""
+    """Of baselines that own scorers place below the last round: which the one re-ranker for all texts places there,
+    too, and which not; those that it cannot read are in neither."""
     table = tables.last_round(records)
     low = table[table.scorer == "shared"].set_index("baseline").ci_low
     readable = [name for name in baselines if name in low]
@@ -139,7 +140,8 @@ def short_of(records: Records) -> str:
 
 
 def unlearnt(table: pd.DataFrame, names: Iterable[str]) -> str:
-    """The policies of `learning` or `variants` that are not seen to order held-out pairs better than chance, in a sentence."""
+    """The policies of `learning` or `variants` that are not seen to order held-out pairs better than chance, in a
+    sentence."""
     rows = table.assign(name=list(names))
     rows = rows[rows.heldout_ci_low <= 0.5]
     return f" Not seen to learn: {listing(rows.name)}." if len(rows) else ""

@@ -1,7 +1,7 @@
 """Sentence encoder: texts to vectors by sentence-transformers, each distinct text once.
 
-Default all-MiniLM-L6-v2 (Wang et al., MiniLM, arXiv 2002.10957). Pooling, prompt and normalisation are those of the model's
-own configuration.
+Default all-MiniLM-L6-v2 (Wang et al., MiniLM, arXiv 2002.10957). Pooling, prompt and normalisation are those of the
+model's own configuration.
 """
 
 import warnings

@@ -12,7 +12,8 @@ GGUF = "dpo4rec-q8_0.gguf"
 
 
 def save_merged(policy: Policy, folder: Path) -> Path:
-    """Weights with all adapters merged, and the tokenizer, as `save_pretrained` writes them: any engine reads the folder."""
+    """Weights with all adapters merged, and the tokenizer, as `save_pretrained` writes them: any engine reads the
+    folder."""
     load_model(policy).save_pretrained(folder)
     load_tokenizer(policy.model).save_pretrained(folder)
     return folder
@@ -40,7 +41,8 @@ def save_adapter(policy: Policy, folder: Path) -> Path:
 
 
 def export_stage(policy: Policy) -> Stage:
-    """A policy as `merged/`, `adapter/all/` and a GGUF file (Q8_0, for Ollama and llama.cpp); read back as their folder.
+    """A policy as `merged/`, `adapter/all/` and a GGUF file (Q8_0, for Ollama and llama.cpp); read back as their
+    folder.
 
     The record says why there is no GGUF file, where there is none.
     """

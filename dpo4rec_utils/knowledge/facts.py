@@ -18,11 +18,12 @@ LIMITS = {"liked": 5, "disliked": 3, "decades": 2}
 
 @dataclass(frozen=True)
 class Facts:
-    """What a prompt says of a history, most frequent first: titles without year; (name, count) for values of the attribute
-    and decades; `items`, the positions of the items whose titles these are. `demographics`: words about the user, for a
-    template that asks for them.
+    """What a prompt says of a history, most frequent first: titles without year; (name, count) for values of the
+    attribute and decades; `items`, the positions of the items whose titles these are. `demographics`: words about the
+    user, for a template that asks for them.
 
-    A prompt is most of what a text costs, and a tokenizer that splits numbers into digits spends seven tokens on " (1995)".
+    A prompt is most of what a text costs, and a tokenizer that splits numbers into digits spends seven tokens on "
+    (1995)".
     """
 
     titles: tuple[str, ...]
@@ -46,8 +47,8 @@ def _most(counts: Counter, limit: int) -> tuple[tuple[str, int], ...]:
 class FactReader:
     """Reads the facts of histories (item, rating, timestamp) over one catalogue.
 
-    `titles`: how many a prompt shows. `tidy` brings a title or value into the shape that prompts can hold: no control words,
-    not too long.
+    `titles`: how many a prompt shows. `tidy` brings a title or value into the shape that prompts can hold: no control
+    words, not too long.
     """
 
     def __init__(self, dataset: Dataset, domain: Domain, config: Config, tidy=lambda text: text):
@@ -60,9 +61,9 @@ class FactReader:
     def facts(self, history: pd.DataFrame) -> Facts:
         """Facts of one user's history; raises `StudyError` if it is empty.
 
-        Titles are the best rated, latest first. A value is disliked where it was disliked more often than liked, counted
-        over the whole history, and liked elsewhere. A user who liked nothing has the best rated third taken as liked: the
-        prompt must say something.
+        Titles are the best rated, latest first. A value is disliked where it was disliked more often than liked,
+        counted over the whole history, and liked elsewhere. A user who liked nothing has the best rated third taken
+        as liked: the prompt must say something.
         """
         if history.empty:
             raise StudyError("An empty history has no facts; leave the user out or give one interaction.")

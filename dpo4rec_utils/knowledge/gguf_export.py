@@ -1,7 +1,7 @@
 """A policy as a GGUF file.
 
-OpenVINO GenAI silently ignores a PEFT adapter passed to a pipeline built from a GGUF file, so a policy reaches it merged
-and written as GGUF.
+OpenVINO GenAI silently ignores a PEFT adapter passed to a pipeline built from a GGUF file, so a policy reaches it
+merged and written as GGUF.
 """
 
 import functools
@@ -60,8 +60,9 @@ def _architecture(source: Path) -> str | None:
 def export_gguf(policy: Policy, path: Path, matrices: str = "Q8_0") -> Path:
     """Write the merged policy as GGUF: norms fp32, metadata and tokenizer of the base GGUF.
 
-    matrices: 'Q8_0', half as large, for Ollama and llama.cpp; 'F16', which OpenVINO samples from a tenth faster on a CPU
-    (nothing to dequantise) and which is nearer to what DPO trained. Raises `StudyError` where `gguf_obstacle` names one.
+    matrices: 'Q8_0', half as large, for Ollama and llama.cpp; 'F16', which OpenVINO samples from a tenth faster on a
+    CPU (nothing to dequantise) and which is nearer to what DPO trained. Raises `StudyError` where `gguf_obstacle`
+    names one.
     """
     obstacle = gguf_obstacle(policy.model)
     if obstacle:

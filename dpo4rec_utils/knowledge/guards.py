@@ -22,7 +22,8 @@ _NOT = re.compile(r"\b(?:but not|not|avoids?|avoiding|dislikes?|except|without|l
 
 @functools.cache
 def _phrasings(profile: tuple[str, ...]) -> tuple[re.Pattern, ...]:
-    """The templated profiles' sentences as patterns, their facts left open: every phrasing with and without each fact."""
+    """The templated profiles' sentences as patterns, their facts left open: every phrasing with and without each
+    fact."""
     patterns, parts = set(), ("values", "decades", "titles", "avoided")
     for template, presence in itertools.product(profile, itertools.product((True, False), repeat=len(parts))):
         facts = {part: [_OPEN] if there else [] for part, there in zip(parts, presence, strict=True)}
@@ -46,11 +47,11 @@ class Vocabulary:
 def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     """Facts of one text about one user, each 0 or 1 except `words` and `copied`.
 
-    value: names any value of the attribute (a genre, an author); decade: names one of the history's decades; title: names a
-    listed title; avoided: names a value the user dislikes more than likes after a negation; liked_wrong: names such a value
-    without one (the claim is the opposite of the history; NaN where the user avoids nothing); hedging: names neither value
-    nor title; mimic: is a sentence of the templated profiles with other facts; copied: share of the words that stand among
-    the prompt's facts.
+    value: names any value of the attribute (a genre, an author); decade: names one of the history's decades; title:
+    names a listed title; avoided: names a value the user dislikes more than likes after a negation; liked_wrong:
+    names such a value without one (the claim is the opposite of the history; NaN where the user avoids nothing);
+    hedging: names neither value nor title; mimic: is a sentence of the templated profiles with other facts; copied:
+    share of the words that stand among the prompt's facts.
     """
     lower = text.lower()
     negated = " ".join(_NOT.findall(lower))
@@ -123,7 +124,8 @@ def words_stage(before: tuple[str, pd.Series], after: tuple[str, pd.Series]) -> 
 
 
 def mean_likes(vectors: TextVectors) -> np.ndarray:
-    """(U, T) unit vectors: the mean item vector of what each user's history likes, of all of it where it likes nothing."""
+    """(U, T) unit vectors: the mean item vector of what each user's history likes, of all of it where it likes
+    nothing."""
     means, config = [], vectors.knowledge.config.data
     for past in vectors.knowledge.data.cohort.history:
         items = past.item[liked(past.rating, config)]

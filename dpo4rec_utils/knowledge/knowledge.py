@@ -102,7 +102,8 @@ class Knowledge:
 
     @cached_property
     def heldout_users(self) -> np.ndarray:
-        """The train users that no step of the LLM is trained on, ascending: their pairs measure what a round has learnt.
+        """The train users that no step of the LLM is trained on, ascending: their pairs measure what a round has
+        learnt.
 
         Raises `StudyError` where they would be half of the train users or more.
         """
@@ -122,8 +123,8 @@ class Knowledge:
     def pair_users(self, policy: Policy) -> np.ndarray:
         """The train users whose `train_samples` texts of this policy become pairs, ascending.
 
-        Sampling is most of a round's cost, and a round keeps the best pairs only: so each round asks other users, in one
-        order of all of them, from its start again where it ends. Round 1 of every loop asks the same ones.
+        Sampling is most of a round's cost, and a round keeps the best pairs only: so each round asks other users, in
+        one order of all of them, from its start again where it ends. Round 1 of every loop asks the same ones.
         """
         users = self.aligned_users
         count = min(self.config.alignment.pair_users or len(users), len(users))

@@ -1,4 +1,5 @@
-"""Causal language models and their tokenizers, from the asset, a folder or the Hub, and one sentence for each that cannot be used.
+"""Causal language models and their tokenizers, from the asset, a folder or the Hub, and one sentence for each that
+cannot be used.
 
 Only safetensors and GGUF are read, never code or pickles of a model's repository.
 """
@@ -110,7 +111,8 @@ def _dequantise(source: Path, target: Path) -> None:
 
 
 def _check_folder(model: str, folder: Path) -> None:
-    """A folder that transformers would read in part, or fill with random numbers or an empty vocabulary, is an error."""
+    """A folder that transformers would read in part, or fill with random numbers or an empty vocabulary, is an
+    error."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         missing.append("a tokenizer (tokenizer.json or tokenizer.model)")
@@ -160,7 +162,8 @@ def _config(source: str):
 
 @functools.cache
 def turn_end(model: str) -> int:
-    """The token that ends a completion in training: what the chat template writes behind an answer, where it is an end token."""
+    """The token that ends a completion in training: what the chat template writes behind an answer, where it is an
+    end token."""
     tokenizer = load_tokenizer(model)
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]

@@ -20,9 +20,10 @@ from dpo4rec_utils.knowledge.models import load_base
 class Policy(Choices):
     """A language model: the base named by `model` with `adapters` (folders) merged in this order.
 
-    `key` identifies the weights by content, so texts are never reused for another policy of the same name. `rewarded`:
-    whether its texts become pairs, so that some train users get more of them; `round`: the DPO rounds behind it. `users`:
-    whom it is asked about, all or one split; `prompt`: by which user template of the domain, None: the configuration's.
+    `key` identifies the weights by content, so texts are never reused for another policy of the same name.
+    `rewarded`: whether its texts become pairs, so that some train users get more of them; `round`: the DPO rounds
+    behind it. `users`: whom it is asked about, all or one split; `prompt`: by which user template of the domain,
+    None: the configuration's.
     """
 
     name: str

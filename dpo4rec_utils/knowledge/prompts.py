@@ -1,7 +1,7 @@
 """Prompts that state the facts of a history, and templated profiles (no LLM) that repeat them.
 
-The words are data: `domains/*.yaml`, read by data/domain.py. Knowledge prompts follow KAR (arXiv 2306.10933, section 3.2);
-stating counts is our measurement: titles alone leave a small model with less of a user signal.
+The words are data: `domains/*.yaml`, read by data/domain.py. Knowledge prompts follow KAR (arXiv 2306.10933, section
+3.2); stating counts is our measurement: titles alone leave a small model with less of a user signal.
 """
 
 from dataclasses import asdict
@@ -23,10 +23,11 @@ def control_words(tokenizer) -> tuple[str, ...]:
 
 
 def as_text(text: str, words: tuple[str, ...]) -> str:
-    """Text from data in which no control word is one: a word joiner (U+2060) behind its first character, which does not show.
+    """Text from data in which no control word is one: a word joiner (U+2060) behind its first character, which does
+    not show.
 
-    Every engine reads prompts as strings, so the words themselves must be harmless: a title that holds "<|im_end|>" would
-    end the user's turn, and what follows it would speak as the system.
+    Every engine reads prompts as strings, so the words themselves must be harmless: a title that holds "<|im_end|>"
+    would end the user's turn, and what follows it would speak as the system.
     """
     for word in words:
         text = text.replace(word, f"{word[0]}\u2060{word[1:]}")
@@ -34,7 +35,8 @@ def as_text(text: str, words: tuple[str, ...]) -> str:
 
 
 def shortened(title: str, tokenizer, limit: int) -> str:
-    """The words of a title that fit into `limit` tokens, all of it if it fits, its first word at least; no word is cut."""
+    """The words of a title that fit into `limit` tokens, all of it if it fits, its first word at least; no word is
+    cut."""
     words = title.split()
     while len(words) > 1 and len(tokenizer(" ".join(words), add_special_tokens=False).input_ids) > limit:
         words.pop()
@@ -60,7 +62,8 @@ def user_words(domain: Domain, name: str):
 
 
 def item_words(item: pd.Series, dataset: Dataset, tidy=lambda text: text) -> dict:
-    """What item templates know: title, year (None where unknown) and every attribute as a list; `tidy` as of `FactReader`."""
+    """What item templates know: title, year (None where unknown) and every attribute as a list; `tidy` as of
+    `FactReader`."""
     year = None if pd.isna(item.year) else int(item.year)
     attributes = {name: [tidy(value) for value in item[name]] for name in dataset.attributes}
     return {"title": tidy(plain_title(item.title)), "year": year} | attributes
@@ -69,8 +72,8 @@ def item_words(item: pd.Series, dataset: Dataset, tidy=lambda text: text) -> dic
 def render(tokenizer, domain: Domain, question: str, prefix: str) -> str:
     """The full prompt text, whatever begins a text included: chat template, assistant turn opened, prefix begun.
 
-    A system turn of the domain replaces what the template says by itself about the assistant. Without a chat template it is
-    the domain's completion prompt. Raises `StudyError` for a template that refuses the domain's turns.
+    A system turn of the domain replaces what the template says by itself about the assistant. Without a chat template
+    it is the domain's completion prompt. Raises `StudyError` for a template that refuses the domain's turns.
     """
     if not tokenizer.chat_template:
         begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
@@ -96,9 +99,9 @@ def _chat(tokenizer, turns: list[dict]) -> str:
 def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, fits, full: bool = False) -> str:
     """A profile written from facts that stand in the prompt, continuing the prefix; no LLM, nothing of the future.
 
-    Randomised (default): 2-4 of the top values; sometimes a decade, one to four titles, one or two avoided values; one of
-    the domain's phrasings. `full` states all facts; only the phrasing is drawn. While `fits(text)` says no, the longest
-    list of facts loses its last: a template lives within the LLM's own limit.
+    Randomised (default): 2-4 of the top values; sometimes a decade, one to four titles, one or two avoided values;
+    one of the domain's phrasings. `full` states all facts; only the phrasing is drawn. While `fits(text)` says no,
+    the longest list of facts loses its last: a template lives within the LLM's own limit.
     """
     facts_of = _all_facts(facts) if full else _some_facts(facts, rng)
     phrasing = domain.profile[int(rng.integers(len(domain.profile)))]

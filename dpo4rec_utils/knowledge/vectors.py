@@ -46,7 +46,8 @@ class TextVectors:
 
     @cached_property
     def history_mean(self) -> np.ndarray:
-        """(U, T) mean of the history's item vectors, +1 liked, -1 disliked, 0 between; unweighted where all are between."""
+        """(U, T) mean of the history's item vectors, +1 liked, -1 disliked, 0 between; unweighted where all are
+        between."""
         out, config = [], self.knowledge.config.data
         for past in self.knowledge.data.cohort.history:
             weight = liked(past.rating, config).astype(np.float32)

@@ -5,7 +5,8 @@ from torch import nn
 
 
 class DASALC(nn.Module):
-    """Self-attention over the list, crossed with each item's own features (latent cross, section 5.2), then a perceptron.
+    """Self-attention over the list, crossed with each item's own features (latent cross, section 5.2), then a
+    perceptron.
 
     forward(x (B, C, H), history=None) -> (B, C); permuting candidates permutes their scores. The paper's log1p of raw
     features has no place here: features are learnt.

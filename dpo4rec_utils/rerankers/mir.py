@@ -7,9 +7,9 @@ from torch import nn
 class MIR(nn.Module):
     """MIR, reduced: one encoder layer over the candidates, then each candidate attends to the history's items.
 
-    Of the paper's SLAttention (section 4.3) the item level is here, with a learnt decay by age; its feature level and the
-    encoding of the history by itself are not. forward(x (B, C, H), history=(h (B, T, H), mask (B, T) bool, True where there is
-    an item)) -> (B, C).
+    Of the paper's SLAttention (section 4.3) the item level is here, with a learnt decay by age; its feature level and
+    the encoding of the history by itself are not. forward(x (B, C, H), history=(h (B, T, H), mask (B, T) bool, True
+    where there is an item)) -> (B, C).
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float):

@@ -12,7 +12,8 @@ from dpo4rec_utils.rerankers.adapter import ADAPTERS
 
 @dataclass(frozen=True)
 class KnowledgeShape:
-    """Width T of text vectors, and the vectors of a user: ('user',), or ('user', 'history') with the history's vector."""
+    """Width T of text vectors, and the vectors of a user: ('user',), or ('user', 'history') with the history's
+    vector."""
 
     width: int
     user_inputs: tuple[str, ...]
@@ -21,13 +22,13 @@ class KnowledgeShape:
 class KnowledgeReranker(nn.Module):
     """Score candidate lists from ids, tags and text knowledge.
 
-    A candidate's features are [id embedding, tags, item knowledge, and for each user input its knowledge and its product with
-    the item's]; the score adds a learnt multiple of each inner product user knowledge . item knowledge. Both are ours, for
-    every backbone (notebook 06 has the ablation). Knowledge that an arm lacks is a zero vector.
+    A candidate's features are [id embedding, tags, item knowledge, and for each user input its knowledge and its
+    product with the item's]; the score adds a learnt multiple of each inner product user knowledge . item knowledge.
+    Both are ours, for every backbone (notebook 06 has the ablation). Knowledge that an arm lacks is a zero vector.
 
-    tags: (I, G) float32 membership. forward(items (B, C) long, user_vectors [(B, T)] an input each, item_vectors (I, T),
-    history (B, T') long or None) -> (B, C) logits; history items are padded on the left with -1. Each distinct item of a
-    batch is projected once.
+    tags: (I, G) float32 membership. forward(items (B, C) long, user_vectors [(B, T)] an input each, item_vectors (I,
+    T), history (B, T') long or None) -> (B, C) logits; history items are padded on the left with -1. Each distinct
+    item of a batch is projected once.
     """
 
     def __init__(self, backbone: Backbone, config: RerankerConfig, tags: torch.Tensor, shape: KnowledgeShape):
@@ -52,8 +53,8 @@ class KnowledgeReranker(nn.Module):
             self.register_buffer(f"{side}_std", torch.ones(shape.width))
 
     def standardise(self, side: str, vectors: torch.Tensor) -> None:
-        """Take mean and deviation of `vectors` (n, T) for this side's input: sentence vectors of one kind of text lie in a
-        narrow cone, and what tells them apart is small beside what they share."""
+        """Take mean and deviation of `vectors` (n, T) for this side's input: sentence vectors of one kind of text lie
+        in a narrow cone, and what tells them apart is small beside what they share."""
         getattr(self, f"{side}_mean").copy_(vectors.mean(dim=0))
         getattr(self, f"{side}_std").copy_(vectors.std(dim=0).clamp(min=1e-3))
 

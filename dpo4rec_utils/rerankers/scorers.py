@@ -26,8 +26,8 @@ PAIRED = ("ndcg", "map")  # whose values by user are kept, at 7
 
 @dataclass(frozen=True)
 class ArmKnowledge:
-    """What an arm gives to a re-ranker: vectors of users' texts (U, S, T), of items (I, T), and a vector of the history (U, T)
-    as a second input of users, or None."""
+    """What an arm gives to a re-ranker: vectors of users' texts (U, S, T), of items (I, T), and a vector of the
+    history (U, T) as a second input of users, or None."""
 
     name: str
     user_vectors: np.ndarray
@@ -60,8 +60,8 @@ class Scorers:
     def own_stage(self, protocol: str, arm: ArmKnowledge, ablation: str = "", backbones=None, **change) -> Stage:
         """Metrics of one arm with re-rankers of its own: every backbone and seed.
 
-        `ablation` names a variant: `backbones` and fields of the re-ranker's configuration (`change`) differ, the texts do
-        not, and the record is kept apart from the main table's.
+        `ablation` names a variant: `backbones` and fields of the re-ranker's configuration (`change`) differ, the
+        texts do not, and the record is kept apart from the main table's.
         """
         kind, name = (
             ("ablation", f"{ablation}-{protocol}-{arm.name}") if ablation else ("own", f"{protocol}-{arm.name}")
@@ -75,10 +75,11 @@ class Scorers:
         return self._stage(kind, name, tasks, {arm.name: arm.user_vectors})
 
     def shared_stage(self, protocol: str, arms: list[ArmKnowledge], trained_on: list[str]) -> Stage:
-        """Metrics of all arms with one re-ranker a backbone and seed, trained on the union of the texts of `trained_on`.
+        """Metrics of all arms with one re-ranker a backbone and seed, trained on the union of the texts of
+        `trained_on`.
 
-        Every arm has as many texts of a user in the union: one that the re-rankers read more often would be known better,
-        not be better.
+        Every arm has as many texts of a user in the union: one that the re-rankers read more often would be known
+        better, not be better.
         """
         vectors, place = {arm.name: arm.user_vectors for arm in arms}, np.arange(self.config.llm.evaluation_samples)
         union = np.concatenate([vectors[name][:, place % vectors[name].shape[1]] for name in trained_on], axis=1)
@@ -126,7 +127,8 @@ def _seeds(cells) -> dict[str, list[int]]:
 
 
 def _means(done: dict, cells, arm: str, lists: CandidateLists) -> dict:
-    """Means of every metric: 'backbone/metric' -> `list` and `user` means, a value a training seed; `lists`, how many."""
+    """Means of every metric: 'backbone/metric' -> `list` and `user` means, a value a training seed; `lists`, how
+    many."""
     users, means = np.unique(lists.user), {}
     for backbone, seed in cells:
         scores = done[f"{backbone}-{seed}"][f"scores/{arm}"]

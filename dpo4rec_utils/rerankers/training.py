@@ -1,9 +1,9 @@
 """Training and scoring re-rankers: whole tables as tensors, batched indexing, a fixed schedule, calibrated scores.
 
-Every training has the same number of epochs under one learning-rate cycle. Stopping on the validation log-likelihood was
-measured to be the largest noise of the study: it falls from over-confidence while the ranking still improves, so seeds
-stopped at epoch 3 or at epoch 15 and differed by 0.05 NDCG@7. What over-confidence does to a log-likelihood is taken out
-afterwards, by one temperature.
+Every training has the same number of epochs under one learning-rate cycle. Stopping on the validation log-likelihood
+was measured to be the largest noise of the study: it falls from over-confidence while the ranking still improves, so
+seeds stopped at epoch 3 or at epoch 15 and differed by 0.05 NDCG@7. What over-confidence does to a log-likelihood is
+taken out afterwards, by one temperature.
 
 A `Task` is everything one training needs, as plain arrays, so it can be shipped to a worker process; the result depends
 on the task alone (one thread a training), never on which worker ran it or in which order.
@@ -35,10 +35,10 @@ from dpo4rec_utils.rerankers.model import KnowledgeReranker, KnowledgeShape
 class Task:
     """One training.
 
-    user_vectors: (U, S, T), the vectors of S texts a user, one of them drawn at random for each list and epoch; a NaN vector
-    is absent and never drawn. item_vectors: (I, T). tags: (I, G). history: (U, H) item positions, -1 padded on the left.
-    train, validation: lists, the latter for the temperature alone. seed: of initialisation, batches and draws.
-    history_vector: (U, T), a vector of the history as a second user input, or None.
+    user_vectors: (U, S, T), the vectors of S texts a user, one of them drawn at random for each list and epoch; a NaN
+    vector is absent and never drawn. item_vectors: (I, T). tags: (I, G). history: (U, H) item positions, -1 padded on
+    the left. train, validation: lists, the latter for the temperature alone. seed: of initialisation, batches and
+    draws. history_vector: (U, T), a vector of the history as a second user input, or None.
     """
 
     backbone: Backbone
@@ -63,7 +63,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained re-ranker: weights (numpy, by name), mean training loss an epoch, validation log-likelihood at the end."""
+    """A trained re-ranker: weights (numpy, by name), mean training loss an epoch, validation log-likelihood at the
+    end."""
 
     weights: dict[str, np.ndarray]
     losses: list[float]
@@ -201,7 +202,8 @@ def score_texts(model, task: Task, lists: CandidateLists, user_vectors: np.ndarr
 
 
 def arm_scores(task: Task, trained: Trained, lists: CandidateLists, arms: dict[str, np.ndarray]) -> dict:
-    """What a worker keeps of a scorer: scores (L, C) of `lists` and of the validation lists under each arm's user vectors."""
+    """What a worker keeps of a scorer: scores (L, C) of `lists` and of the validation lists under each arm's user
+    vectors."""
     model, out = load_reranker(task, trained), {}
     for arm, user_vectors in arms.items():
         out[f"scores/{arm}"] = score_lists(model, task, lists, user_vectors)

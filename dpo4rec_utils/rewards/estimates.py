@@ -1,7 +1,8 @@
 """What a text can expect: rewards denoised by a linear model of the text and its fit to the history, at equal length.
 
-A user's own ten lists say little about one text: most of a realised reward is noise, which no loss can learn from a prompt
-(notebook 03 measures it). The amortised reward is the part that a ridge regression, cross-fitted over users, predicts.
+A user's own ten lists say little about one text: most of a realised reward is noise, which no loss can learn from a
+prompt (notebook 03 measures it). The amortised reward is the part that a ridge regression, cross-fitted over users,
+predicts.
 """
 
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ PENALTIES = np.logspace(0, 6, 13)  # of the ridge; generalised cross-validation 
 class TextFeatures:
     """What a linear model may read of P users' N texts each.
 
-    facts: (P, N, 6) how many of the prompt's titles, liked and disliked values and decades a text names, its words, its
-    tokens; vector: (P, N, T); history: (P, T) the history mean; fold: (P,) of cross-fitting, -1 for users whom no model is
-    fitted on.
+    facts: (P, N, 6) how many of the prompt's titles, liked and disliked values and decades a text names, its words,
+    its tokens; vector: (P, N, T); history: (P, T) the history mean; fold: (P,) of cross-fitting, -1 for users whom no
+    model is fitted on.
     """
 
     facts: np.ndarray
@@ -75,7 +76,8 @@ def _centred(values: np.ndarray) -> np.ndarray:
 
 
 def cross_fitted(features: np.ndarray, rewards: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """(P, N) rewards less the user's mean as a ridge of `features` (P, N, F) predicts them, fitted on users of other folds.
+    """(P, N) rewards less the user's mean as a ridge of `features` (P, N, F) predicts them, fitted on users of other
+    folds.
 
     Users of fold -1 are predicted from all others. Features are centred by user and brought to one scale.
     """
@@ -92,7 +94,8 @@ def cross_fitted(features: np.ndarray, rewards: np.ndarray, fold: np.ndarray) ->
 
 
 def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, fit_users: np.ndarray) -> np.ndarray:
-    """Rewards (P, N) less what `tokens` (P, N) explain of them within a user, by one slope for the users in `known` (P,).
+    """Rewards (P, N) less what `tokens` (P, N) explain of them within a user, by one slope for the users in `known`
+    (P,).
 
     Without it the longer text wins most pairs, and a policy learns to write on until the limit.
     """
@@ -102,7 +105,8 @@ def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, fit_users: np.ndarr
 
 
 def amortised(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
-    """What a text like this can expect: `rewards` (P, N) as a ridge of facts and fit predicts them, fitted on other users."""
+    """What a text like this can expect: `rewards` (P, N) as a ridge of facts and fit predicts them, fitted on other
+    users."""
     return cross_fitted(features.of("fit"), rewards, features.fold)
 
 
@@ -117,6 +121,7 @@ def embedding(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
 
 
 def estimated_rewards(features: TextFeatures, rewards: np.ndarray, config: RewardConfig) -> np.ndarray:
-    """(P, N) what pairs are ordered by, from realised rewards (P, N): see `RewardConfig.estimate` and `equal_length`."""
+    """(P, N) what pairs are ordered by, from realised rewards (P, N): see `RewardConfig.estimate` and
+    `equal_length`."""
     estimate = ESTIMATES[config.estimate].load()(features, rewards)
     return at_equal_length(estimate, features.tokens, features.fold >= 0) if config.equal_length else estimate

@@ -1,8 +1,8 @@
 """The reward model: how well a user's held-out lists are ranked when a text is the knowledge.
 
-It is a knowledge-augmented re-ranker trained on a mixture of LLM samples and templated profiles, cross-fitted over user
-folds (no text is scored by a model trained on that user's lists) and averaged over seeds. The paper's rewards are NDCG and
-MAP; the default is the log-likelihood, which is far more reliable over a user's few lists (notebook 03).
+It is a knowledge-augmented re-ranker trained on a mixture of LLM samples and templated profiles, cross-fitted over
+user folds (no text is scored by a model trained on that user's lists) and averaged over seeds. The paper's rewards
+are NDCG and MAP; the default is the log-likelihood, which is far more reliable over a user's few lists (notebook 03).
 """
 
 import functools
@@ -51,8 +51,8 @@ class RewardModel:
         return self.folder.parent.name
 
     def rescore(self, user_vectors: np.ndarray) -> dict[str, np.ndarray]:
-        """Rewards (L, S) by kind of other texts, of vectors (U, S, T), NaN where absent, by models trained without a user's
-        lists."""
+        """Rewards (L, S) by kind of other texts, of vectors (U, S, T), NaN where absent, by models trained without a
+        user's lists."""
         results = {}
         for name, training in self.trainings.items():
             model = self._load(name)

@@ -26,9 +26,9 @@ from dpo4rec_utils.store import Stage, write_values
 class Judged:
     """What referees are asked about: vectors of every arm's texts (U, S, T), and the names by their part in the study.
 
-    policies: the headline loop's, zero-shot first; loop: those of its rounds, the start first; others: rounds of other loops,
-    arms and variants. turns: the rounds of all loops (`before`, `after`, `model`), whose models claim what they give to the
-    texts of the policy after less those of the one before.
+    policies: the headline loop's, zero-shot first; loop: those of its rounds, the start first; others: rounds of
+    other loops, arms and variants. turns: the rounds of all loops (`before`, `after`, `model`), whose models claim
+    what they give to the texts of the policy after less those of the one before.
     """
 
     user_vectors: dict[str, np.ndarray]
@@ -41,10 +41,10 @@ class Judged:
 def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stage:
     """Rewards that scorers who never gave one assign to every policy of the loop, by split; and the models' claim.
 
-    Referees are trained on texts of `policy` (zero-shot) and templates. Values by user, averaged over backbones and seeds:
-    arm, split, kind, user, value. 'train_later' are train users' later lists, which neither referees, reward models nor
-    pairs have read; where no user has so many, there is no such split. Kind 'claimed' is what a round's reward model gives to
-    its texts less the texts before it.
+    Referees are trained on texts of `policy` (zero-shot) and templates. Values by user, averaged over backbones and
+    seeds: arm, split, kind, user, value. 'train_later' are train users' later lists, which neither referees, reward
+    models nor pairs have read; where no user has so many, there is no such split. Kind 'claimed' is what a round's
+    reward model gives to its texts less the texts before it.
     """
     config, data = models.config, models.knowledge.data
     trained_on, parts = models.mixture([policy]), _parts(models)
@@ -120,7 +120,8 @@ def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
 
 
 def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts' vectors (U, S, T) each."""
+    """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts' vectors (U, S, T)
+    each."""
     scored = model.rescore(np.concatenate([before, after], axis=1))["log_likelihood"]
     old, new = (np.nanmean(part, axis=1) for part in np.split(scored, [before.shape[1]], axis=1))
     return user_rewards((new - old)[:, None], model.lists, users)[:, 0]

@@ -8,9 +8,9 @@ from dpo4rec_utils.data.lists import CandidateLists
 def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     """Reliability of a reward over the texts of a user, from two halves of the user's lists (even and odd).
 
-    Returns `r`, the correlation of the halves' deviations from the user's mean over texts; `gain`, what the best text by
-    one half gains on the other half over the mean text, and `ci_half`, half the width of its 95 % interval over users; `users`, those
-    with two lists or more; `x` and `y`, the points.
+    Returns `r`, the correlation of the halves' deviations from the user's mean over texts; `gain`, what the best text
+    by one half gains on the other half over the mean text, and `ci_half`, half the width of its 95 % interval over
+    users; `users`, those with two lists or more; `x` and `y`, the points.
     """
     first, second = [], []
     for user in users:
@@ -33,7 +33,8 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
 def density(x, y, bins: int = 41) -> dict:
     """The points of `split_half` as a square histogram: `edges` (bins + 1) on both axes, `counts` (bins, bins), y by x.
 
-    The edges reach as far as the 99th percentile of both; points beyond stand in the outermost cells. Empty without points.
+    The edges reach as far as the 99th percentile of both; points beyond stand in the outermost cells. Empty without
+    points.
     """
     if not len(x):
         return {"edges": [], "counts": []}

@@ -1,4 +1,5 @@
-"""Tiny models with the habits of four families through sample -> pairs -> DPO -> sample, and what goes wrong with models."""
+"""Tiny models with the habits of four families through sample -> pairs -> DPO -> sample, and what goes wrong with
+models."""
 
 import json
 import shutil

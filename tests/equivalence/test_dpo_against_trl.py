@@ -181,7 +181,8 @@ def test_grpo_reads_the_stored_texts_and_rewards(tmp_path):
     value.backward()
     ours = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.model.zero_grad()
-    # By hand: minus the mean over texts of advantage x mean log-probability of the text's tokens, the unscored text at 0.
+    # By hand: minus the mean over texts of advantage x mean log-probability of the text's tokens, the unscored text
+    # at 0.
     known = torch.tensor([0.2, -0.4, 0.5])
     advantage = torch.zeros(4)
     advantage[[0, 1, 3]] = (known - known.mean()) / (known.std() + 1e-4)

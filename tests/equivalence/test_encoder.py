@@ -1,4 +1,5 @@
-"""The sentence encoder against the libraries: pooling, prompts, control words, and vectors that depend on their text alone."""
+"""The sentence encoder against the libraries: pooling, prompts, control words, and vectors that depend on their text
+alone."""
 
 import shutil
 

@@ -18,7 +18,8 @@ def test_equal_to_torchmetrics(seed, k):
     ranked = metrics.ranked_labels(scores, labels)
     for i in range(4):
         one, truth = torch.tensor(scores[i]), torch.tensor(labels[i]).long()
-        # torchmetrics 1.9 takes positive scores, discounts as we do and divides AP@k by the hits within k, which is KAR's definition.
+        # torchmetrics 1.9 takes positive scores, discounts as we do and divides AP@k by the hits within k, which is
+        # KAR's definition.
         assert metrics.ndcg(ranked, k)[i] == pytest.approx(
             float(retrieval_normalized_dcg(one, truth, top_k=k)), abs=1e-6
         )

@@ -1,4 +1,5 @@
-"""The server engine against transformers' own server on loopback, and against a made one that is slow, busy or wrong."""
+"""The server engine against transformers' own server on loopback, and against a made one that is slow, busy or
+wrong."""
 
 import json
 import os
@@ -41,7 +42,8 @@ def asking(at: str, model: str, greedy=False, **given) -> Config:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A folder with a tiny model, and the address of `transformers serve`, which loads whatever folder a request names."""
+    """A folder with a tiny model, and the address of `transformers serve`, which loads whatever folder a request
+    names."""
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     model = made_model("llama", folder / "model")
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--port", str(port), "--device", "cpu"]

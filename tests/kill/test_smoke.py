@@ -1,4 +1,5 @@
-"""`make kill`: the whole study on `smoke-controls`, killed at 20 seeded moments over all its stages, against an undisturbed one."""
+"""`make kill`: the whole study on `smoke-controls`, killed at 20 seeded moments over all its stages, against an
+undisturbed one."""
 
 import json
 import os

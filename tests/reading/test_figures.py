@@ -1,4 +1,5 @@
-"""Every figure of every committed profile, measured: axes keep half of the width, no label covers another, no legend is cut."""
+"""Every figure of every committed profile, measured: axes keep half of the width, no label covers another, no legend
+is cut."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""A fresh clone is read without runs/, LLM, encoder or data: reports and notebooks 05 to 07 from the committed records."""
+"""A fresh clone is read without runs/, LLM, encoder or data: reports and notebooks 05 to 07 from the committed
+records."""
 
 import json
 import os
@@ -21,7 +22,8 @@ MAKERS = ("torch", "transformers", "trl", "peft", "openvino_genai", "gguf", "dat
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A checkout with records and no tables, figures or reports, on a machine where nothing that makes can be imported."""
+    """A checkout with records and no tables, figures or reports, on a machine where nothing that makes can be
+    imported."""
     root = tmp_path_factory.mktemp("clone")
     for name in ("notebooks", "dpo4rec_utils"):
         (root / name).symlink_to(ROOT / name)

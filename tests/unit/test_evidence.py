@@ -1,4 +1,5 @@
-"""Tables of made records by hand-computed numbers, user folds pooled and apart, and records that are not as they should be."""
+"""Tables of made records by hand-computed numbers, user folds pooled and apart, and records that are not as they
+should be."""
 
 import json
 import shutil
@@ -30,7 +31,8 @@ CONFIG = load_config("smoke", CHANGE)
 
 
 def scored_stage(kind: str, name: str, arms: dict[str, float], users: np.ndarray) -> Stage:
-    """A record of own or shared scorers in which an arm has the same value for every user, backbone, metric and seed."""
+    """A record of own or shared scorers in which an arm has the same value for every user, backbone, metric and
+    seed."""
 
     def build(folder):
         rows = []

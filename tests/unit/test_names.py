@@ -1,4 +1,5 @@
-"""Words: variables and parameters are nouns, a function's name stands for one thing, imports are covered by the layers."""
+"""Words: variables and parameters are nouns, a function's name stands for one thing, imports are covered by the
+layers."""
 
 import ast
 import tomllib

@@ -1,4 +1,5 @@
-"""Artefacts are whole or absent and never reused for another input, code or library; bad assets and data are one sentence."""
+"""Artefacts are whole or absent and never reused for another input, code or library; bad assets and data are one
+sentence."""
 
 import http.server
 import os

@@ -53,7 +53,8 @@ class Sampler(Protocol):
 
 
 def completion_of(tokens: Sequence[int], tokenizer, ends: Sequence[int]) -> Completion:
-    """The completion of sampled tokens, of which the last may be an end token; it counts for neither text nor length."""
+    """The completion of sampled tokens, of which the last may be an end token; it counts for neither text nor
+    length."""
     finished = tokens[-1] in ends
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     return Completion(text, len(tokens) - finished, finished)

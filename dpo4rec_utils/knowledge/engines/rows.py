@@ -1,4 +1,5 @@
-"""Rows of tokens that grow together in one model, for the transformers engine: cached keys and values, grown in place."""
+"""Rows of tokens that grow together in one model, for the transformers engine: cached keys and values, grown in
+place."""
 
 import torch
 from transformers import DynamicCache
@@ -8,7 +9,8 @@ COLUMNS = 64  # room for tokens, taken at once
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of a layer, (R, heads, columns, width), in room for more: a `DynamicLayer` copies all at every token.
+    """Keys and values of a layer, (R, heads, columns, width), in room for more: a `DynamicLayer` copies all at every
+    token.
 
     It keeps more than a sliding layer would: the mask, which knows the window, hides the rest.
     """
@@ -56,7 +58,8 @@ def _cache(model) -> DynamicCache:
 
 
 class Rows:
-    """Rows of tokens that grow together: a mask, cached keys and values, and (R, V) float32 logits behind the last token."""
+    """Rows of tokens that grow together: a mask, cached keys and values, and (R, V) float32 logits behind the last
+    token."""
 
     def __init__(self, model, prompts: list[list[int]], pad_token_id: int):
         self.model, self.cache = model, _cache(model)

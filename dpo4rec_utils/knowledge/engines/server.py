@@ -29,7 +29,8 @@ FIRST_WAIT = 0.5  # seconds before the first retry
 
 
 class ServerSampler:
-    """A client of one policy on a server. Raises `StudyError` where the server is not there or does not hold the policy."""
+    """A client of one policy on a server. Raises `StudyError` where the server is not there or does not hold the
+    policy."""
 
     def __init__(self, policy: Policy, config: Config, workspace: Path):
         self.config, self.server = config.llm, config.llm.server
@@ -84,7 +85,8 @@ class ServerSampler:
         return True
 
     def _find(self, policy: Policy, workspace: Path) -> None:
-        """Make sure that the server lists the policy; an adapter is handed over where the server takes it at run time."""
+        """Make sure that the server lists the policy; an adapter is handed over where the server takes it at run
+        time."""
         if self.name in self._listed():
             return
         if policy.adapters:
@@ -139,7 +141,8 @@ class _RefusedError(StudyError):
 
 
 def server_name(policy: Policy, config: Config) -> str:
-    """The name of a policy on a server: as configured; the model's own for the LLM as it comes; else one with its key."""
+    """The name of a policy on a server: as configured; the model's own for the LLM as it comes; else one with its
+    key."""
     named = config.llm.server.names.get(policy.name)
     return named or (f"{policy.name}-{policy.key}" if policy.adapters else policy.model)
 

@@ -1,4 +1,5 @@
-"""transformers on any device and for any causal language model: prompts in batches, each computed once for all its samples."""
+"""transformers on any device and for any causal language model: prompts in batches, each computed once for all its
+samples."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,10 +73,11 @@ class TransformersSampler:
 
 
 def pick(logits: torch.Tensor, chance: Sequence[float], config: LLMConfig) -> torch.Tensor:
-    """(R,) tokens drawn from (R, V) logits at `config.temperature` from the likeliest that hold `config.top_p` of the mass.
+    """(R,) tokens drawn from (R, V) logits at `config.temperature` from the likeliest that hold `config.top_p` of the
+    mass.
 
-    chance: (R,) in [0, 1), where in the cumulated mass the token lies (Holtzman et al., arXiv 1904.09751). No full sort: the
-    likeliest 256 are enough where they hold the mass.
+    chance: (R,) in [0, 1), where in the cumulated mass the token lies (Holtzman et al., arXiv 1904.09751). No full
+    sort: the likeliest 256 are enough where they hold the mass.
     """
     chance = torch.as_tensor(chance, dtype=torch.float32, device=logits.device)
     logits = logits / config.temperature
