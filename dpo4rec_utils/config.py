@@ -81,7 +81,7 @@ class Section(BaseModel):
 
 
 class ColumnsConfig(Section):
-    """Which columns of own tables hold what; null: there is none."""
+    """Which columns of your tables hold what; null: there is none."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -105,7 +105,7 @@ class ColumnsConfig(Section):
 
 
 class CoreConfig(Section):
-    """The k-core of own tables: interactions that every user and every item must have, data/core.py."""
+    """The k-core of your tables: interactions that every user and every item must have, data/core.py."""
 
     users: int = Field(5, ge=1, le=10000)
     items: int = Field(5, ge=1, le=10000)
@@ -114,16 +114,16 @@ class CoreConfig(Section):
 class DataConfig(Section):
     """The data set, histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
 
-    name: str = Field("ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for own tables")
-    archive: str | None = Field(None, description="a zip archive that holds the own tables, or its address")
+    name: str = Field("ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for tables of yours")
+    archive: str | None = Field(None, description="a zip archive that holds your tables, or its address")
     interactions: str | None = Field(
-        None, description="own table: a file or its address, a folder, or a member of the archive"
+        None, description="your table: a file or its address, a folder, or a member of the archive"
     )
-    items: str | None = Field(None, description="own table of the items")
+    items: str | None = Field(None, description="your table of the items")
     columns: ColumnsConfig = ColumnsConfig()
-    encoding: str | None = Field(None, description="of own tables that are text; null: UTF-8")
-    separator: str | None = Field(None, description="of own tables that are text; null: by the file's ending")
-    escape: str | None = Field(None, description="the character that escapes a quote in own tables")
+    encoding: str | None = Field(None, description="of your tables that are text; null: UTF-8")
+    separator: str | None = Field(None, description="of your tables that are text; null: by the file's ending")
+    escape: str | None = Field(None, description="the character that escapes a quote in your tables")
     notes: Annotated[tuple[str, ...], *Names] = Field(
         (), description="sentences that stand wherever a number of this data set is shown"
     )
@@ -136,13 +136,13 @@ class DataConfig(Section):
         "error", description="which is kept of a user's repeats, and of an item that is listed twice"
     )
     broken_title: str | None = Field(
-        None, description="a regular expression: what matches it is no title of an own table's item"
+        None, description="a regular expression: what matches it is no title of your table's item"
     )
     core: CoreConfig | None = Field(
-        None, description="keep a k-core of own tables, read as streams; null: keep everything"
+        None, description="keep a k-core of your tables, read as streams; null: keep everything"
     )
     min_interactions: int | None = Field(
-        None, ge=1, le=10000, description="leave out users of own tables with fewer, after `core`"
+        None, ge=1, le=10000, description="leave out users of your tables with fewer, after `core`"
     )
     first_interactions: int | None = Field(
         None,
@@ -172,13 +172,13 @@ class DataConfig(Section):
         return int(round(others / (others - self.train_share), 6))
 
     @model_validator(mode="after")
-    def _own_tables_have_a_name(self):
+    def _tables_have_a_name(self):
         table_settings = [
             k for k in ("archive", "interactions", "items", "core", "min_interactions") if getattr(self, k)
         ]
         if self.name in DATASETS and table_settings:
             raise ValueError(
-                f"data.{table_settings[0]} is of own tables and data.name = {self.name!r} is a built-in data set; give them another name."
+                f"data.{table_settings[0]} is of your tables and data.name = {self.name!r} is a built-in data set; give them another name."
             )
         return self
 
@@ -302,7 +302,7 @@ class RewardConfig(Section):
     kind: Literal["log_likelihood", "ndcg", "map"] = "log_likelihood"
     estimate: Annotated[str, *_name_in(ESTIMATES)] = Field(
         "amortised",
-        description="realised: on a user's own lists; amortised: what a text like this can expect; embedding: its cosine with "
+        description="realised: on a user's lists; amortised: what a text like this can expect; embedding: its cosine with "
         "the history mean, no re-ranker",
     )
     equal_length: bool = Field(True, description="take out of the reward what a text's tokens explain within a user")

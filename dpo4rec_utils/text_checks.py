@@ -1,4 +1,4 @@
-"""What the policies' texts say, checked: guards, fit to their own user, words gained and lost, distance moved."""
+"""What the policies' texts say, checked: guards, fit to their user, words gained and lost, distance moved."""
 
 from dataclasses import replace
 

@@ -26,7 +26,7 @@ def claimed_changes(vectors: TextVectors, turn: Round) -> pd.Series:
 def story(vectors: TextVectors, turn: Round, user: int) -> dict:
     """One train user through a round.
 
-    Returns `question`, the user turn of the prompt; `samples` (text; realised, what the user's own lists say of it;
+    Returns `question`, the user turn of the prompt; `samples` (text; realised, what the user's lists say of it;
     role, what the pairs made of it); `before` and `after`, a text each; `ranking`, the user's first list (item,
     liked, rank_before, rank_after) by a model trained without this user's lists.
     """

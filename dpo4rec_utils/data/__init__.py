@@ -1,1 +1,1 @@
-"""Data: two tables, own ones or a known data set, users with histories and futures, the user split, candidate lists."""
+"""Data: two tables, yours or a built-in data set, users with histories and futures, the user split, candidate lists."""

@@ -92,7 +92,7 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
 
 
 class NegativeSampler:
-    """Draws items in proportion to a weight, without replacement and none of a user's own, by rejection.
+    """Draws items in proportion to a weight, without replacement and none that a user has met, by rejection.
 
     The cost of a draw does not depend on the number of items. Drawing one after the other and throwing away what is not
     allowed has the distribution of drawing from the allowed items alone, one after the other without replacement.
@@ -103,7 +103,7 @@ class NegativeSampler:
         self.possible = np.flatnonzero(weight)
 
     def draw(self, count: int, met: set, rng: np.random.Generator) -> np.ndarray | None:
-        """(count,) distinct item positions outside `own`, or None where there are too few."""
+        """(count,) distinct item positions outside `met`, or None where there are too few."""
         if len(self.possible) - len(met) < count and len(set(self.possible.tolist()) - met) < count:
             return None
         drawn: dict[int, None] = {}
@@ -135,4 +135,4 @@ def check_lists(lists: CandidateLists, cohort: Cohort) -> None:
         if set(items.ravel()) & set(cohort.history[index].item):
             raise StudyError(f"User {cohort.users[index]} has a history item among the candidates.")
         if set(items[~observed]) & set(cohort.met[index]):
-            raise StudyError(f"User {cohort.users[index]} has an own item among the negatives.")
+            raise StudyError(f"User {cohort.users[index]} has an item among the negatives that the user met.")

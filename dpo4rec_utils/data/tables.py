@@ -1,4 +1,4 @@
-"""Own tables: whatever a profile's `data` section describes, brought into the shape of `Dataset`."""
+"""Tables of yours: whatever a profile's `data` section describes, brought into the shape of `Dataset`."""
 
 import html
 import os

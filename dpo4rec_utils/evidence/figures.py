@@ -186,7 +186,7 @@ def knowledge(records: Records):
     table = loop_tables.ablation_knowledge(records)
     labelled = table.assign(arm=table.arm.map(label), backbone=table.backbone.map(words.backbone_label))
     figure, _ = plots.dots(labelled, "arm", "mean", "backbone", "std")
-    plots.below(figure, f"NDCG@7, test lists, own scorers (bars: deviation over {table.seeds.max()} seeds)")
+    plots.below(figure, f"NDCG@7, test lists, a re-ranker for each (bars: deviation over {table.seeds.max()} seeds)")
     mean = table.groupby("arm", sort=False)["mean"].mean()
     return figure, (
         f"Item text changes NDCG@7 by {mean['item'] - mean['none']:+.4f} over ids alone; on top of it the user's text changes it by "

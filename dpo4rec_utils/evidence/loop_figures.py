@@ -44,17 +44,17 @@ def sanity_rankers(records: Records):
 
 
 def similarity(records: Records):
-    """Cosine of a zero-shot text with its own user's mean liked item beside that with another user's."""
+    """Cosine of a zero-shot text with its user's mean liked item beside that with another user's."""
     metrics = records.metrics("guards", "similarity")
     figure, axis = plots.blank(height=4.0)
     plots.histogram(
         axis, metrics["edges"], metrics["another"], f"another user (mean {metrics['another_mean']:.3f})", True
     )
-    plots.histogram(axis, metrics["edges"], metrics["own"], f"own user (mean {metrics['own_mean']:.3f})", False)
+    plots.histogram(axis, metrics["edges"], metrics["own"], f"the text's user (mean {metrics['own_mean']:.3f})", False)
     axis.set(xlabel="cosine of text and mean liked item", ylabel=f"texts (n = {metrics['users']})")
     plots.legend_above(figure, axis)
     return figure, (
-        f"A zero-shot text is closer to its own user's liked items than to another user's for {metrics['own_above_another']:.0%} of "
+        f"A zero-shot text is closer to its user's liked items than to another user's for {metrics['own_above_another']:.0%} of "
         f"{metrics['users']} users (50 % would be no signal)."
     )
 

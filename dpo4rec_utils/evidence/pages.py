@@ -161,7 +161,7 @@ def _expected(records: Records) -> dict[str, str]:
     return {
         "00": "first loss 0.6931 (ln 2)",
         "01": f"{users['train']} / {users['validation']} / {users['test']} users",
-        "02": f"{closer:.0%} nearer to their own user",
+        "02": f"{closer:.0%} nearer to their user",
         "03": f"r = {reliable:.2f} between halves of the lists",
         "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
         "05": f"{row.difference:+.4f} NDCG@7 over zero-shot text",

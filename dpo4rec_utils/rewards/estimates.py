@@ -111,7 +111,7 @@ def amortised(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
 
 
 def realised(features: TextFeatures, rewards: np.ndarray) -> np.ndarray:
-    """The rewards (P, N) by the users' own lists, as they are."""
+    """The rewards (P, N) by the users' lists, as they are."""
     return rewards
 
 

@@ -171,8 +171,8 @@ def test_tables_and_figures(finished):
 
 def test_the_report_leads_with_the_answer_and_escapes(finished):
     page = (finished / "results/smoke/report.html").read_text()
-    assert page.index("Beats") < page.index("<figure>") and 'name="viewport"' in page
-    assert all(f'alt="{word}' in page for word in ("Histories are cut", "With own scorers"))
+    assert page.index("Above") < page.index("<figure>") and 'name="viewport"' in page
+    assert all(f'alt="{word}' in page for word in ("Histories are cut", "With a re-ranker for each"))
     rows = [table.count("<tr") for table in re.findall(r"<table.*?</table>", page, re.S)]
     assert max(rows) == 21 and "tables/main_results.csv" in page
 

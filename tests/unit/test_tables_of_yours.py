@@ -1,4 +1,4 @@
-"""Own tables: every format, and what is wrong with one is one sentence that names the file or the key."""
+"""Tables of yours: every format, and what is wrong with one is one sentence that names the file or the key."""
 
 import gzip
 import json
@@ -468,7 +468,7 @@ BAD_SETTINGS = {
     "data.core.users=0": "data.core.users = 0 is out of range; allowed: int from 1 to 10000",
     "data.core.k=5": "Unknown key data.core.k = 5; allowed here: users, items",
     "data.core=5": "data.core = 5: a mapping is expected; keys: users, items",
-    "data.interactions=mine.csv": "data.interactions is of own tables and data.name = 'ml-100k' is a built-in data set",
+    "data.interactions=mine.csv": "data.interactions is of your tables and data.name = 'ml-100k' is a built-in data set",
     "data.columns.attributes={title: brand}": "data.columns.attributes names 'title', which is no attribute",
     "data.min_interactions=many": "data.min_interactions = 'many' has the wrong type; allowed: int from 1 to 10000, or null",
     "data.broken_title='['": "data.broken_title = .* is no regular expression",
