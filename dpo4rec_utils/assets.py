@@ -27,6 +27,7 @@ from dpo4rec_utils.files import (
     atomic_path,
     file_identity,
     file_sha256,
+    public_address,
     read_json,
     require_free_disk,
     write_json,
@@ -323,7 +324,7 @@ def archive(url: str) -> Path:
     """
     name, local = urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1], local_folder()
     if not name:
-        raise StudyError(f"{url} names no file; give the address of one.")
+        raise StudyError(f"{public_address(url)} names no file; give the address of one.")
     for folder in (local, cache_folder() / content_key(url)):
         if folder and (folder / name).exists():
             return folder / name
@@ -331,9 +332,12 @@ def archive(url: str) -> Path:
         return download(url, cache_folder() / content_key(url) / name)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise StudyError(
-            f"{name} could not be downloaded from {url} ({type(error).__name__}: {error}); connect to the network, or put the "
+            f"{name} could not be downloaded from {public_address(url)} ({type(error).__name__}); connect to the network, or put the "
             f"file into a folder and name that folder in {VARIABLE}."
         ) from None
+
+
+NEVER_READ = (".onnx", ".xml", ".h5", ".msgpack", ".ot", ".md", ".lock", ".metadata")  # of a model's folder
 
 
 @functools.cache
@@ -347,8 +351,7 @@ def weights_identity(model: str, kind: str) -> str:
         return ASSETS[EMBEDDED[kind][model]].sha256
     folder = Path(model).expanduser()
     if folder.is_dir():
-        kinds, names = (".safetensors", ".gguf", ".json", ".jinja", ".model"), ("vocab.txt", "merges.txt")
-        files = sorted(p for p in folder.rglob("*") if p.suffix in kinds or p.name in names)
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in NEVER_READ)
         return content_key([(path.relative_to(folder).as_posix(), file_sha256(path)) for path in files])
     from huggingface_hub import hf_hub_download
 

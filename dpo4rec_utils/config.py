@@ -8,9 +8,19 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from dpo4rec_utils.arms import ARMS, VARIANTS
+from dpo4rec_utils.files import public_address
 from dpo4rec_utils.registries import BACKBONES, DATASETS, ENGINES, ESTIMATES, Registry
 
 PROFILE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
@@ -73,7 +83,7 @@ class Section(BaseModel):
     """A part of the configuration: frozen, no unknown keys, no silent conversions (a whole number passes for a
     float)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def changed(self, **values) -> typing.Self:
         """A copy with other values, checked like a profile."""
@@ -114,7 +124,9 @@ class CoreConfig(Section):
 class DataConfig(Section):
     """The data set, histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
 
-    name: str = Field("ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for tables of yours")
+    name: str = Field(
+        "ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for tables of yours"
+    )
     archive: str | None = Field(None, description="a zip archive that holds your tables, or its address")
     interactions: str | None = Field(
         None, description="your table: a file or its address, a folder, or a member of the archive"
@@ -164,6 +176,10 @@ class DataConfig(Section):
     train_share: float = Field(0.6, ge=0.1, le=0.9, description="share of users in train")
     validation_share: float = Field(0.1, ge=0.02, le=0.5, description="share of users in validation; the rest is test")
     fold: int = Field(0, ge=0, le=99, description="which users are test; those of two folds are never the same")
+
+    @field_serializer("archive", "interactions", "items")
+    def _public(self, name: str | None) -> str | None:
+        return name and public_address(name)
 
     @property
     def folds(self) -> int:
@@ -225,7 +241,11 @@ class ServerConfig(Section):
     )
     concurrency: int = Field(16, ge=1, le=1024, description="requests at a time")
     retries: int = Field(4, ge=0, le=20, description="of a request, each after twice the wait")
-    timeout: float = Field(300.0, ge=1, le=3600, description="seconds for an answer")
+    timeout: float = Field(300.0, ge=1, le=3600, description="seconds for a whole answer")
+
+    @field_serializer("url")
+    def _public(self, url: str) -> str:
+        return public_address(url)
 
 
 class LLMConfig(Section):
@@ -427,5 +447,5 @@ class Config(Section):
 
 
 def as_dict(config: Section) -> dict:
-    """The resolved configuration as plain data, for records and keys."""
+    """The resolved configuration as plain data, for records and keys; addresses without user, password and query."""
     return config.model_dump(mode="json")

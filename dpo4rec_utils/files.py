@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import urllib.parse
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -30,6 +31,27 @@ class NotAskedError(MissingRecordError):
 
 class UnmadeStageError(StudyError):
     """A stage that is not finished, where nothing is to be made."""
+
+
+def public_address(text: str) -> str:
+    """An address without what is nobody's business: user, password, query and fragment; other texts as they are.
+
+    Presigned addresses hold a key in their query.
+    """
+    if "://" not in text:
+        return text
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError:
+        return text.split("://")[0] + "://..."
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may be sent it: control characters and escape sequences are shown, not obeyed."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
 
 
 def project_root() -> Path:

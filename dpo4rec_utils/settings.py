@@ -44,28 +44,52 @@ def _suffix(overrides: dict | None) -> str:
     return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if overrides else ""
 
 
+MOST_YAML = 2**20  # characters of a file
+
+
 def read_yaml(text: str) -> Any:
-    """YAML with two mends: a key given twice is an error, and `1e-4` is a number. Raises `yaml.YAMLError`."""
+    """YAML as version 1.2 reads it: `1e-4` is a number, `1:30`, `0777`, `on` and dates are text.
+
+    Raises `yaml.YAMLError`, also for a key that is given twice and for an alias.
+    """
+    if len(text) > MOST_YAML:
+        raise yaml.YAMLError(f"it has {len(text)} characters; allowed: {MOST_YAML}")
     try:
         return yaml.load(text, _Loader)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, TypeError) as error:
         raise yaml.YAMLError(f"a value cannot be read ({' '.join(str(error).split())[:80]})") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys, and follows YAML 1.1, where a float needs a dot."""
+    """PyYAML takes the last of two equal keys and follows YAML 1.1."""
+
+    yaml_implicit_resolvers = {}
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
         repeated = sorted({key for key in keys if keys.count(key) > 1})
         if repeated:
             raise yaml.YAMLError(f"the key {repeated[0]} is given twice, line {node.start_mark.line + 1} on")
         return super().construct_mapping(node, deep)
 
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases of aliases make a billion values
+            raise yaml.YAMLError(f"aliases are not read, line {self.peek_event().start_mark.line + 1}; write it out")
+        return super().compose_node(parent, index)
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+
+# The core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), without octal and hexadecimal numbers.
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"0|[-+]?[1-9][0-9]*", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})$"), list(_first))
 
 
 def profile_names() -> list[str]:
@@ -97,7 +121,8 @@ def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
     """The settings of a profile laid over those that it extends."""
     path = _path(profile)
     try:
-        settings = _mapping(read_yaml(path.read_text(encoding="utf-8")) or {}, path.name)
+        content = read_yaml(path.read_text(encoding="utf-8-sig"))
+        settings = _mapping({} if content is None else content, path.name)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
     parent = settings.pop("extends", None)

@@ -6,13 +6,15 @@ Adding one touches no Python: copy a file of `knowledge/domains/`, or name your 
 
 import functools
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2.sandbox import SandboxedEnvironment, SecurityError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.settings import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "knowledge" / "domains"
 
@@ -21,18 +23,27 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _is_no_template(text: str | None) -> str | None:
+    if text and any(mark in text for mark in ("{{", "{%", "{#")):
+        raise ValueError("is written as it stands and knows no facts; take the braces out")
+    return text
+
+
+Literally = Annotated[str, AfterValidator(_is_no_template)]
+
+
 class UserWords(_Part):
     """How a user is asked for: `question` (what the model reads) and `prefix` (how its answer begins)."""
 
     question: str
-    prefix: str
+    prefix: Literally
 
 
 class ItemWords(_Part):
     """How an item is asked for, how the answer begins, and the item's text without an LLM."""
 
     question: str
-    prefix: str
+    prefix: Literally
     facts: str
 
 
@@ -48,7 +59,7 @@ class Domain(_Part):
     """
 
     attribute: str | None = None
-    system: str | None = None
+    system: Literally | None = None
     completion: str = "{% if system %}{{ system }}\n\n{% endif %}{{ question }}"
     user: dict[str, UserWords] = Field(min_length=1)
     item: ItemWords
@@ -64,7 +75,7 @@ def load_domain(name: str) -> Domain:
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise StudyError(f"data.domain = {name!r} is no domain; allowed: {names}, or the path of a YAML file.")
     try:
-        domain = Domain.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        domain = Domain.model_validate(read_yaml(path.read_text(encoding="utf-8-sig")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
@@ -91,25 +102,89 @@ def listed(names) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+FILTERS = (
+    "capitalize",
+    "default",
+    "first",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "sort",
+    "title",
+    "trim",
+    "upper",
+)
+MOST_CHARACTERS = 100_000  # that a template writes
+MOST_NESTED = 2  # loops inside each other
+
+
+class _Sandbox(SandboxedEnvironment):
+    """No calls, no products and few filters, so that no template takes the memory or the day."""
+
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def call_binop(self, context, operator, left, right):
+        raise SecurityError(f"{operator!r} is not allowed in a template")
+
+    def call(self, context, called, *args, **kwargs):
+        raise SecurityError("calls are not allowed in a template")
+
+
+def _printable_value(value):
+    """What a template writes must be text or a number: a method or a whole table would be printed as Python does."""
+    if not isinstance(value, (str, int, float, StrictUndefined)):
+        raise TypeError(f"it writes a {type(value).__name__}; write `names | listed`, or one of them")
+    return value
+
+
 @functools.cache
 def _environment() -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["listed"] = listed
+    environment = _Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable_value)
+    environment.filters = {name: environment.filters[name] for name in FILTERS} | {"listed": listed}
+    environment.globals.clear()  # no `range`: a template repeats what it knows and nothing else
     return environment
 
 
 @functools.cache
 def _compiled(template: str):
+    environment = _environment()
     try:
-        return _environment().from_string(template)
-    except TemplateError as error:
-        raise StudyError(f"The template {template[:60]!r} is malformed: {error}.") from None
+        _require_short(environment.parse(template))
+        return environment.from_string(template)
+    except (TemplateError, RecursionError, ValueError) as error:
+        raise StudyError(f"The template {template[:60]!r} is malformed: {error or type(error).__name__}.") from None
+
+
+def _require_short(node: nodes.Node, loops: int = 0) -> None:
+    """Raise `ValueError` for what could run without end: macros, includes, and loops more than two deep."""
+    loops += isinstance(node, nodes.For)
+    if loops > MOST_NESTED or isinstance(node, (nodes.Macro, nodes.CallBlock, nodes.Include, nodes.ImportedName)):
+        raise ValueError(
+            f"it has macros, includes or more than {MOST_NESTED} loops inside each other; write it plainly"
+        )
+    for child in node.iter_child_nodes():
+        _require_short(child, loops)
 
 
 def render_words(template: str, facts: dict) -> str:
     """A template with facts; `StudyError` in one sentence for a fact that it names and nobody knows."""
     try:
-        return _compiled(template).render(facts)
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        text = ""
+        for part in _compiled(template).generate(facts):
+            text += part
+            if len(text) > MOST_CHARACTERS:
+                raise ValueError(f"it writes more than {MOST_CHARACTERS} characters")
+        return text
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         names = ", ".join(sorted(facts))
         raise StudyError(f"The template {template[:60]!r} cannot be written: {error}; known: {names}.") from None

@@ -21,6 +21,8 @@ from dpo4rec_utils.knowledge.models import TOKENIZER_FILES, readable
 from dpo4rec_utils.knowledge.prompts import as_text, control_words
 from dpo4rec_utils.store import Store, made_by
 
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
 
 class TextEncoder:
     """Encode texts with a memory on disk: `folder/vectors.npz` maps each distinct text (by hash) to its vector.
@@ -95,7 +97,7 @@ def load_encoder(config: EncoderConfig):
         else:
             _check_folder(model)
             options = {"use_safetensors": True}
-            encoder = SentenceTransformer(model, device=the_device(), model_kwargs=options)
+            encoder = SentenceTransformer(model, device=the_device(), model_kwargs=options, trust_remote_code=False)
     if config.prompt and config.prompt not in encoder.prompts:
         names = ", ".join(encoder.prompts) or "none"
         raise StudyError(f"encoder.prompt = {config.prompt!r} is no prompt of {model!r}; it has: {names}.")
@@ -122,6 +124,12 @@ def _check_folder(model: str) -> None:
         raise StudyError(
             f"encoder.model = {model!r} has no modules.json, which says how words become a vector; save it with "
             "sentence-transformers."
+        )
+    pickles = sorted(path for path in folder.rglob("*") if path.suffix in PICKLES and path.is_file())
+    if pickles:
+        raise StudyError(
+            f"encoder.model = {model!r} holds {pickles[0].relative_to(folder)}, a pickle, which can run code; save it with "
+            "safetensors and delete the file."
         )
     if not any(path.name in TOKENIZER_FILES for path in folder.rglob("*")):
         raise StudyError(f"encoder.model = {model!r} has no tokenizer; copy the whole model.")

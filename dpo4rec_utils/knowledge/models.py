@@ -21,8 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.device import free_memory
-from dpo4rec_utils.files import StudyError, file_sha256
+from dpo4rec_utils.files import StudyError, file_sha256, read_json
 
+NO_CODE = {"trust_remote_code": False}  # left out, transformers would ask on the terminal
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
@@ -104,10 +105,10 @@ def _dequantise(source: Path, target: Path) -> None:
     options = {"gguf_file": source.name}
     quantised = GgufConfig(dequantize=True)
     dense = AutoModelForCausalLM.from_pretrained(
-        source.parent, quantization_config=quantised, dtype=torch.float32, **options
+        source.parent, quantization_config=quantised, dtype=torch.float32, **NO_CODE, **options
     )
     dense.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(target)
+    AutoTokenizer.from_pretrained(source.parent, **NO_CODE, **options).save_pretrained(target)
 
 
 def _check_folder(model: str, folder: Path) -> None:
@@ -118,17 +119,31 @@ def _check_folder(model: str, folder: Path) -> None:
         missing.append("a tokenizer (tokenizer.json or tokenizer.model)")
     if not any(folder.glob("*.safetensors")):
         missing.append("weights (*.safetensors)")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        parts = read_json(index).get("weight_map", {}).values()
+        missing += sorted({str(part) for part in parts if not _is_part(folder, part)})[:1]
     if missing:
         raise StudyError(
             f"llm.model = {model!r} lacks {' and '.join(missing)}; copy the whole model, or save it with save_pretrained."
         )
 
 
+def _is_part(folder: Path, name) -> bool:
+    """Whether a part of the weights is a safetensors file of this folder: never a pickle, never elsewhere."""
+    return (
+        isinstance(name, str)
+        and name == Path(name).name
+        and name.endswith(".safetensors")
+        and (folder / name).is_file()
+    )
+
+
 @functools.cache
 def load_tokenizer(model: str):
     """The tokenizer of a model, pad token set (the end token where it has none)."""
     with readable("llm.model", model):
-        tokenizer = AutoTokenizer.from_pretrained(dense_source(model))
+        tokenizer = AutoTokenizer.from_pretrained(dense_source(model), **NO_CODE)
     if tokenizer.eos_token is None:
         raise StudyError(f"llm.model = {model!r} has a tokenizer without an end token; set its eos_token and save it.")
     if tokenizer.pad_token is None:
@@ -145,19 +160,26 @@ def token_ids(tokenizer, text: str) -> list[int]:
 def end_tokens(model: str) -> tuple[int, ...]:
     """The tokens at which a model stops: those of its generation configuration, and its tokenizer's end token."""
     source, tokenizer = dense_source(model), load_tokenizer(model)
+    settings = Path(source) / "generation_config.json"
+    if settings.is_file():  # transformers takes one that is cut for an absent one
+        read_json(settings)
     try:
         ends = GenerationConfig.from_pretrained(source).eos_token_id
     except OSError:  # it has none; its weights' configuration, which old models have instead, may
         with readable("llm.model", model):
             ends = GenerationConfig.from_model_config(_config(source)).eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
+    if not all(end is None or (type(end) is int and 0 <= end < len(tokenizer)) for end in ends):
+        raise StudyError(
+            f"llm.model = {model!r} names end tokens {str(ends)[:80]}, which are no tokens; mend its files."
+        )
     return tuple(sorted({tokenizer.eos_token_id, *ends} - {None}))
 
 
 def _config(source: str):
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(source)
+    return AutoConfig.from_pretrained(source, **NO_CODE)
 
 
 @functools.cache
@@ -209,7 +231,7 @@ def load_base(model: str, dtype=torch.float32):
     _require_room(model, dtype)
     with readable("llm.model", model):
         loaded, loading = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
         )
     if absent := sorted(loading["missing_keys"]):
         raise StudyError(

@@ -342,5 +342,5 @@ def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
     choice = replace(choice, users=study.data.cohort.of("train"))
     one = np.isin(choice.users, heldout)
     choice.rewards[one] = 0.5  # no gap, no pair
-    with pytest.raises(StudyError, match="dpo_round_1, users kept out, found 0 pairs of 6 asked for"):
+    with pytest.raises(StudyError, match="dpo_round_1, held-out users, found 0 pairs of 6 asked for"):
         study.pairs(choice, "dpo_round_1")

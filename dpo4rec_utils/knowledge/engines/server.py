@@ -15,9 +15,12 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
 
 from dpo4rec_utils.config import Config
-from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.files import StudyError, public_address
 from dpo4rec_utils.knowledge.engines import Completion
 from dpo4rec_utils.knowledge.exports import save_adapter
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
@@ -26,6 +29,7 @@ from dpo4rec_utils.seeds import derive_seed
 
 KEY_VARIABLE = "DPO4REC_SERVER_KEY"
 FIRST_WAIT = 0.5  # seconds before the first retry
+MOST_BYTES = 2**24  # of an answer
 
 
 class ServerSampler:
@@ -33,7 +37,10 @@ class ServerSampler:
     policy."""
 
     def __init__(self, policy: Policy, config: Config, workspace: Path):
-        self.config, self.server = config.llm, config.llm.server
+        self.config, self.server, self.address = config.llm, config.llm.server, public_address(config.llm.server.url)
+        self.key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not self.key.isprintable():
+            raise StudyError(f"{KEY_VARIABLE} holds characters that no key has; set it to the key alone.")
         self.tokenizer = load_tokenizer(policy.model)
         self.name = server_name(policy, config)
         if self.server.listed:
@@ -53,24 +60,31 @@ class ServerSampler:
 
     def _completion(self, prompt: str, seed: int) -> Completion:
         answer = self._complete(self._prompt(prompt), seed % 2**31, self.config.max_new_tokens)
-        try:
-            (choice,) = answer["choices"]
-            text, finished = choice["text"], choice["finish_reason"] == "stop"
-        except (KeyError, TypeError, ValueError):
-            raise StudyError(f"{self.server.url} gave no completion: {str(answer)[:160]}.") from None
-        usage = answer.get("usage") or {}
+        (choice,), usage = answer.choices, answer.usage or _Usage()
+        text, finished = choice.text.encode("utf-8", "replace").decode(), choice.finish_reason == "stop"
+        counted = len(token_ids(self.tokenizer, text))
         # The end token, which some servers count, is no part of a text.
-        tokens = len(token_ids(self.tokenizer, text)) if finished else usage.get("completion_tokens")
-        return Completion(text, tokens or len(token_ids(self.tokenizer, text)), finished)
+        return Completion(text, counted if finished else usage.completion_tokens or counted, finished)
 
-    def _complete(self, prompt, seed: int, tokens: int) -> dict:
+    def _complete(self, prompt, seed: int, tokens: int) -> "_Answer":
         body = {"model": self.name, "prompt": prompt, "seed": seed, "max_tokens": tokens}
         body |= {"temperature": self.config.temperature, "top_p": self.config.top_p} | self.server.extra
-        answer = self._ask("completions", body)
-        held = answer.get("model", self.name) if isinstance(answer, dict) else None
-        if held not in (self.name, f"{self.name}@main"):
-            raise StudyError(f"{self.server.url} answered for {held!r} instead of {self.name!r}; see llm.server.names.")
+        answer = self._read(_Answer, self._ask("completions", body))
+        if (answer.model or self.name) not in (self.name, f"{self.name}@main"):
+            raise StudyError(
+                f"{self.address} answered for {answer.model[:80]!r} instead of {self.name!r}; see llm.server.names."
+            )
         return answer
+
+    def _read(self, model: type[BaseModel], answer):
+        """An answer as its model; `StudyError` for one of another shape."""
+        try:
+            return model.model_validate(answer)
+        except (ValidationError, RecursionError):
+            shape = f"{type(answer).__name__} {str(answer)[:120]}"
+            raise StudyError(
+                f"{self.address} answers in another shape than an OpenAI-compatible server does: {shape}."
+            ) from None
 
     def _prompt(self, prompt: str) -> list[int] | str:
         """Token ids where the server takes them, else the string of which it makes the same ones."""
@@ -96,44 +110,96 @@ class ServerSampler:
         listed = self._listed()
         if self.name not in listed:
             raise StudyError(
-                f"{self.server.url} does not hold {self.name!r} but {', '.join(listed) or 'nothing'}; start it with this "
+                f"{self.address} does not hold {self.name!r} but {', '.join(listed) or 'nothing'}; start it with this "
                 f"policy, or give its name there as llm.server.names.{policy.name} (docs/adapting.md)."
             )
 
     def _listed(self) -> list[str]:
-        answer = self._ask("models")
-        try:
-            return [entry["id"] for entry in answer["data"]]
-        except (KeyError, TypeError):
-            raise StudyError(f"{self.server.url} lists no models; is it an OpenAI-compatible server?") from None
+        return [entry.id for entry in self._read(_Models, self._ask("models")).data]
 
     def _ask(self, path: str, body: dict | None = None, plain: bool = False):
         """The answer to a request, tried again while the server is busy or away; its text as it is where `plain`."""
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY_VARIABLE):
-            headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.server.url.rstrip('/')}/{path}", data, headers)
         for attempt in range(self.server.retries + 1):
             try:
-                with urllib.request.urlopen(request, timeout=self.server.timeout) as answer:
-                    text = answer.read().decode()
+                text = self._text(self._request(path, body))
                 return text if plain else json.loads(text)
             except urllib.error.HTTPError as error:
                 reason = f"{error.code} {error.read(200).decode(errors='replace')}"
                 if error.code not in (408, 429) and error.code < 500:
-                    raise _RefusedError(f"{self.server.url} refused the request: {reason}.") from None
+                    raise _RefusedError(f"{self.address} refused the request: {self._public(reason)}.") from None
             except (OSError, http.client.HTTPException) as error:
                 reason = str(getattr(error, "reason", None) or error or type(error).__name__)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # what is no JSON, or nested a million times, or no request at all
                 raise StudyError(
-                    f"{self.server.url} does not answer in JSON; is it an OpenAI-compatible server?"
+                    f"{self.address} does not answer in JSON; is it an OpenAI-compatible server, and is llm.server.url "
+                    "its address?"
                 ) from None
             if attempt < self.server.retries:
                 time.sleep(FIRST_WAIT * 2**attempt)
         raise StudyError(
-            f"{self.server.url} gave no answer ({reason[:160]}); start the server, or correct llm.server.url."
+            f"{self.address} gave no answer ({self._public(reason)[:160]}); start the server, or correct llm.server.url."
         )
+
+    def _request(self, path: str, body: dict | None) -> urllib.request.Request:
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        data = None if body is None else json.dumps(body).encode()
+        return urllib.request.Request(f"{self.server.url.rstrip('/')}/{path}", data, headers)
+
+    def _text(self, request: urllib.request.Request) -> str:
+        """The whole answer within `timeout` seconds and `MOST_BYTES`: a byte a second would never end."""
+        deadline, parts, size = time.monotonic() + self.server.timeout, [], 0
+        with _OPENER.open(request, timeout=self.server.timeout) as answer:
+            while part := answer.read1(2**16):
+                parts.append(part)
+                size += len(part)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the answer took longer than {self.server.timeout:g} seconds")
+                if size > MOST_BYTES:
+                    raise OSError(f"the answer is longer than {MOST_BYTES / 2**20:.0f} MiB")
+        return b"".join(parts).decode()
+
+    def _public(self, text: str) -> str:
+        """A text of the server without the key, which some send back."""
+        return text.replace(self.key, "...") if self.key else text
+
+
+class _SameServer(urllib.request.HTTPRedirectHandler):
+    """No redirects: a key is for the server that is named, and a request is not sent again as another kind."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+_OPENER = urllib.request.build_opener(_SameServer)
+
+
+class _Choice(BaseModel):
+    text: str
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    completion_tokens: Annotated[int, Field(ge=0, le=10**6)] | None = None
+
+
+class _Answer(BaseModel):
+    """What is read of a completion."""
+
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    """What is read of the list of models."""
+
+    data: list[_Model]
 
 
 class _RefusedError(StudyError):
