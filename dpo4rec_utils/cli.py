@@ -1,6 +1,7 @@
 """Command line of the study; `python -m dpo4rec_utils COMMAND --help` explains each command.
 
-A `StudyError` or `ConfigError` ends in one sentence and exit code 2, without a traceback.
+Whatever goes wrong ends in one sentence and exit code 2, without a traceback; that of a fault of the program is in a
+log.
 """
 
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.files import StudyError, system_sentence
+from dpo4rec_utils.files import StudyError, printable, system_sentence, unexpected_sentence
 from dpo4rec_utils.settings import ConfigError, load_config, read_yaml
 
 app = typer.Typer(
@@ -20,6 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+NAMED = 10  # users that are left out are named up to this number
+Parameters = Annotated[
+    list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. alignment.beta=0.2.")
+]
 Profile = Annotated[str, typer.Option(help="A name from dpo4rec_utils/profiles, or the path of your own YAML file.")]
 
 
@@ -27,9 +32,7 @@ Profile = Annotated[str, typer.Option(help="A name from dpo4rec_utils/profiles, 
 def study(
     profile: Profile = "ml-100k",
     only: Annotated[str, typer.Option(help="Run the notebooks whose name starts with this, e.g. 05.")] = "",
-    parameter: Annotated[
-        list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. alignment.beta=0.2.")
-    ] = [],  # noqa: B006 (typer reads the default, nothing changes it)
+    parameter: Parameters = [],  # noqa: B006 (typer reads the default, nothing changes it)
 ):
     """Run the notebooks from the first to the last, making what is missing. Interrupt it when you like; it resumes."""
     from dpo4rec_utils.execute import run_notebooks
@@ -45,7 +48,7 @@ def report(
     from dpo4rec_utils.evidence.pages import report_profiles
 
     for line in report_profiles(profile):
-        print(line)
+        say(line)
 
 
 @app.command()
@@ -67,22 +70,29 @@ def doctor():
 
     results = list(checks())
     for good, name, detail in results:
-        print(f"{'OK  ' if good else 'FAIL'} {name}: {detail}")
+        say(f"{'OK  ' if good else 'FAIL'} {name}: {detail}")
     raise typer.Exit(0 if all(good for good, _, _ in results) else 1)
 
 
 @app.command()
-def write(
+def write(  # noqa: PLR0913 (a command has its options as parameters)
     interactions: Annotated[Path, typer.Option(help="A table of interactions, with the columns of the profile's own.")],
     out: Annotated[Path, typer.Option(help="The Parquet file to write: user, sample, text, vector.")],
     profile: Profile = "ml-100k",
     policy: Annotated[str, typer.Option(help="Whose texts: zero_shot, warm_start, dpo_round_1, ... or last.")] = "last",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    parameter: Parameters = [],  # noqa: B006 (typer reads the default, nothing changes it)
 ):
     """Write knowledge about users who were not in the study, with a policy that `study` has made."""
     from dpo4rec_utils.take_home import write_for_new_users
 
-    table = write_for_new_users(load_config(profile), policy, interactions, out)
-    print(f"wrote {out}: {len(table)} texts of {table.user.nunique()} users")
+    config = load_config(profile, overrides_of(parameter))
+    table, gone = write_for_new_users(config, policy, interactions, out, force)
+    say(f"wrote {out}: {len(table)} texts of {table.user.nunique()} users")
+    for reason, users in gone.items():
+        if users:
+            more = f" and {len(users) - NAMED} more" if len(users) > NAMED else ""
+            say(f"left out, {reason}: {', '.join(users[:NAMED])}{more}")
 
 
 data = typer.Typer(help="Look at data before anything is run on them.", no_args_is_help=True)
@@ -97,16 +107,14 @@ def _data():
 @data.command()
 def check(
     profile: Annotated[str, typer.Argument(help="A profile's name, or the path of your own YAML file.")],
-    parameter: Annotated[
-        list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. data.max_users=943.")
-    ] = [],  # noqa: B006 (typer reads the default, nothing changes it)
+    parameter: Parameters = [],  # noqa: B006 (typer reads the default, nothing changes it)
 ):
     """Read a profile's data and say what was read, dropped and why, one user's prompt and template, and what a run
     costs."""
     from dpo4rec_utils.data_check import described
 
     for line in described(load_config(profile, overrides_of(parameter))):
-        print(line)
+        say(line)
 
 
 def overrides_of(parameters: list[str]) -> dict:
@@ -131,28 +139,33 @@ def overrides_of(parameters: list[str]) -> dict:
     return nested
 
 
+def say(text: str, file=None) -> None:
+    """Print text that may hold names from data, of users, items, columns, files: no escape sequence reaches the
+    terminal."""
+    print(printable(text), file=file or sys.stdout)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code. Whatever goes wrong is one sentence."""
     try:
         return app(arguments, prog_name="python -m dpo4rec_utils", standalone_mode=False) or 0
-    except (StudyError, ConfigError) as error:
-        print(f"dpo4rec: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno is None or type(error).__module__ != "builtins":
-            raise
-        print(f"dpo4rec: {system_sentence(error)}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print(
-            "dpo4rec: the memory is used up; close other programs and run the same command to go on.", file=sys.stderr
-        )
-        return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("dpo4rec: interrupted; what is finished is kept, run the same command to go on.", file=sys.stderr)
+        say("dpo4rec: interrupted; what is finished is kept in runs/, run the same command to go on.", sys.stderr)
         return 130
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of the command line
-            print(f"dpo4rec: {error.format_message()}", file=sys.stderr)
-            return 2
-        raise
+        say(f"dpo4rec: {' '.join(sentence_of(error).split())}", sys.stderr)
+        return 2
+
+
+def sentence_of(error: Exception) -> str:
+    """What a person is told of an error: our own sentence, the system's, the command line's, or where the traceback
+    is."""
+    if isinstance(error, (StudyError, ConfigError)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
+        return system_sentence(error)
+    if isinstance(error, MemoryError):
+        return "the memory is used up; close other programs and run the same command to go on."
+    if hasattr(error, "format_message"):  # a usage error of the command line
+        return error.format_message()
+    return unexpected_sentence(error)

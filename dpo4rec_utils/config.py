@@ -6,6 +6,7 @@
 import re
 import typing
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -135,6 +136,9 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     encoding: str | None = Field(None, description="of your tables that are text; null: UTF-8")
     separator: str | None = Field(None, description="of your tables that are text; null: by the file's ending")
+    quoting: Literal["quotes", "none"] = Field(
+        "quotes", description="of your tables that are text; none: quotes are letters, as in most TSV"
+    )
     escape: str | None = Field(None, description="the character that escapes a quote in your tables")
     notes: Annotated[tuple[str, ...], *Names] = Field(
         (), description="sentences that stand wherever a number of this data set is shown"
@@ -146,6 +150,13 @@ class DataConfig(Section):
     )
     duplicates: Literal["first", "last", "error"] = Field(
         "error", description="which is kept of a user's repeats, and of an item that is listed twice"
+    )
+    missing_titles: Literal["error", "drop"] = Field(
+        "error", description="of more than 1 % of your items; drop: leave them out, counted"
+    )
+    unlisted: Literal["error", "drop"] = Field(
+        "error",
+        description="of interactions, more than 5 % with items that are not listed; drop: leave them out, counted",
     )
     broken_title: str | None = Field(
         None, description="a regular expression: what matches it is no title of your table's item"
@@ -177,9 +188,10 @@ class DataConfig(Section):
     validation_share: float = Field(0.1, ge=0.02, le=0.5, description="share of users in validation; the rest is test")
     fold: int = Field(0, ge=0, le=99, description="which users are test; those of two folds are never the same")
 
-    @field_serializer("archive", "interactions", "items")
+    @field_serializer("archive", "interactions", "items", "domain")
     def _public(self, name: str | None) -> str | None:
-        return name and public_address(name)
+        """In records and keys: an address without secrets, and of a path on this machine the file's name."""
+        return PurePath(name).name if name and PurePath(name).is_absolute() else name and public_address(name)
 
     @property
     def folds(self) -> int:

@@ -1,6 +1,7 @@
 """`data check`: what a profile's data are and what a run on them will take, before anything is run."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from dpo4rec_utils.config import SPLITS, Config, as_dict
 from dpo4rec_utils.cost import cost_sentences
+from dpo4rec_utils.data.domain import render_words
+from dpo4rec_utils.knowledge.prompts import every_fact
 from dpo4rec_utils.store import Store
 from dpo4rec_utils.study import Study
 
@@ -18,6 +21,7 @@ def described(config: Config) -> Iterator[str]:
         study = Study(config, Store(Path(folder), as_dict(config)))
         yield from _tables(study)
         yield from _user(study)
+        yield _templates(study)
         yield "\n" + "\n".join(cost_sentences(study))
 
 
@@ -40,10 +44,36 @@ def _tables(study: Study) -> Iterator[str]:
     yield f"lists to rank: {len(lists)}, {lists.labels.sum(axis=1).mean():.2f} liked items of {lists.items.shape[1]} each"
     attributes = ", ".join(f"{name} of {sum(map(bool, tables.values(name)))} items" for name in tables.attributes)
     yield f"attributes: {attributes or 'no column is named'}; years: of {int(tables.items.year.notna().sum())} items"
+    for name in tables.attributes:
+        frequent = Counter(value for values in tables.values(name) for value in values)
+        few = ", ".join(f"{value} ({count})" for value, count in frequent.most_common(5))
+        yield f"{name}: {len(frequent)} values, the most frequent {few or 'none'}"
+    without = len(cohort.users) - len(np.unique(lists.user))
+    if without:
+        yield f"users without a list: {without}, who met so many items that there are no negatives for them"
     counted = study.data.domain.attribute
     if counted not in tables.attributes:
         reason = f"it counts {counted!r}, which data.columns.attributes does not name" if counted else "it names none"
         yield f"no attribute is counted as liked or disliked: domain {study.config.data.domain}, {reason}"
+
+
+MOST_RENDERED = 500  # users and items that every template is written for
+
+
+def _templates(study: Study) -> str:
+    """Every template of the domain, written for real users and items; `StudyError` for one that cannot be."""
+    knowledge, domain = study.knowledge, study.data.domain
+    users, items = knowledge.facts[:MOST_RENDERED], range(min(MOST_RENDERED, len(study.data.dataset.items)))
+    for name in domain.user:
+        for facts in users:
+            knowledge.prompt(facts, name)
+    for facts in users:
+        for phrasing in domain.profile:
+            render_words(phrasing, every_fact(facts))
+    for item in items:
+        knowledge.item_text(item)
+        knowledge.item_question(item)
+    return f"templates: all of the domain can be written for {len(users)} users and {len(items)} items"
 
 
 def _user(study: Study) -> Iterator[str]:

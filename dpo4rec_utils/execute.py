@@ -37,13 +37,16 @@ from dpo4rec_utils.registries import ENGINES
 from dpo4rec_utils.settings import load_config
 
 KERNEL = "dpo4rec"
+NOTEBOOK = re.compile(r"\d\d[a-z]?_\w+")
 # What a notebook may end in with a sentence of ours, or of the system: no traceback.
 EXPECTED = ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError", "MemoryError")
 
 
 def notebook_paths(only: str = "") -> list[Path]:
     """The study's notebooks in order; `StudyError` if none starts with `only`."""
-    paths = sorted(p for p in (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb") if p.name.startswith(only))
+    paths = (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb")
+    # "05_main_results-Copy1.ipynb" is what JupyterLab calls a duplicate.
+    paths = sorted(path for path in paths if path.name.startswith(only) and NOTEBOOK.fullmatch(path.stem))
     if not paths:
         raise StudyError(f"No notebook starts with {only!r}; see the notebooks folder.")
     return paths
@@ -62,7 +65,9 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     with results_alone(root, config.profile), _variables(PYTHONHASHSEED="0", **{HOLDS: config.profile}):
         sweep(root / "results")
         recover(root / "results" / config.profile)
-        parameters = {"PROFILE": profile, "OVERRIDES": overrides or {}}
+        # A kernel starts at the project's root, and its copy is no place for the path of a home.
+        path = os.path.relpath(profile, root) if Path(profile).suffix in (".yaml", ".yml") else profile
+        parameters = {"PROFILE": path, "OVERRIDES": overrides or {}}
         if only:
             results = results_folder(root, config.profile)
             _run(paths, results, parameters)
@@ -208,7 +213,8 @@ def tidy(path: Path) -> None:
         cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
         for output in cell.outputs:
             if output.output_type == "stream":
-                output.text = output.text.replace(root, ".").replace(home, "~")
+                output.text = output.text.replace(root, ".")
+                output.text = output.text.replace(home, "~") if len(home) > 1 else output.text
     book.metadata.pop("papermill", None)
     nbformat.write(book, path)
 
@@ -217,6 +223,9 @@ def install_kernel() -> None:
     """A kernel named dpo4rec in this environment, so notebooks run with the packages that are installed here."""
     from ipykernel.kernelspec import install
 
+    spec = Path(sys.prefix) / "share/jupyter/kernels" / KERNEL / "kernel.json"
+    if spec.exists() and read_json(spec).get("argv", [None])[0] == sys.executable:
+        return  # another study may be starting a kernel by it, and the environment may be read-only
     install(kernel_name=KERNEL, display_name="Python (dpo4rec)", prefix=sys.prefix)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import traceback
 import urllib.parse
 import zipfile
 import zlib
@@ -99,9 +100,18 @@ def atomic_path(path: Path):
 def sweep(folder: Path) -> None:
     """Delete what processes that were killed left half-written anywhere in `folder`."""
     for path in folder.rglob(f"{PARTIAL}*"):
-        pid = path.name.removeprefix(PARTIAL).partition("-")[0]
-        if not pid.isdigit() or not psutil.pid_exists(int(pid)):
+        if not _lives(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(partial: Path) -> bool:
+    """Whether the process that made a half-written file still runs: one of its number that began later is another's, as
+    in a container that was started anew."""
+    pid = partial.name.removeprefix(PARTIAL).partition("-")[0]
+    try:
+        return pid.isdigit() and psutil.Process(int(pid)).create_time() <= partial.stat().st_mtime + 1
+    except (psutil.Error, OSError, OverflowError):
+        return False
 
 
 def remove(path: Path) -> None:
@@ -167,6 +177,27 @@ def system_sentence(error: OSError) -> str:
         errno.ENOENT: "it is gone; restore it",
     }.get(error.errno, f"{error.strerror or error}; look at it")
     return f"{where}: {way_out}, and run the same command to go on."
+
+
+def unexpected_sentence(error: BaseException) -> str:
+    """A fault of the program in one sentence; its traceback is added to `runs/errors.log`, or to a temporary file."""
+    text = "".join(traceback.format_exception(error))
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    log, line = project_root() / "runs" / "errors.log", 1
+    try:
+        log.parent.mkdir(exist_ok=True)
+        if log.exists():
+            line += len(log.read_text(encoding="utf-8", errors="replace").splitlines())
+        with open(log, "a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError:
+        try:
+            with tempfile.NamedTemporaryFile("w", suffix=".log", delete=False, encoding="utf-8") as file:
+                file.write(text)
+            log = Path(file.name)
+        except OSError:
+            return f"a fault of the program ({what}), and no place to write its traceback; free some disk space."
+    return f"a fault of the program ({what}); its traceback begins in line {line} of {log}. What is finished is kept."
 
 
 def write_text(path: Path, text: str) -> None:

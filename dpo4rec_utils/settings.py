@@ -4,6 +4,8 @@ A profile may extend another (`extends: name`). An unknown key, a wrong type or 
 `ConfigError`, which names the key, the value and what is allowed.
 """
 
+import ast
+import contextlib
 import hashlib
 import json
 import re
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 from dpo4rec_utils.config import PROFILE_NAME, Config, NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
+MOST_PARENTS = 16
 
 
 class ConfigError(ValueError):
@@ -117,7 +120,7 @@ def _path(profile: str) -> Path:
     return path
 
 
-def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
+def _read_profile(profile: str, children: tuple[Path, ...]) -> dict:
     """The settings of a profile laid over those that it extends."""
     path = _path(profile)
     try:
@@ -125,17 +128,37 @@ def _read_profile(profile: str, children: tuple[str, ...]) -> dict:
         settings = _mapping({} if content is None else content, path.name)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    _resolve(settings, path.parent)
     parent = settings.pop("extends", None)
     if parent is None:
         return settings
-    if not isinstance(parent, str) or parent in (profile, *children):
+    family = (*children, path.resolve())
+    if not isinstance(parent, str) or len(family) > MOST_PARENTS:
         raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
     if parent.endswith((".yaml", ".yml")):
         parent = str(path.parent / parent)
     try:
-        return _merge(_read_profile(parent, (profile, *children)), settings)
+        if _path(parent).resolve() in family:
+            raise ConfigError("it extends itself; allowed: the name of another profile, in no circle.")
+        return _merge(_read_profile(parent, family), settings)
     except ConfigError as error:
+        if children:  # the first of the family says it, once
+            raise
         raise ConfigError(f"{path.name} extends {parent}: {error}") from None
+
+
+def _resolve(settings: dict, folder: Path) -> None:
+    """Make the paths of a profile whole: they are seen from the folder that its file is in.
+
+    What is not there stays as it is, and is looked for by its name in the folder that DPO4REC_ASSETS names.
+    """
+    data = settings.get("data")
+    for name in ("archive", "interactions", "items", "domain") if isinstance(data, dict) else ():
+        value = data.get(name)
+        if isinstance(value, str) and value and "://" not in value and not Path(value).is_absolute():
+            with contextlib.suppress(OSError, ValueError):
+                if (folder / value).exists():
+                    data[name] = str((folder / value).resolve())
 
 
 def _mapping(content, name: str) -> dict:
@@ -213,6 +236,19 @@ def _names(kind) -> tuple[str, ...]:
     return typing.get_args(kind)
 
 
+def _assigned(namespace: dict) -> set[str]:
+    """The names that the notebook's cells have assigned so far: not those of somebody's IPython start-up files."""
+    cells = namespace.get("In")
+    if not isinstance(cells, list):  # no notebook
+        return {name for name in namespace if not name.startswith("_")}
+    names = set()
+    for cell in cells:
+        with contextlib.suppress(SyntaxError):
+            for node in ast.walk(ast.parse(cell)):
+                names |= {target.id for target in getattr(node, "targets", ()) if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
 def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     """The configuration of a notebook and whether it makes what is missing, from its parameters cell.
 
@@ -220,8 +256,8 @@ def notebook_parameters(namespace: dict) -> tuple[Config, bool]:
     papermill parameter: an error, never a silent default.
     """
     plain, parameters = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE")
-    ours = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out")}
-    for name, value in ours.items():
+    for name in sorted(_assigned(namespace)):
+        value = namespace.get(name)
         if isinstance(value, plain) and name not in parameters:
             raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: {', '.join(parameters)}.")
     making = namespace.get("MAKE", False)

@@ -8,6 +8,7 @@ table of single values (`values.parquet`) where a stage leaves one.
 import ctypes
 import functools
 import gc
+import json
 import math
 import shutil
 import sys
@@ -95,6 +96,7 @@ def release_memory() -> None:
 
 
 LISTED = "files.json"
+SEAL = "seal"  # of a record in runs/: the hash of all else in it and of the list of its files
 HASHED_BYTES = 2**22  # files up to this size are known by hash, larger ones by size
 
 
@@ -111,12 +113,20 @@ def _files(folder: Path):
             yield name, path
 
 
+def _seal(record: dict, listed: Path) -> str | None:
+    return content_key([record, file_sha256(listed)]) if listed.is_file() else None
+
+
 @functools.cache
 def check_files(folder: Path) -> None:
     """Raise `StudyError` where a finished stage lacks a file or holds one that was changed since; once a process."""
-    if not (folder / LISTED).exists():  # made before files were listed
-        return
-    for name, identity in read_json(folder / LISTED).items():
+    record, listed = read_json(folder / "record.json"), folder / LISTED
+    sealed = record.pop(SEAL, None) if isinstance(record, dict) else None
+    if not sealed or sealed != _seal(record, listed):
+        raise StudyError(
+            f"{folder / 'record.json'} or the list of its files was changed since it was made; delete {folder} and run again."
+        )
+    for name, identity in read_json(listed).items():
         path = folder / name
         if not path.is_file() or file_identity(path, HASHED_BYTES) != identity:
             state = "was changed" if path.exists() else "is gone"
@@ -191,13 +201,15 @@ class Store:
             **environment(),
         }
         list_files(folder)
-        write_json(folder / "record.json", record)
+        record = json.loads(json.dumps(record, default=lambda x: x.tolist()))  # as it will be read
+        write_json(folder / "record.json", record | {SEAL: _seal(record, folder / LISTED)})
 
     def publish(self, record: dict, values: Path) -> None:
         """Copy a record and its table, if there is one, to the results with this store's label; list them in
         `manifest.json`."""
         # An artefact may have been made for another profile that agrees in all it depends on.
-        record = record | {"config": self.config, "label": self.label}
+        record = {name: value for name, value in record.items() if name != SEAL}
+        record |= {"config": self.config, "label": self.label}
         with results_alone(self.root, self.config["profile"], wait=30.0):
             self._publish(record, values)
 
@@ -221,8 +233,16 @@ class Store:
         return published_record(self.results, f"{kind}-{name}{self.label}")
 
     def _listed(self) -> dict:
-        manifest = self.results / "manifest.json"
-        return read_json(manifest)["records"] if manifest.exists() else {}
+        return dict(manifest_records(self.results / "manifest.json"))
+
+
+def manifest_records(manifest: Path) -> dict[str, dict]:
+    """The entries of a manifest by name, none where it is not there; `StudyError` for one of another shape."""
+    content = read_json(manifest) if manifest.exists() else {"records": {}}
+    listed = content.get("records") if isinstance(content, dict) else None
+    if not isinstance(listed, dict) or not all(isinstance(entry, dict) for entry in listed.values()):
+        raise StudyError(f"{manifest} is no manifest; restore it from the repository or run the study again.")
+    return listed
 
 
 def published_record(results: Path, name: str) -> dict:
@@ -230,8 +250,7 @@ def published_record(results: Path, name: str) -> dict:
 
     Raises `MissingRecordError` for one that is not listed, `StudyError` for one that is gone or altered.
     """
-    manifest = results / "manifest.json"
-    entry = read_json(manifest)["records"].get(name) if manifest.exists() else None
+    entry = manifest_records(results / "manifest.json").get(name)
     if entry is None:
         raise MissingRecordError(f"There is no record {name} in {profile_of(results)}; run the notebook that makes it.")
     return read_json(_unaltered(results, entry))
@@ -239,7 +258,7 @@ def published_record(results: Path, name: str) -> dict:
 
 def published_values(results: Path, name: str) -> pd.DataFrame:
     """The table of single values of a record that `results/manifest.json` lists; raises as `published_record`."""
-    entry = read_json(results / "manifest.json")["records"].get(name, {}).get("values")
+    entry = manifest_records(results / "manifest.json").get(name, {}).get("values")
     if entry is None:
         raise MissingRecordError(
             f"There is no table of record {name} in {profile_of(results)}; run the notebook that makes it."
@@ -248,9 +267,13 @@ def published_values(results: Path, name: str) -> pd.DataFrame:
 
 
 def _unaltered(results: Path, entry: dict) -> Path:
-    path = results / entry["file"]
-    if not path.exists():
+    path = results / str(entry.get("file"))
+    if results.resolve() not in path.resolve().parents:
+        raise StudyError(
+            f"The manifest of {profile_of(results)} names {entry.get('file')!r}, outside its folder; restore it."
+        )
+    if not path.is_file():
         raise StudyError(f"{path.name} is listed in the manifest of {profile_of(results)} and gone; make it again.")
-    if file_sha256(path) != entry["sha256"]:
+    if file_sha256(path) != entry.get("sha256"):
         raise StudyError(f"{path.name} differs from the manifest of {profile_of(results)}; make it again.")
     return path

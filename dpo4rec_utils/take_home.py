@@ -49,15 +49,18 @@ def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = No
     return Stage("knowledge", policy.name, depends, build, lambda folder: folder / name)
 
 
-def write_for_new_users(config: Config, policy_name: str, interactions: Path, out: Path) -> pd.DataFrame:
+def write_for_new_users(
+    config: Config, policy_name: str, interactions: Path, out: Path, force: bool = False
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Texts and vectors of a policy for the users of a file of interactions, who need not be in the study.
 
     The file has the columns of the study's own interactions, or user_id, item_id, rating and timestamp; items are
     those of the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet:
-    user, sample, text, vector. Raises `StudyError` for a policy that is not made and for a file that cannot be used.
+    user, sample, text, vector. Returns the table, and the users who were left out by reason. Raises `StudyError`
+    for a policy that is not made, for a file that cannot be used and for one that would be written over (`force`:
+    any but the input itself).
     """
-    if out.suffix != ".parquet" or out.is_dir():
-        raise StudyError(f"--out {out} is written as Parquet; name a file that ends in .parquet.")
+    _require_free(interactions, out, force)
     study = Study(config, Store(project_root(), as_dict(config), making=False))
     try:
         policy = study.policy(policy_name)
@@ -65,7 +68,7 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
         raise StudyError(
             f"{config.profile} has made no policy {policy_name} on this machine; run study --profile {config.profile} first."
         ) from None
-    table = read_interactions(interactions, config.data, study.data.dataset, config.seed)
+    table, gone = read_interactions(interactions, config.data, study.data.dataset, config.seed)
     histories = dict(list(table.groupby("user_id", sort=True)))
     knowledge, llm = study.knowledge, config.llm
     facts = [knowledge.reader.facts(rows.tail(config.data.history_limit)) for rows in histories.values()]
@@ -82,4 +85,13 @@ def write_for_new_users(config: Config, policy_name: str, interactions: Path, ou
     out_table["vector"] = list(study.encoder.encode(out_table.text, "encode"))
     with atomic_path(out) as temporary:
         out_table.to_parquet(temporary)
-    return out_table
+    return out_table, gone
+
+
+def _require_free(interactions: Path, out: Path, force: bool) -> None:
+    if out.suffix != ".parquet" or out.is_dir():
+        raise StudyError(f"--out {out} is written as Parquet; name a file that ends in .parquet.")
+    if out.exists() and interactions.exists() and out.samefile(interactions):
+        raise StudyError(f"--out {out} is the table of interactions, which would be lost; name another file.")
+    if out.exists() and not force:
+        raise StudyError(f"--out {out} exists; name another file, or say --force to replace it.")

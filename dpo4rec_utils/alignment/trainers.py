@@ -13,13 +13,13 @@ import json
 import math
 import shutil
 import warnings
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset as TableDataset
 from datasets import disable_progress_bars
 from peft import LoraConfig
@@ -202,7 +202,9 @@ def _whole(checkpoint: Path) -> bool:
         with safe_open(checkpoint / "adapter_model.safetensors", "pt") as weights:
             weights.keys()
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            torch.load(checkpoint / name, weights_only=False)
+            with zipfile.ZipFile(checkpoint / name) as archive:  # as torch.save writes; nothing is unpickled here
+                if archive.testzip():
+                    return False
     except Exception:  # whatever a library makes of a file that is cut
         return False
     return True

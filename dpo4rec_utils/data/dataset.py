@@ -79,17 +79,24 @@ def validated(dataset: Dataset) -> Dataset:
     return replace(dataset, interactions=inter, items=items, dropped=counts)
 
 
-def usable(inter: pd.DataFrame, name: str) -> tuple[pd.DataFrame, int]:
-    """The interactions with user, item and numbers, and how many lack one; `StudyError` where these are more than 1
-    %."""
+def usable(inter: pd.DataFrame, name: str, raw: pd.DataFrame | None = None) -> tuple[pd.DataFrame, int]:
+    """The interactions with user, item and numbers, and how many lack one.
+
+    Raises `StudyError` where these are more than 1 %; it shows the first as it was written, a row of `raw`.
+    """
     bad = inter.isna().any(axis=1) | ~np.isfinite(inter[["rating", "timestamp"]].astype(float)).all(axis=1)
     if bad.mean() > MOST_BAD_ROWS:
         row = inter[bad].iloc[0]
         raise StudyError(
             f"{name}: {bad.sum()} of {len(inter)} interactions are malformed, the first in row {bad.idxmax() + 1}: "
-            f"{row.to_dict()}; user and item are needed, a rating is a number, a time is a number or a date like 2026-11-25."
+            f"{_cells(row if raw is None else raw.loc[bad.idxmax()])}; user and item are needed, a rating is a number, a time is a number or a date like 2026-11-25."
         )
     return inter[~bad].reset_index(drop=True), int(bad.sum())
+
+
+def _cells(row: pd.Series) -> str:
+    """A row's cells, none longer than a line."""
+    return ", ".join(f"{name} {str(cell)[:60]!r}" for name, cell in row.items())
 
 
 CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")  # C0 and C1: tabs, line ends, terminal escapes

@@ -118,6 +118,7 @@ FILTERS = (
 )
 MOST_CHARACTERS = 100_000  # that a template writes
 MOST_NESTED = 2  # loops inside each other
+LONG = (nodes.Macro, nodes.CallBlock, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.ImportedName)
 
 
 class _Sandbox(SandboxedEnvironment):
@@ -160,7 +161,7 @@ def _compiled(template: str):
 def _require_short(node: nodes.Node, loops: int = 0) -> None:
     """Raise `ValueError` for what could run without end: macros, includes, and loops more than two deep."""
     loops += isinstance(node, nodes.For)
-    if loops > MOST_NESTED or isinstance(node, (nodes.Macro, nodes.CallBlock, nodes.Include, nodes.ImportedName)):
+    if loops > MOST_NESTED or isinstance(node, LONG):
         raise ValueError(
             f"it has macros, includes or more than {MOST_NESTED} loops inside each other; write it plainly"
         )

@@ -15,6 +15,7 @@ from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
+MOST_WITHOUT = 0.01  # of the users may have met so many items that there are no negatives for them
 TRIES = 50  # rejections in a row before what is left is drawn from directly
 
 
@@ -55,13 +56,14 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
     """Candidate lists for every user of the cohort.
 
     protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both
-    without replacement from items the user never interacted with. A user's negatives depend on (seed, protocol, user)
-    alone. `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever
-    sees.
+    without replacement from items the user never interacted with. A user's negatives depend on (seed, protocol,
+    user) alone; one who met nearly every item has no lists, and more than 1 % of such users are an error. `later`
+    gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever sees.
     """
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
     size, skip = config.positives_per_list, config.max_lists if draw.later else 0
     sampler, rows = NegativeSampler(counts if draw.protocol == "popularity" else counts > 0), []
+    without: list[str] = []
     for index, (user, met, future) in enumerate(zip(cohort.users, cohort.met, cohort.future, strict=True)):
         rng = generator(draw.seed, "later negatives" if draw.later else "negatives", draw.protocol, user)
         met_items = set(met)
@@ -69,14 +71,18 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
         for number in range(len(future) // size)[skip : skip + config.max_lists]:
             place = slice(number * size, (number + 1) * size)
             drawn = sampler.draw(config.negatives_per_list, met_items, rng)
-            if drawn is None:
-                raise StudyError(
-                    f"User {user} interacted with nearly every item: no {config.negatives_per_list} negatives."
-                )
+            if drawn is None:  # met nearly every item, as robots do
+                without.append(user)
+                break
             items = np.concatenate([future.item.to_numpy()[place], drawn])
             label = np.concatenate([likes[place], np.zeros(len(drawn), bool)])
             order = rng.permutation(len(items))
             rows.append((index, items[order], label[order], (np.arange(len(items)) < size)[order]))
+    if len(without) > MOST_WITHOUT * len(cohort.users):
+        raise StudyError(
+            f"{len(without)} users, such as {without[0]}, met nearly every item, so there are no {config.negatives_per_list} "
+            "negatives for a list; set data.negatives_per_list lower, or give more items."
+        )
     if not rows and not draw.later:
         raise StudyError(f"No user has {size} interactions after the history, so there is no list to rank.")
     empty = np.empty((0, size + config.negatives_per_list))

@@ -97,13 +97,63 @@ def _parts(name: str, file: BinaryIO, options: dict) -> Iterator[pd.DataFrame]:
             _check_names(name, batch.schema.names)
             yield pd.DataFrame(columns, dtype=object)
     elif kind in (".jsonl", ".json"):
-        yield from _json_parts(name, stream)
+        yield from _json_parts(name, stream, options.get("encoding") or "utf-8-sig")
     else:
-        text = {"sep": SEPARATORS[kind], "dtype": str, "keep_default_na": False, "na_values": [""]} | options
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # more cells than columns would be cut in silence
-            for table in pd.read_csv(stream, chunksize=PART, index_col=False, **text):
-                yield _without_types(name, table) if kind in (".inter", ".item", ".user") else table
+        for table in _text_parts(name, stream, {"sep": SEPARATORS[kind]} | options):
+            yield _without_types(name, table) if kind in (".inter", ".item", ".user") else table
+
+
+def _text_parts(name: str, stream: BinaryIO, options: dict) -> Iterator[pd.DataFrame]:
+    """Separated text with its first line as names. pandas would number a second column of one name instead of saying
+    so."""
+    separator, names = options["sep"], None
+    if len(separator.encode()) > 1:
+        stream = io.BufferedReader(_OneSeparator(stream, separator.encode(options.get("encoding") or "utf-8")))
+        options = options | {"sep": UNIT_SEPARATOR}
+    text = {"dtype": str, "keep_default_na": False, "na_values": [""], "header": None, "index_col": False} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # more cells than columns would be cut in silence
+        for table in pd.read_csv(stream, chunksize=PART, **text):
+            if names is None:
+                first = table.iloc[0]
+                names = [str(cell) if isinstance(cell, str) else f"unnamed {i}" for i, cell in enumerate(first, 1)]
+                _check_names(name, names)
+                table = table.iloc[1:]
+            table.columns = names
+            _check_quotes(name, table, separator)
+            yield table
+
+
+UNIT_SEPARATOR = "\x1f"  # stands for a separator of several characters, which pandas' fast reader does not take
+
+
+class _OneSeparator(io.RawIOBase):
+    """Lines of a stream with a separator of several bytes replaced by one."""
+
+    def __init__(self, stream: BinaryIO, separator: bytes):
+        self.stream, self.separator, self.rest = stream, separator, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        if not self.rest:
+            self.rest = self.stream.readline().replace(self.separator, UNIT_SEPARATOR.encode())
+        part, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _check_quotes(name: str, table: pd.DataFrame, separator: str) -> None:
+    """Raise `StudyError` for a cell that holds whole rows: a quote was left open, and what follows it would be lost."""
+    for column in table:
+        for cell in table[column][table[column].str.contains("\n", na=False)]:
+            rows = sum(line.count(separator) >= len(table.columns) - 1 for line in cell.split("\n")[1:])
+            if len(table.columns) > 1 and rows:
+                raise StudyError(
+                    f"{name}: the cell of {column!r} that begins {cell[:40]!r} holds {rows} more rows: a quote is left open; "
+                    "close it, or set data.quoting: none where quotes are letters."
+                )
 
 
 def _without_types(name: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -131,8 +181,8 @@ def _check_names(name: str, columns) -> None:
         raise StudyError(f"{name} has two columns {repeated[0]}; rename one.")
 
 
-def _json_parts(name: str, stream: BinaryIO) -> Iterator[pd.DataFrame]:
-    lines = enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1)
+def _json_parts(name: str, stream: BinaryIO, encoding: str) -> Iterator[pd.DataFrame]:
+    lines = enumerate(io.TextIOWrapper(stream, encoding=encoding), 1)
     rows = (_json_row(name, number, line) for number, line in lines if line.strip())
     while part := list(islice(rows, PART)):
         yield pd.DataFrame(part, dtype=object)
@@ -141,18 +191,20 @@ def _json_parts(name: str, stream: BinaryIO) -> Iterator[pd.DataFrame]:
 def _json_row(name: str, number: int, line: str) -> dict:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise StudyError(f"{name} is malformed: line {number} is no JSON ({error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{name} is malformed: line {number} is no JSON ({str(error)[:80]}).") from None
     if not isinstance(row, dict):
         raise StudyError(f"{name} is malformed: line {number} is no JSON object; one a line is expected.")
     return {key: _json_cell(value) for key, value in row.items()}
 
 
 def _json_cell(value):
-    """Text, a list, or None for what is missing: null, NaN, an empty text."""
+    """Text, a list, or None for what is missing: null, NaN, an empty text. Half an emoji becomes a question mark."""
     if value is None or value == "" or value != value:
         return None
-    return value if isinstance(value, (str, list)) else str(value)
+    if isinstance(value, list):
+        return [_json_cell(part) if isinstance(part, str) else part for part in value]
+    return str(value).encode("utf-8", "replace").decode()
 
 
 @contextmanager

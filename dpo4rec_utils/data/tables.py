@@ -1,10 +1,13 @@
 """Tables of yours: whatever a profile's `data` section describes, brought into the shape of `Dataset`."""
 
+import contextlib
+import csv
 import html
-import os
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from dpo4rec_utils.seeds import generator
 
 # What is read of each table, besides the attributes of items.
 COLUMNS = {"interactions": ("user", "item", "rating", "timestamp", "position"), "items": ("item", "title", "year")}
+MOST_UNLISTED = 0.05  # of the interactions
 SEPARATOR = re.compile(r"\s*[|;]\s*")  # between the values of one attribute
 
 
@@ -30,7 +34,7 @@ def load_tables(config: DataConfig, seed: int) -> Dataset:
     listed = _items(pd.concat(_parts(config, "items"), ignore_index=True), config) if not config.core else None
     table, dropped = _in_core(config) if config.core else _listed(config, listed.item_id)
     inter, order = _ordered(_interactions(table, config), config, seed)
-    inter, malformed = usable(inter, config.name)
+    inter, malformed = usable(inter, config.name, table)
     inter, short = _shortened(inter, config)
     if listed is None:
         item_ids = set(inter.item_id)
@@ -41,7 +45,37 @@ def load_tables(config: DataConfig, seed: int) -> Dataset:
         else ()
     )
     dropped = Counter({"malformed": malformed}) + Counter(dropped) + Counter(short)
-    return validated(Dataset(config.name, inter, listed, tuple(config.columns.attributes), order, dropped, notes))
+    listed, dropped = _titled(listed, dropped, config)
+    dataset = validated(Dataset(config.name, inter, listed, tuple(config.columns.attributes), order, dropped, notes))
+    _require_listed(dataset, config)
+    return _met(dataset)
+
+
+def _titled(items: pd.DataFrame, dropped: Counter, config: DataConfig) -> tuple[pd.DataFrame, Counter]:
+    """With `missing_titles: drop` the items that have a title, and how many had none."""
+    untitled = items.title.isna()
+    if config.missing_titles == "error" or not untitled.any():
+        return items, dropped
+    rest = items[~untitled].reset_index(drop=True)
+    return rest, dropped + Counter({"items without id or title": int(untitled.sum())})
+
+
+def _require_listed(dataset: Dataset, config: DataConfig) -> None:
+    """Raise `StudyError` where more interactions than a few per cent are with items that are not listed."""
+    unlisted = dataset.dropped.get(UNLISTED, 0)
+    rows = len(dataset.interactions) + unlisted
+    if config.unlisted == "error" and unlisted > MOST_UNLISTED * rows:
+        raise StudyError(
+            f"{dataset.name}: {unlisted} of {rows} interactions are with items that the items table does not list; add them, "
+            "mend the ids, or set data.unlisted: drop."
+        )
+
+
+def _met(dataset: Dataset) -> Dataset:
+    """Without the items that nobody met: they are no candidates, and their texts need no vector."""
+    met = dataset.items.item_id.isin(set(dataset.interactions.item_id))
+    dropped = dataset.dropped + Counter({"items that nobody met": int((~met).sum())})
+    return replace(dataset, items=dataset.items[met].reset_index(drop=True), dropped=dropped)
 
 
 def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
@@ -60,6 +94,7 @@ def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
 def _reading(config: DataConfig) -> dict:
     """How separated text is read, where the profile says it."""
     options = {"encoding": config.encoding, "sep": config.separator, "escapechar": config.escape}
+    options["quoting"] = csv.QUOTE_NONE if config.quoting == "none" else None
     return {name: value for name, value in options.items() if value}
 
 
@@ -98,7 +133,8 @@ def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def located(name: str) -> Path:
-    """A file or folder by its path, or by its name in the folder that DPO4REC_ASSETS names; an address is fetched once.
+    """A file or folder by its path, which `settings` has resolved, or by its name in the folder that DPO4REC_ASSETS
+    names; an address is fetched once.
 
     Raises `StudyError` for one that is nowhere.
     """
@@ -109,7 +145,7 @@ def located(name: str) -> Path:
         if path.exists():
             return path
     where = f"and not in {local}" if local else f"and {VARIABLE} names no folder"
-    raise StudyError(f"{name} is not in {os.getcwd()} {where}; check the path.")
+    raise StudyError(f"{name} is not beside the profile's file {where}; check the path.")
 
 
 def _chosen(table: pd.DataFrame, columns: ColumnsConfig, fields: tuple[str, ...]) -> pd.DataFrame:
@@ -149,21 +185,49 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
 
 
 def _moments(column: pd.Series) -> pd.Series:
-    """Numbers as they are; dates as ISO 8601 writes them in seconds since 1970; missing where it is neither."""
+    """Numbers as they are; dates as ISO 8601 writes them in seconds since 1970; missing where it is neither.
+
+    A date before 1900 or after 2100 stands for a missing one in most databases. Raises `StudyError` where kinds are
+    mixed.
+    """
     number = pd.to_numeric(column, errors="coerce")
-    if number.notna().mean() >= 0.5:
-        return number
-    dates = pd.to_datetime(column.astype("str"), errors="coerce", utc=True, format="ISO8601")
-    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1s")
+    text = column.astype("str").where(number.isna() & column.notna())
+    year = pd.to_numeric(text.str.extract(r"^\s*(\d{4})-")[0], errors="coerce")
+    dates = pd.to_datetime(text.where(year.between(1900, 2100)), errors="coerce", utc=True, format="ISO8601")
+    few = MOST_BAD_ROWS * len(column)
+    seconds, milliseconds = number.between(1e8, 1e11).sum(), (number > 1e11).sum()
+    if min(number.notna().sum(), dates.notna().sum()) > few or min(seconds, milliseconds) > few:
+        raise StudyError(
+            f"Times are written in two ways, such as {_example(column, number.notna())} and "
+            f"{_example(column, dates.notna() | (number > 1e11))}; write all as dates, or all in seconds."
+        )
+    return number.where(dates.isna(), (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1s"))
+
+
+def _example(column: pd.Series, rows: pd.Series) -> str:
+    return repr(column[rows].iloc[0])
 
 
 def _ordered(table: pd.DataFrame, config: DataConfig, seed: int) -> tuple[pd.DataFrame, str]:
     """The interactions with something to sort by, and what that is."""
-    if "timestamp" in table:
+    if "timestamp" in table and config.order != "seeded":
+        _require_order(table, config)
         return table, "position" if config.columns.position else "time"
     if config.order != "seeded":
         raise StudyError("data.columns names neither a timestamp nor a position; name one, or set data.order: seeded.")
     return table.assign(timestamp=generator(seed, "order").permutation(len(table))), "arbitrary"
+
+
+def _require_order(table: pd.DataFrame, config: DataConfig) -> None:
+    """Raise `StudyError` where the times of most users are all the same: then the order of the file would decide."""
+    users = table.groupby("user_id").timestamp.agg(["size", "nunique"])
+    users = users[users["size"] > 1]
+    if len(users) and (users["nunique"] == 1).mean() > 0.5:
+        column = config.columns.position or config.columns.timestamp or "timestamp"
+        raise StudyError(
+            f"{config.name}: {column} is the same for all interactions of {int((users['nunique'] == 1).sum())} of {len(users)} users, "
+            "so it orders nothing; name another column, or set data.order: seeded (arbitrary, and every page says so)."
+        )
 
 
 def _shortened(table: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -190,9 +254,8 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
         table = table[table.item.isna() | ~table.item.duplicated(config.duplicates)].reset_index(drop=True)
     text = table.year.astype("str") if "year" in table else pd.Series(None, table.index, dtype="str")
     year = pd.to_numeric(text.str.extract(r"^\s*([0-9]{4})(?![0-9])")[0])  # "1999", "1999.0", "1999-05-01"
-    title = (
-        table.title.map(html.unescape, na_action="ignore").astype("str").str.strip()
-    )  # catalogues from the web hold "&amp;"
+    # Catalogues from the web hold "&amp;", and runs of blanks that a pattern would try in every way.
+    title = table.title.map(lambda text: " ".join(html.unescape(str(text)).split()), na_action="ignore").astype("str")
     if config.broken_title:
         title = title.mask(title.str.contains(config.broken_title, na=False))
     out = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
@@ -208,7 +271,12 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
 
 
 def _values(cell) -> tuple[str, ...]:
-    """The values of an attribute's cell: those of a list, text split at | and ;, nothing for a missing one."""
+    """The values of an attribute's cell: those of a list, also of one written as JSON, text split at | and ;,
+    nothing for a missing one."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            parsed = json.loads(cell)
+            cell = parsed if isinstance(parsed, list) else cell
     if isinstance(cell, list):
         return tuple(html.unescape(str(value)) for value in cell if isinstance(value, (str, int, float)))
     if cell is None or cell != cell:
@@ -216,18 +284,27 @@ def _values(cell) -> tuple[str, ...]:
     return tuple(value for value in SEPARATOR.split(html.unescape(str(cell)).strip()) if value)
 
 
-def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: int) -> pd.DataFrame:
-    """Interactions of other users with the items of `dataset`: user_id, item (position), rating, timestamp, in order.
+def read_interactions(
+    path: Path, config: DataConfig, dataset: Dataset, seed: int
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Interactions of other users with the items of `dataset`: user_id, item (position), rating, timestamp, in
+    order; and, by reason, the users of whom none is left.
 
-    Columns as the profile names them. Rows of unlisted items are left out; `StudyError` where none is left.
+    Columns as the profile names them. Rows of unlisted items and rows without a number are left out; `StudyError`
+    where none is left.
     """
     columns = config.columns
     if config.interactions is None:  # a built-in data set, whose loader names the columns
         columns = columns.changed(rating="rating", timestamp="timestamp")
     raw = pd.concat(read_parts(Path(path), **_reading(config)), ignore_index=True)
-    table = _interactions(_chosen(raw, columns, COLUMNS["interactions"]), config)
-    table, order = _ordered(table, config.changed(columns=columns), seed)
+    raw = _chosen(raw, columns, COLUMNS["interactions"])
+    table, order = _ordered(_interactions(raw, config), config.changed(columns=columns), seed)
     table, _ = _shortened(table, config.changed(min_interactions=None))
+    whole = usable(table, Path(path).name, raw)[0]
     table = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order)).interactions
     place = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)
-    return table.assign(item=place[table.item_id].to_numpy()).sort_values("timestamp", kind="stable")
+    gone = {
+        "without a row that can be read": sorted(set(raw.user.dropna()) - set(whole.user_id)),
+        "without a listed item": sorted(set(whole.user_id) - set(table.user_id)),
+    }
+    return table.assign(item=place[table.item_id].to_numpy()).sort_values("timestamp", kind="stable"), gone

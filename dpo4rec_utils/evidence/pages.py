@@ -44,10 +44,10 @@ def report_profiles(profile: str = "") -> Iterator[str]:
     for name in names:
         if not PROFILE_NAME.fullmatch(name):
             raise StudyError(f"{name!r} is no profile's name; allowed: {', '.join(committed(results))}.")
-        recover(results / name)
-        records = read_records(results / name)
-        yield records.provenance()
         with results_alone(project_root(), name):
+            recover(results / name)
+            records = read_records(results / name)
+            yield records.provenance()
             yield f"wrote {write_report(records).relative_to(project_root())}"
             for path in copy_prose(records.folder, project_root() / "notebooks"):
                 yield f"gave {path.relative_to(project_root())} the prose of its source"

@@ -4,7 +4,10 @@ Series differ by colour (Okabe and Ito's palette, safe for colour-blind readers,
 by marker. A difference axis has a line at zero. Labels are wrapped, so that the axes keep most of the width.
 """
 
+import os
 import textwrap
+
+os.environ["MPLBACKEND"] = "agg"  # figures are files; a backend that is named in vain would stop the import
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -12,7 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-matplotlib.rcParams.update({"svg.hashsalt": "dpo4rec", "svg.fonttype": "none"})
+matplotlib.rcParams.update({"svg.hashsalt": "dpo4rec", "svg.fonttype": "none", "text.usetex": False})
 SIZE = dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 10)
 sns.set_theme(context="paper", style="whitegrid", rc=SIZE)
 WIDTH = 6.2  # inches of a figure, 680 pixels

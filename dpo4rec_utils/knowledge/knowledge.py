@@ -134,12 +134,9 @@ class Knowledge:
         """Factual knowledge of some items from the zero-shot LLM, one text each: item (position), text."""
         tokenizer, words, requests = load_tokenizer(self.config.llm.model), self.domain.item, []
         for item in items:
-            row = self.data.dataset.items.iloc[item]
-            question = render_words(
-                words.question, self._counted | prompts.item_words(row, self.data.dataset, self.tidy)
-            )
-            prompt = prompts.render(tokenizer, self.domain, question, words.prefix)
-            requests.append(Request(str(item), prompt, 1, derive_seed(self.seed, "sampling", "item", row.item_id)))
+            prompt = prompts.render(tokenizer, self.domain, self.item_question(item), words.prefix)
+            seed = derive_seed(self.seed, "sampling", "item", self.data.dataset.items.item_id.iloc[item])
+            requests.append(Request(str(item), prompt, 1, seed))
         table = self.store.make(texts_stage("items", base_policy(self.config.llm), requests, self.config))
         return table.assign(item=table.id.astype(int), text=words.prefix + table.text)[["item", "text"]]
 
@@ -158,6 +155,12 @@ class Knowledge:
             rng = generator(self.seed, "template", full, user)
             texts.append([prompts.templated_profile(facts, self.domain, rng, fits, full) for _ in range(count)])
         return texts
+
+    def item_question(self, item: int) -> str:
+        """What the prompt for an item (position) asks."""
+        row = self.data.dataset.items.iloc[item]
+        words = self._counted | prompts.item_words(row, self.data.dataset, self.tidy)
+        return render_words(self.domain.item.question, words)
 
     def item_text(self, item: int) -> str:
         """The text of an item (position) without an LLM: what the catalogue says of it."""

@@ -38,9 +38,10 @@ def shortened(title: str, tokenizer, limit: int) -> str:
     """The words of a title that fit into `limit` tokens, all of it if it fits, its first word at least; no word is
     cut."""
     words = title.split()
-    while len(words) > 1 and len(tokenizer(" ".join(words), add_special_tokens=False).input_ids) > limit:
-        words.pop()
-    return " ".join(words).rstrip(",:;-–(") if len(words) < len(title.split()) else title
+    few = words[: limit + 1]  # a word has a token at least
+    while len(few) > 1 and len(tokenizer(" ".join(few), add_special_tokens=False).input_ids) > limit:
+        few.pop()
+    return " ".join(few).rstrip(",:;-–(") if len(few) < len(words) else title
 
 
 def titled(item: pd.Series) -> str:
@@ -103,7 +104,7 @@ def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, fi
     one of the domain's phrasings. `full` states all facts; only the phrasing is drawn. While `fits(text)` says no,
     the longest list of facts loses its last: a template lives within the LLM's own limit.
     """
-    facts_of = _all_facts(facts) if full else _some_facts(facts, rng)
+    facts_of = every_fact(facts) if full else _some_facts(facts, rng)
     phrasing = domain.profile[int(rng.integers(len(domain.profile)))]
     text = render_words(phrasing, facts_of)
     while not fits(text) and any(facts_of.values()):
@@ -113,7 +114,7 @@ def templated_profile(facts: Facts, domain: Domain, rng: np.random.Generator, fi
     return text
 
 
-def _all_facts(facts: Facts) -> dict[str, list[str]]:
+def every_fact(facts: Facts) -> dict[str, list[str]]:
     """What a full profile states; of lists that are equally long the titles are shortened first."""
     values, decades = ([name for name, _ in pairs] for pairs in (facts.liked, facts.decades))
     return {"titles": list(facts.titles), "values": values, "avoided": list(facts.avoided), "decades": decades}
@@ -127,7 +128,7 @@ def _some_facts(facts: Facts, rng: np.random.Generator) -> dict[str, list[str]]:
         count = min(len(names), int(rng.integers(low, high + 1)))
         return [names[i] for i in sorted(rng.choice(len(names), count, replace=False))]
 
-    every = _all_facts(facts)
+    every = every_fact(facts)
     return {
         "values": some(every["values"], 2, 4, 1.0),
         "decades": some(every["decades"], 1, 1, 0.5),

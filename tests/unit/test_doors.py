@@ -1,0 +1,744 @@
+"""Every door that somebody else writes through: what comes in is right, or refused in one sentence with a way out."""
+
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dpo4rec_utils import assets, cli, files
+from dpo4rec_utils.config import DataConfig, ServerConfig, as_dict
+from dpo4rec_utils.data import domain as domains
+from dpo4rec_utils.data.tables import load_tables
+from dpo4rec_utils.files import StudyError, printable, public_address
+from dpo4rec_utils.knowledge.engines import server
+from dpo4rec_utils.settings import ConfigError, load_config, notebook_parameters, read_yaml
+from dpo4rec_utils.store import Stage, Store, published_record
+from tests.unit.test_tables_of_yours import COLUMNS, INTERACTIONS, ITEMS, config, written
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def refused(call, words: str) -> str:
+    """One line of at most 900 characters that matches `words`."""
+    with pytest.raises((StudyError, ConfigError), match=words) as error:
+        call()
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 900, text
+    return text
+
+
+# Profiles
+
+PROFILES = {
+    "false": "must be a mapping of names",
+    "0": "must be a mapping",
+    "[]": "must be a mapping",
+    "text": "must be a mapping",
+    "- 1": "must be a mapping",
+    "1: 2": "must be a mapping of names",
+    "null: 2": "must be a mapping of names",
+    "profile: x": "Unknown key profile",
+    "extends: 3": "extends = 3",
+    "extends: [smoke]": "extends = ",
+    "extends: nowhere": "PROFILE = 'nowhere' does not exist",
+    "extends: own.yaml": "in no circle",
+    "extends: ../own/own.yaml": "extends",
+    "extends: smoke\nalignment": "not valid YAML",
+    "extends: smoke\nalignment: {beta: 1:30}": "alignment.beta = '1:30' has the wrong type",
+    "extends: smoke\nalignment: {beta: .nan}": "alignment.beta = nan",
+    "extends: smoke\nalignment: {beta: .inf}": "alignment.beta = inf is out of range",
+    "extends: smoke\nalignment: {beta: -.inf}": "alignment.beta = -inf",
+    "extends: smoke\nalignment: {beta: '0.1'}": "alignment.beta = '0.1' has the wrong type",
+    "extends: smoke\nalignment: {beta: yes}": "alignment.beta = 'yes' has the wrong type",
+    "extends: smoke\nalignment: {beta: true}": "alignment.beta = True has the wrong type",
+    "extends: smoke\nalignment: {beta: null}": "alignment.beta = None has the wrong type",
+    "extends: smoke\nalignment: {beta: [0.1]}": "alignment.beta = ",
+    "extends: smoke\nalignment: {beta: 0.1, beta: 0.2}": "the key beta is given twice",
+    "extends: smoke\nalignment: {pairs: 0777}": "alignment.pairs = '0777' has the wrong type",
+    "extends: smoke\nalignment: {pairs: 0x10}": "alignment.pairs = '0x10'",
+    "extends: smoke\nalignment: {pairs: 1_000}": "alignment.pairs = '1_000'",
+    "extends: smoke\nalignment: {pairs: 4.5}": "alignment.pairs = 4.5 has the wrong type",
+    "extends: smoke\nalignment: {pairs: 99999999999999999999}": "alignment.pairs = .* is out of range",
+    "extends: smoke\nalignment: []": "alignment = .*a mapping is expected",
+    "extends: smoke\nalignment: 3": "alignment = 3: a mapping is expected",
+    "extends: smoke\nalignmnt: {}": "Unknown key alignmnt",
+    "extends: smoke\nevaluation: {arms: []}": "evaluation.arms",
+    "extends: smoke\nevaluation: {arms: [none, none]}": "evaluation.arms = .* is out of range",
+    "extends: smoke\nevaluation: {backbones: [prm, PRM]}": "one|evaluation.backbones",
+    "extends: smoke\nllm: {engine: server}": "llm.server goes with llm.engine",
+    "extends: smoke\nllm: {server: {url: ftp://x}, engine: server}": "llm.server.url",
+    "extends: smoke\ndata: &a {fold: 0}\nllm: *a": "aliases are not read",
+    "extends: smoke\ndata: !!python/object/apply:os.system [ls]": "not valid YAML",
+    "extends: smoke\ndata: !!binary aGk=": "data|not valid YAML",
+    "extends: smoke\ndata: {name: ../x}": "data.name",
+    "extends: smoke\ndata: {fold: 7}": "data.fold = 7 is out of range",
+    "\tx: 1": "not valid YAML",
+    "x: [": "not valid YAML",
+    "{" * 2000: "not valid YAML",
+    "a: " + "[" * 5000 + "]" * 5000: "not valid YAML",
+    "x" * (2**20 + 1): "not valid YAML: it has",
+}
+
+
+@pytest.mark.parametrize("text", PROFILES, ids=lambda text: text[:40])
+def test_a_profile_that_is_none(text, tmp_path):
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / "own.yaml"
+    path.write_text(text)
+    refused(lambda: load_config(str(path)), PROFILES[text])
+
+
+ENCODED = {
+    "utf-8 with a mark": ("\ufeffextends: smoke".encode(), None),
+    "latin-1": ("extends: smoke # é".encode("latin-1"), "not valid YAML"),
+    "utf-16": ("extends: smoke".encode("utf-16"), "not valid YAML"),
+    "empty": (b"", None),
+    "comment": (b"# nothing", None),
+    "zero": (b"\x00", "not valid YAML"),
+    "windows lines": (b"extends: smoke\r\nseed: 3\r\n", None),
+}
+
+
+@pytest.mark.parametrize("case", ENCODED)
+def test_a_profile_by_its_bytes(case, tmp_path):
+    content, words = ENCODED[case]
+    (tmp_path / "own.yaml").write_bytes(content)
+    if words:
+        refused(lambda: load_config(str(tmp_path / "own.yaml")), words)
+    else:
+        assert load_config(str(tmp_path / "own.yaml")).profile == "own"
+
+
+PARAMETERS = {
+    "alignment.beta": "has no value",
+    "=1": "",
+    "alignment.beta=": "alignment.beta = None",
+    "alignment.beta=[": "is no YAML value",
+    "alignment.beta={": "is no YAML value",
+    "alignment=3": "alignment = 3: a mapping is expected",
+    "alignment.beta.x=3": "alignment.beta = ",
+    "alignment..beta=3": "Unknown key alignment.",
+    ".=3": "",
+    "alignment.beta=1e400": "alignment.beta = inf",
+    "alignment.beta=\x1b[31m": "is no YAML value|has the wrong type",
+    "x=1": "Unknown key x",
+    "seed=-1": "seed = -1 is out of range",
+    "seed=1.0": "seed = 1.0 has the wrong type",
+    "seed=2026-01-01": "seed = '2026-01-01' has the wrong type",
+    "profile=x": "Unknown key profile",
+    "extends=smoke": "Unknown key extends",
+    "llm.server.extra=3": "llm.server",
+    "data.columns.attributes={1: x}": "data.columns.attributes",
+    "data.columns=[user]": "data.columns = .*a mapping is expected",
+    "evaluation.backbones=prm": "evaluation.backbones = 'prm' has the wrong type",
+    "reward.estimate=none": "reward.estimate = 'none' is out of range",
+}
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_a_parameter_that_is_none(parameter, capsys):
+    assert cli.main(["study", "--profile", "smoke", "-p", parameter]) == 2
+    text = capsys.readouterr().err
+    import re
+
+    assert re.search(PARAMETERS[parameter], text) and text.count("\n") == 1 and "\x1b" not in text, text
+
+
+@QUICK
+@given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: data.decode("latin-1")))
+def test_any_document_is_a_profile_or_a_sentence(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass") if text.isprintable() else path.write_bytes(
+        text.encode("utf-8", "replace")
+    )
+    try:
+        assert load_config(str(path)).profile == "own"
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@QUICK
+@given(st.sampled_from(["data", "llm", "alignment", "evaluation", "reward"]), st.text(max_size=6), VALUES)
+def test_any_setting_is_a_configuration_or_a_sentence(section, name, value):
+    for overrides in ({section: value}, {section: {name: value}}):
+        try:
+            load_config("smoke", overrides)
+        except ConfigError as error:
+            assert (
+                "\n" not in str(error) or "\n" in json.dumps(overrides, ensure_ascii=False, default=str) or repr(value)
+            )
+
+
+def test_paths_of_a_profile_are_seen_from_its_file(tmp_path, monkeypatch):
+    folder = written(tmp_path / "far" if (tmp_path / "far").mkdir() is None else tmp_path)
+    (folder / "words.yaml").write_text((domains.FOLDER / "products.yaml").read_text())
+    text = "extends: smoke\ndata: {name: mine, interactions: inter.csv, items: items.csv, domain: words.yaml}\n"
+    (folder / "my-shop.yaml").write_text(text)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    data = load_config("../far/my-shop.yaml").data
+    assert data.interactions == str((folder / "inter.csv").resolve())
+    assert domains.load_domain(data.domain).attribute == "brand"
+    assert as_dict(data)["interactions"] == "inter.csv", "no path of this machine is in a record"
+    (folder / "inter.csv").rename(tmp_path / "inter.csv")
+    monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path))
+    loaded = load_config("../far/my-shop.yaml").data.changed(columns=COLUMNS)
+    assert len(load_tables(loaded, 0).interactions) == len(INTERACTIONS)
+
+
+SECRETS = {
+    "https://anna:pw@host.org/a.csv?X-Amz-Signature=abc#x": "https://host.org/a.csv",
+    "http://host:8000/v1": "http://host:8000/v1",
+    "https://tok@host/v1": "https://host/v1",
+    "a.csv": "a.csv",
+    "http://[::1/x": "http://...",
+}
+
+
+@pytest.mark.parametrize("address", SECRETS)
+def test_secrets_of_an_address_are_in_no_record(address):
+    assert public_address(address) == SECRETS[address]
+    if address.startswith("http") and "[" not in address:
+        assert as_dict(ServerConfig(url=address))["url"] == SECRETS[address]
+    columns = {"name": "mine", "interactions": address, "items": address}
+    assert as_dict(DataConfig(**columns))["items"] == SECRETS[address]
+
+
+def test_a_download_that_fails_names_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = refused(lambda: assets.archive("http://anna:pw@127.0.0.1:9/a.csv?key=abc"), "could not be downloaded")
+    assert "pw" not in text and "abc" not in text
+
+
+# Notebooks' parameters
+
+CELLS = {
+    "PROFILE = 'smoke'\nMAKE = 1": "MAKE = 1 has the wrong type",
+    "PROFILE = 'smoke'\nMAKE = 'yes'": "MAKE = 'yes'",
+    "PROFILE = 3": "PROFILE = '3' does not exist|PROFILE",
+    "PROFILE = 'smoke'\nPROFIEL = 'x'": "Unknown notebook parameter PROFIEL",
+    "PROFILE = 'smoke'\nOVERRIDES = []": "OVERRIDES must be a mapping",
+    "PROFILE = 'smoke'\nOVERRIDES = {'x': 1}": "Unknown key x",
+    "PROFILE = 'smoke'\nOVERRIDES = {1: 1}": "OVERRIDES must be a mapping of names",
+    "MAKE = True": "sets no PROFILE",
+}
+
+
+def namespace(cell: str) -> dict:
+    values: dict = {"DEBUG": True, "favourite": 3}  # of an IPython start-up file
+    exec(cell, {}, values)
+    return values | {"In": ["", cell]}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_parameters_cell_that_is_wrong(cell):
+    refused(lambda: notebook_parameters(namespace(cell)), CELLS[cell])
+
+
+def test_start_up_files_of_ipython_are_no_parameters():
+    loaded, making = notebook_parameters(namespace("PROFILE = 'smoke'\nMAKE = True"))
+    assert loaded.profile == "smoke" and making
+
+
+# Domains
+
+GOOD = {
+    "user": {"counts": {"question": "Q {{ titles | join(', ') }}", "prefix": "This"}},
+    "item": {"question": "I {{ title }}", "prefix": "It", "facts": "{{ title }}"},
+    "profile": ["{{ titles | listed }}"],
+}
+PARTS = {
+    "user: 3": "user",
+    "user: {}": "user",
+    "user: {counts: Q}": "user.counts",
+    "user: {counts: {question: Q}}": "prefix",
+    "user: {counts: {question: 3, prefix: x}}": "question",
+    "user: {counts: {question: Q, prefix: 'It {{ x }}'}}": "written as it stands",
+    "user: {counts: {question: Q, prefix: '{% if x %}'}}": "written as it stands",
+    "system: 'You {{ are }}'": "written as it stands",
+    "system: [a]": "system",
+    "attribute: 3": "attribute",
+    "profile: []": "profile",
+    "profile: x": "profile",
+    "profile: [3]": "profile",
+    "profile: ['{{ titles']": "malformed",
+    "profile: ['{% for t in titles %}']": "malformed",
+    "profile: ['{% macro m() %}{% endmacro %}']": "macros",
+    "profile: ['{% include \"x\" %}']": "macros|includes",
+    "profile: ['{% import \"x\" as y %}']": "malformed|macros",
+    "profile: ['{% extends \"x\" %}']": "malformed|macros|cannot",
+    "profile: ['{{ titles | nosuchfilter }}']": "malformed",
+    "profile: ['{% for a in titles %}{% for b in titles %}{% for c in titles %}{% endfor %}{% endfor %}{% endfor %}']": "loops",
+    "prof: []": "prof",
+    "item: {question: Q}": "item",
+    "item: {question: Q, prefix: '{{ x }}', facts: F}": "written as it stands",
+    "2026-01-01: x": "2026|extra|mapping",
+    "1: x": "malformed|valid|string|1",
+    "user: {a: {question: Q, prefix: x}, a: {question: Q, prefix: x}}": "the key a is given twice",
+    "user: &u {a: {question: Q, prefix: x}}\nitem: *u": "aliases",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_domain_that_is_wrong(part, tmp_path):
+    try:
+        change = read_yaml(part)
+        text = json.dumps(GOOD | {str(key): value for key, value in change.items()}, default=str)
+    except Exception:
+        text = part
+    (tmp_path / "mine.yaml").write_text(text)
+    refused(lambda: domains.load_domain(str(tmp_path / "mine.yaml")), PARTS[part])
+
+
+@pytest.mark.parametrize("text", ["", "3", "[]", "false", "\x00", "a: [", "{" * 3000])
+def test_a_domain_that_is_none(text, tmp_path):
+    (tmp_path / "none.yaml").write_text(text)
+    refused(lambda: domains.load_domain(str(tmp_path / "none.yaml")), "none.yaml")
+
+
+TEMPLATES = {
+    "{{ nope }}": "'nope' is undefined",
+    "{{ title.nope }}": "has no attribute|undefined",
+    "{{ title.upper }}": "it writes a",
+    "{{ title.upper() }}": "calls are not allowed",
+    "{{ names }}": "it writes a list",
+    "{{ title.__class__ }}": "unsafe|undefined|it writes",
+    "{{ 'a' * 9 }}": "not allowed",
+    "{{ 9 ** 9 }}": "not allowed",
+    "{{ '%99999999d' % 1 }}": "not allowed",
+    "{{ range(9) }}": "undefined|calls",
+    "{{ cycler }}": "undefined",
+    "{{ 1 / 0 }}": "division",
+    "{{ names[9] }}": "no element|undefined",
+    "{{ names | first | first | nope }}": "malformed",
+    "{{ title | center(10 ** 9) }}": "malformed",
+    "{{ title + 3 }}": "cannot be written",
+    "{{ names | sort(attribute='x.y') | join }}": "cannot be written",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_that_cannot_be_written(template):
+    refused(lambda: domains.render_words(template, {"title": "T", "names": ["a", "b"]}), TEMPLATES[template])
+
+
+@QUICK
+@given(st.text(alphabet="{}%#|' .()[]+*-abtitlenamesforinf1", max_size=40))
+def test_any_template_is_text_or_a_sentence(template):
+    try:
+        assert isinstance(domains.render_words(template, {"title": "T", "names": ["a", "b"]}), str)
+    except StudyError as error:
+        assert "\n" not in str(error)
+
+
+# Tables
+
+TABLES = {
+    "two columns of one name": ("user_id,item_id,rating,rating\nu,i,1,2\n", None, "two columns rating"),
+    "a mark before the names": ("\ufeff" + INTERACTIONS.to_csv(index=False), None, None),
+    "an open quote": (
+        None,
+        ITEMS.to_csv(index=False).replace("Thing 3,", '"Thing 3,'),
+        "a quote is left open|malformed|EOF",
+    ),
+    "a constant time": (INTERACTIONS.assign(timestamp=5).to_csv(index=False), None, "timestamp is the same for all"),
+    "times as text": (INTERACTIONS.assign(timestamp="noon").to_csv(index=False), None, "malformed"),
+    "dates and numbers": (
+        INTERACTIONS.assign(timestamp=["2026-01-02", "881250949"] * 175).to_csv(index=False),
+        None,
+        "two ways",
+    ),
+    "seconds and milliseconds": (
+        INTERACTIONS.assign(timestamp=[881250949, 881250949000] * 175).to_csv(index=False),
+        None,
+        "two ways",
+    ),
+    "unlisted items": (None, ITEMS.head(25).to_csv(index=False), "data.unlisted: drop"),
+    "no title": (None, ITEMS.assign(title="").to_csv(index=False), "lack an id or a title"),
+    "ratings as words": (INTERACTIONS.assign(rating="good").to_csv(index=False), None, "malformed"),
+    "infinite ratings": (INTERACTIONS.assign(rating="inf").to_csv(index=False), None, "malformed"),
+    "no rows": ("user_id,item_id,rating,timestamp\n", None, "no rows|empty"),
+    "nothing": ("", None, "empty"),
+    "one line": ("user_id", None, "no rows|empty|no column"),
+    "another separator": (INTERACTIONS.to_csv(index=False, sep=";"), None, "which is no column"),
+    "more cells than names": ("user_id,item_id,rating,timestamp\n" + "u,i,1,2,3\n" * 9, None, "malformed"),
+    "zeros": ("\x00" * 100, None, "malformed|no column|empty|which is no column"),
+    "latin-1": (INTERACTIONS.assign(user_id="é").to_csv(index=False).encode("latin-1"), None, "UTF-8"),
+    "html": ("<html><body>404</body></html>", None, "no rows|no column|empty"),
+    "no user": (INTERACTIONS.drop(columns="user_id").to_csv(index=False), None, "'user_id' for user"),
+    "empty users": (INTERACTIONS.assign(user_id="").to_csv(index=False), None, "malformed"),
+    "repeats": (pd.concat([INTERACTIONS, INTERACTIONS.head(3)]).to_csv(index=False), None, "twice"),
+    "an item twice": (None, pd.concat([ITEMS, ITEMS.head(1)]).to_csv(index=False), "is listed twice"),
+    "no item": (INTERACTIONS.assign(item_id="x").to_csv(index=False), None, "with a listed item"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_is_wrong(case, tmp_path):
+    interactions, items, words = TABLES[case]
+    written(tmp_path, INTERACTIONS if interactions is None else interactions, ITEMS if items is None else items)
+    if words:
+        refused(lambda: load_tables(config(tmp_path), 0), words)
+    else:
+        assert len(load_tables(config(tmp_path), 0).interactions) == len(INTERACTIONS)
+
+
+def long_separator(table: pd.DataFrame, separator: str) -> str:
+    return "\n".join(separator.join(map(str, row)) for row in [table.columns, *table.to_numpy()]) + "\n"
+
+
+@pytest.mark.parametrize("separator", ["::", "|||", " - ", "\t\t", "§"])
+def test_separators_of_any_length(separator, tmp_path):
+    items = ITEMS.assign(brand="Acme")
+    written(tmp_path, long_separator(INTERACTIONS, separator), long_separator(items, separator))
+    dataset = load_tables(config(tmp_path, separator=separator), 0)
+    assert len(dataset.interactions) == len(INTERACTIONS) and dataset.items.title.iloc[7] == "Thing 7"
+
+
+def test_quotes_may_be_letters(tmp_path):
+    items = ITEMS.assign(title=['12" single' if i == 3 else f"Thing {i}" for i in range(30)])
+    text = "\n".join("\t".join(map(str, row)) for row in [items.columns, *items.to_numpy()]) + "\n"
+    written(tmp_path, INTERACTIONS.to_csv(index=False, sep="\t"), text)
+    dataset = load_tables(config(tmp_path, separator="\t", quoting="none"), 0)
+    assert dataset.items.title.iloc[3] == '12" single' and len(dataset.items) == 30
+
+
+def test_a_cell_may_hold_a_json_list(tmp_path):
+    written(tmp_path, INTERACTIONS, ITEMS.assign(brand=['["Acme", "Sons & Co"]'] * 30))
+    assert load_tables(config(tmp_path), 0).items.brand.iloc[0] == ("Acme", "Sons & Co")
+
+
+def test_what_is_dropped_on_request_is_counted(tmp_path):
+    written(tmp_path, INTERACTIONS, ITEMS.assign(title=[""] * 3 + [f"Thing {i}" for i in range(27)]))
+    dataset = load_tables(config(tmp_path, missing_titles="drop", unlisted="drop"), 0)
+    assert len(dataset.items) == 27 and dataset.dropped["items without id or title"] == 3
+    assert dataset.dropped["of unlisted items"] == INTERACTIONS.item_id.isin(["i0", "i1", "i2"]).sum()
+
+
+def test_items_that_nobody_met_are_left_out(tmp_path):
+    more = pd.concat([ITEMS, ITEMS.assign(item_id=[f"x{i}" for i in range(30)])])
+    dataset = load_tables(config(written(tmp_path, INTERACTIONS, more)), 0)
+    assert len(dataset.items) == 30 and dataset.dropped["items that nobody met"] == 30
+
+
+SENTINELS = ["9999-12-31", "0001-01-01", "1677-09-21", "9999-12-31 23:59:59"]
+
+
+@pytest.mark.parametrize("sentinel", SENTINELS)
+def test_dates_that_stand_for_a_missing_one(sentinel, tmp_path):
+    dates = pd.date_range("2020-01-01", periods=len(INTERACTIONS)).strftime("%Y-%m-%d").to_list()
+    written(tmp_path, INTERACTIONS.assign(timestamp=[sentinel, *dates[1:]]))
+    assert load_tables(config(tmp_path), 0).dropped["malformed"] == 1
+
+
+def test_a_seeded_order_does_not_read_the_time(tmp_path):
+    written(tmp_path, INTERACTIONS.assign(timestamp=5))
+    dataset = load_tables(config(tmp_path, order="seeded"), 0)
+    assert dataset.order == "arbitrary" and dataset.notes
+
+
+JSON_LINES = {
+    "half an emoji": ('{"user_id": "\\ud83d", "item_id": "i1"}', None),
+    "a list": ("[1, 2]", "no JSON object"),
+    "a number": ("3", "no JSON object"),
+    "cut": ('{"user_id": "u"', "no JSON"),
+    "deep": ("[" * 100_000, "no JSON"),
+    "a mark": ('\ufeff{"user_id": "u", "item_id": "i1"}', None),
+}
+
+
+@pytest.mark.parametrize("case", JSON_LINES)
+def test_json_lines(case, tmp_path):
+    from dpo4rec_utils.data.reading import read_parts
+
+    text, words = JSON_LINES[case]
+    (tmp_path / "t.jsonl").write_text(text + "\n", encoding="utf-8")
+    if words:
+        refused(lambda: list(read_parts(tmp_path / "t.jsonl")), words)
+    else:
+        (table,) = read_parts(tmp_path / "t.jsonl")
+        assert table.user_id[0].encode() and table.item_id[0] == "i1"
+    (tmp_path / "l.jsonl").write_bytes('{"user_id": "é"}\n'.encode("latin-1"))
+    assert next(read_parts(tmp_path / "l.jsonl", encoding="latin-1")).user_id[0] == "é"
+
+
+CELL = st.text(max_size=6) | st.sampled_from(["u", "i1", "1", "", '"', "2026-01-01", "nan", "1e999", "::"])
+
+
+@QUICK
+@given(
+    st.lists(st.lists(CELL, min_size=1, max_size=5), min_size=1, max_size=5), st.sampled_from([",", "\t", ";", "::"])
+)
+def test_any_table_of_five_rows_is_read_or_a_sentence(tmp_path, rows, separator):
+    text = "\n".join(separator.join(row) for row in [["user_id", "item_id", "rating", "timestamp"], *rows])
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8", errors="replace")
+    (tmp_path / "items.csv").write_text("item_id,title\ni1,One\ni2,Two\n")
+    columns = {"rating": "rating", "timestamp": "timestamp"}
+    names = {"name": "mine", "interactions": str(tmp_path / "t.csv"), "items": str(tmp_path / "items.csv")}
+    try:
+        dataset = load_tables(DataConfig(**names, columns=columns, separator=separator), 0)
+        assert set(dataset.interactions.item_id) <= {"i1", "i2"}
+    except StudyError as error:
+        assert "\n" not in str(error)
+
+
+# Answers of a server
+
+
+class Answers(BaseHTTPRequestHandler):
+    body, status, headers_sent = b"{}", 200, {}
+
+    def do_POST(self):  # noqa: N802 (the name that http.server calls)
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        type(self).headers_sent = dict(self.headers)
+        self.send_response(self.status)
+        if self.status == 302:
+            self.send_header("Location", "http://127.0.0.1:9/")
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f"http://user:secret@127.0.0.1:{served.server_port}/v1"
+    served.shutdown()
+
+
+@pytest.fixture
+def client(address, monkeypatch):
+    """A sampler that asks this server, without an LLM."""
+    monkeypatch.setattr(server, "load_tokenizer", lambda _: SimpleNamespace(bos_token="", eos_token_id=0))
+    monkeypatch.setattr(server, "token_ids", lambda _, text: text.split())
+    monkeypatch.setattr(server, "FIRST_WAIT", 0.0)
+    monkeypatch.setenv(server.KEY_VARIABLE, " key-123\n")
+    url = address.replace("user:secret@", "")
+    settings_ = {"llm": {"engine": "server", "server": {"url": url, "listed": False, "retries": 1, "timeout": 2.0}}}
+    sampler = server.ServerSampler(
+        SimpleNamespace(name="zero_shot", model="m", adapters=()), load_config("smoke", settings_), None
+    )
+    sampler.__dict__["_takes_ids"] = True
+    return sampler
+
+
+WHOLE = {"choices": [{"text": " a b", "finish_reason": "stop"}], "model": "m", "usage": {"completion_tokens": 3}}
+BODIES = {
+    "no JSON": (b"<html>", "does not answer in JSON"),
+    "empty": (b"", "does not answer in JSON"),
+    "no text": (b"\xff\xfe", "JSON|gave no answer"),
+    "deep": (b"[" * 200_000, "does not answer in JSON"),
+    "a list": (b"[]", "another shape"),
+    "a number": (b"3", "another shape"),
+    "null": (b"null", "another shape"),
+    "a text": (b'"x"', "another shape"),
+    "nothing": (b"{}", "another shape"),
+    "no choices": (b'{"choices": []}', "another shape"),
+    "choices null": (b'{"choices": null}', "another shape"),
+    "choices a text": (b'{"choices": "x"}', "another shape"),
+    "two choices": ({"choices": WHOLE["choices"] * 2}, "another shape"),
+    "a choice null": ({"choices": [None]}, "another shape"),
+    "text null": ({"choices": [{"text": None, "finish_reason": "stop"}]}, "another shape"),
+    "text a list": ({"choices": [{"text": ["a"]}]}, "another shape"),
+    "text a number": ({"choices": [{"text": 3}]}, "another shape"),
+    "no text at all": ({"choices": [{"finish_reason": "stop"}]}, "another shape"),
+    "finish a list": ({"choices": [{"text": "a", "finish_reason": []}]}, "another shape"),
+    "usage a list": (WHOLE | {"usage": []}, "another shape"),
+    "usage a text": (WHOLE | {"usage": "x"}, "another shape"),
+    "negative count": (WHOLE | {"usage": {"completion_tokens": -3}}, "another shape"),
+    "huge count": (WHOLE | {"usage": {"completion_tokens": 10**9}}, "another shape"),
+    "count a text": (WHOLE | {"usage": {"completion_tokens": "many"}}, "another shape"),
+    "another model": (WHOLE | {"model": "other"}, "answered for 'other'"),
+    "model a list": (WHOLE | {"model": []}, "another shape"),
+    "whole": (WHOLE, None),
+    "no usage": ({k: v for k, v in WHOLE.items() if k != "usage"}, None),
+    "usage null": (WHOLE | {"usage": None}, None),
+    "no finish": ({"choices": [{"text": "a b c"}]}, None),
+    "more keys": (WHOLE | {"id": 3, "created": None}, None),
+    "half an emoji": (b'{"choices": [{"text": "\\ud83d x", "finish_reason": "stop"}]}', None),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_an_answer_of_a_server(case, client, monkeypatch):
+    body, words = BODIES[case]
+    monkeypatch.setattr(Answers, "body", body if isinstance(body, bytes) else json.dumps(body).encode())
+    if words:
+        text = refused(lambda: client._completion("p", 1), words)
+        assert "key-123" not in text and "secret" not in text
+    else:
+        completion = client._completion("p", 1)
+        assert completion.text.encode() and completion.tokens > 0
+    assert Answers.headers_sent["Authorization"] == "Bearer key-123"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(302, "302"), (401, "refused"), (404, "refused"), (500, "gave no answer")]
+)
+def test_a_refusal_of_a_server_says_no_key(status, words, client, monkeypatch):
+    monkeypatch.setattr(Answers, "status", status)
+    monkeypatch.setattr(Answers, "body", b"wrong key key-123")
+    assert "key-123" not in refused(lambda: client._completion("p", 1), words)
+
+
+def test_a_key_that_is_none(monkeypatch, client):
+    monkeypatch.setenv(server.KEY_VARIABLE, "a\x1b[31mb")
+    policy = SimpleNamespace(name="zero_shot", model="m", adapters=())
+    made = load_config("smoke", {"llm": {"engine": "server", "server": {"url": "http://127.0.0.1:9"}}})
+    assert "\x1b" not in refused(lambda: server.ServerSampler(policy, made, None), "characters that no key has")
+
+
+def test_an_answer_without_end(client, monkeypatch):
+    monkeypatch.setattr(server, "MOST_BYTES", 10)
+    monkeypatch.setattr(Answers, "body", b"x" * 99)
+    refused(lambda: client._completion("p", 1), "longer than")
+
+
+ADDRESSES = ["http://", "http://127.0.0.1:99999/v1", "http://127.0.0.1:9/v1", "http://no such host/", "http://[::1/v1"]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_an_address_that_is_none(url, client):
+    client.server = client.server.changed(url=url, retries=0)
+    client.address = public_address(url)
+    refused(lambda: client._completion("p", 1), "start the server|does not answer|gave no answer")
+
+
+@QUICK
+@given(VALUES)
+def test_any_answer_is_a_completion_or_a_sentence(client, value):
+    try:
+        client._read(server._Answer, value)
+    except StudyError as error:
+        assert "\n" not in str(error)
+
+
+# Records and manifests
+
+MANIFESTS = {
+    "a list": ("[]", "no record|manifest|damaged"),
+    "cut": ('{"records": {', "damaged"),
+    "another folder": ({"records": {"a-b": {"file": "../../x.json", "key": "k", "sha256": "s"}}}, "outside its folder"),
+    "an absolute path": (
+        {"records": {"a-b": {"file": "/etc/passwd", "key": "k", "sha256": "s"}}},
+        "outside its folder",
+    ),
+    "a folder": ({"records": {"a-b": {"file": "records", "key": "k", "sha256": "s"}}}, "gone"),
+    "no hash": ({"records": {"a-b": {"file": "records/a-b.json"}}}, "differs|gone"),
+    "a number": ({"records": {"a-b": {"file": 3, "sha256": "s"}}}, "gone"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_that_is_wrong(case, tmp_path):
+    content, words = MANIFESTS[case]
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/a-b.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    refused(lambda: published_record(tmp_path, "a-b"), words)
+
+
+def made_stage(tmp_path) -> tuple[Store, Stage]:
+    def build(folder):
+        (folder / "x.txt").write_text("x")
+        return {"value": 3.25, "array": np.arange(3)}
+
+    store, stage = Store(tmp_path, {"profile": "made", "seed": 1}), Stage("kind", "name", {"a": 1}, build)
+    store.make(stage)
+    return store, stage
+
+
+SPOILED = {
+    "a digit of the record": lambda f: (f / "record.json").write_text(
+        (f / "record.json").read_text().replace("3.25", "3.26")
+    ),
+    "an empty record": lambda f: (f / "record.json").write_text("{}"),
+    "a record that is a list": lambda f: (f / "record.json").write_text("[]"),
+    "an empty list of files": lambda f: (f / "files.json").write_text("{}"),
+    "no list of files": lambda f: (f / "files.json").unlink(),
+    "another file": lambda f: (f / "x.txt").write_text("y"),
+    "no file": lambda f: (f / "x.txt").unlink(),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_finished_stage_that_was_changed_is_not_published_again(case, tmp_path):
+    store, stage = made_stage(tmp_path)
+    (folder,) = (tmp_path / "runs/kind").iterdir()
+    before = (tmp_path / "results/made/records/kind-name.json").read_bytes()
+    SPOILED[case](folder)
+    from dpo4rec_utils.store import check_files
+
+    check_files.cache_clear()
+    refused(lambda: store.make(stage), "was changed since|is gone since|delete")
+    assert (tmp_path / "results/made/records/kind-name.json").read_bytes() == before
+
+
+def test_a_published_record_holds_no_seal(tmp_path):
+    made_stage(tmp_path)
+    assert "seal" not in json.loads((tmp_path / "results/made/records/kind-name.json").read_text())
+
+
+# Terminals, logs, other containers
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "a\x07b", "\u202egnp.exe", "\x9b31m", "a\rb"])
+def test_escape_sequences_are_shown_not_sent(text, capsys):
+    cli.say(text)
+    sent = capsys.readouterr().out
+    assert sent.rstrip("\n").isprintable() and "\\" in sent
+    assert printable("Amélie 日本 🎬\n\tx") == "Amélie 日本 🎬\n\tx"
+
+
+def test_a_fault_of_the_program_is_one_sentence_and_a_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(cli, "load_config", lambda *_: 1 / 0)
+    for line in (1, None):
+        assert cli.main(["data", "check", "smoke"]) == 2
+        text = capsys.readouterr().err
+        assert "ZeroDivisionError" in text and "Traceback" not in text and text.count("\n") == 1
+        assert line is None or f"line {line} of" in text
+    log = (tmp_path / "runs/errors.log").read_text()
+    assert log.count("Traceback") == 2
+
+
+def test_what_another_container_left_is_swept(tmp_path):
+    folder = tmp_path / f"{files.PARTIAL}{os.getpid()}-x"
+    folder.mkdir()
+    os.utime(folder, (1, 1))  # from before this process began: its number was another's
+    fresh = tmp_path / f"{files.PARTIAL}{os.getpid()}-y"
+    fresh.mkdir()
+    files.sweep(tmp_path)
+    assert not folder.exists() and fresh.exists()
+
+
+def test_long_titles_are_short_work():
+    from dpo4rec_utils.knowledge.prompts import shortened
+
+    calls = []
+
+    def tokenizer(text, **_):
+        calls.append(text)
+        return SimpleNamespace(input_ids=text.split())
+
+    assert shortened("word " * 50_000, tokenizer, 20) == " ".join(["word"] * 20) and len(calls) < 30
