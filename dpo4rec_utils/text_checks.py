@@ -12,9 +12,10 @@ from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.knowledge.guards import guards_stage, mean_likes, similarity_stage, words_stage
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
+from dpo4rec_utils.registries import BACKBONES, ENGINES
 from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_reranker
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
-from dpo4rec_utils.store import Stage
+from dpo4rec_utils.store import Stage, made_by
 from dpo4rec_utils.study import Study
 
 # A title that ends the user's turn and speaks as the system, to an LLM whose turns are written so.
@@ -88,6 +89,7 @@ def check_title(study: Study) -> None:
     config, lists = study.config, study.data.lists("popularity")
     depends = {"policy": study.zero_shot.key, "prompts": content_key(title_prompts(study, users)), "seed": study.seed}
     depends |= {part: as_dict(getattr(config, part)) for part in ("llm", "encoder", "reranker", "device")}
+    depends |= {"engine": made_by(ENGINES[config.llm.engine].module), "backbone": made_by(BACKBONES["prm"].module)}
     depends |= {"reward": config.reward.kind, "lists": fingerprint(lists.user, lists.items, lists.labels)}
     study.store.make(Stage("title", "hostile", depends, build))
 

@@ -126,7 +126,7 @@ def test_tables_and_figures(finished):
     assert set(last.baseline) == baselines and set(last.group) == {"mean", "mir"}
     assert (last[last.group == "mean"].backbones == 4).all() and (last[last.group == "mir"].backbones == 1).all()
     on_top = headline[headline.arm.str.startswith("history_mean+") & (headline.baseline == "history_mean")]
-    assert on_top.arm.nunique() == 5 and set(on_top.scorer) == {"own"}
+    assert on_top.arm.nunique() == 4 and set(on_top.scorer) == {"own"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
     others = {round_name(1, loop) for loop in TRAINED}
     assert set(signal.arm) == others | {"zero_shot", "template", "titles_prompt", "samples_16"} and set(

@@ -65,9 +65,9 @@ def test_unknown_profile_lists_the_profiles():
         (b"extends: 5", "extends = 5"),
         (b"extends: ml-100k\nlllm: {}", "Unknown key lllm"),
         (b"1: 2", "a mapping of names"),
-        (b"on: 1", "a mapping of names"),
+        (b"on: 1", "Unknown key on = 1"),
         (b"profile: smoke", "Unknown key profile"),
-        (b"seed: 2020-13-45", "not valid YAML"),
+        (b"seed: 2020-13-45", "seed = '2020-13-45' has the wrong type"),
         (b"seed: " + b"[" * 3000, "not valid YAML"),
         (b"data: {like_threshold: 1, dislike_threshold: 5}", "data.dislike_threshold = 5.0 must be below"),
     ],
@@ -124,7 +124,7 @@ def test_overrides_keep_the_rest_of_the_profile_and_freeze():
 
 def test_a_misspelt_papermill_parameter_stops_the_notebook():
     with pytest.raises(ConfigError, match="PROFLIE = 'smoke'; allowed: PROFILE, OVERRIDES, MAKE"):
-        notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "PROFLIE": "smoke", "In": [], "_i": ""})
+        notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "PROFLIE": "smoke", "In": ["", "PROFLIE = 1"]})
     with pytest.raises(ConfigError, match="MAKE = 'yes' has the wrong type; allowed: True, False"):
         notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "MAKE": "yes"})
     with pytest.raises(ConfigError, match="sets no PROFILE"):

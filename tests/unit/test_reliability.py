@@ -248,7 +248,7 @@ DAMAGE = {
         "shard-0.jsonl was changed",
     ),
     "a damaged record": (lambda f: (f / "record.json").write_bytes(b"\x80"), "record.json is damaged"),
-    "a cut list of files": (lambda f: (f / "files.json").write_text("{"), "files.json is damaged"),
+    "a cut list of files": (lambda f: (f / "files.json").write_text("{"), "or the list of its files was changed"),
 }
 
 

@@ -206,14 +206,14 @@ def test_no_stage_leaves_out_what_it_computes_with():
     }.items():
         assert wanted <= set(keys.library_versions(module)), module
     assert "dpo4rec_utils.alignment.trainers" in keys.code_of("dpo4rec_utils.alignment.adapters")
-    assert "dpo4rec_utils.knowledge.engines.openvino" in keys.code_of("dpo4rec_utils.knowledge.engines")
+    assert "dpo4rec_utils.knowledge.gguf_export" in keys.code_of("dpo4rec_utils.knowledge.engines.openvino")
 
 
 def test_weights_of_a_folder_are_known_by_content(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.md").write_text("x")
     first = assets.weights_identity.__wrapped__(str(tmp_path), "llm")
-    (tmp_path / "notes.txt").write_text("y")
+    (tmp_path / "notes.md").write_text("y")
     assert first == assets.weights_identity.__wrapped__(str(tmp_path), "llm")
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert first != assets.weights_identity.__wrapped__(str(tmp_path), "llm")
