@@ -1,8 +1,9 @@
 """Every arm, loop and variant: one entry each, plain data that both the making and the reading side import.
 
-An arm is one kind of user knowledge given to the same re-rankers. To add one, add its entry here and name it in a
-profile's `evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS`; if its
-policy is trained in a new way, add the loop here.
+An arm is one kind of user knowledge, given to re-rankers of one kind. To add one, add its entry here and name it in a
+profile's `evaluation.arms`. If its knowledge is made in a new way, add the maker to `comparison.MAKERS` and its word to
+`Arm.user`; if its policy is trained on new examples, add the loop here, the word to `Loop.examples` and the examples to
+`Study._examples`.
 """
 
 from dataclasses import dataclass, field
@@ -232,7 +233,7 @@ class Variant:
 
 
 def _losses() -> list[Variant]:
-    """Losses of trl at two learning rates each; the default is the sigmoid at the higher one."""
+    """Losses of trl at two learning rates each; `ml-100k` is the sigmoid at the higher one."""
     variants = []
     for loss, label, more in (
         ("sigmoid", "sigmoid", {}),

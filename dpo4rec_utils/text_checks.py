@@ -1,4 +1,5 @@
-"""What the policies' texts say, checked: guards, fit to their user, words gained and lost, distance moved."""
+"""Checks of the policies: what their texts say, fit to the user, words gained and lost, distance moved, a hostile
+title, what rounds have learnt."""
 
 from dataclasses import replace
 

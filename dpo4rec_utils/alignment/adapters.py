@@ -28,7 +28,7 @@ class Recipe(Choices):
     """
 
     name: str
-    method: Literal["fine_tune", "align", "grpo"] = "align"
+    method: Literal["fine_tune", "dpo", "grpo"] = "dpo"
     rewarded: bool = False
     round: int = 0
     users: Literal["all", "validation"] = "all"

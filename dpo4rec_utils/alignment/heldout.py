@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from dpo4rec_utils.alignment.log_probs import completion_log_probs
-from dpo4rec_utils.alignment.probe import JUDGES
+from dpo4rec_utils.alignment.probe import HELDOUT_PROBES
 from dpo4rec_utils.alignment.round import Round
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.knowledge import Knowledge
@@ -13,7 +13,7 @@ from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.store import Stage, write_values
 
 MOST_USERS = 32  # whose texts estimate how far a policy has moved
-DESCRIBED = ["user", "tokens", "realised", *(f"probe_{name}" for name in JUDGES)]
+DESCRIBED = ["user", "tokens", "realised", *(f"probe_{name}" for name in HELDOUT_PROBES)]
 
 
 def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:

@@ -19,32 +19,32 @@ COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sa
 
 
 @dataclass(frozen=True)
-class Candidates:
+class RewardedTexts:
     """What pairs are chosen from: P users with N texts each.
 
-    users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not be
-    paired; lists: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts; features and
-    realised, (P, N): what the rewards were estimated from.
+    users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not
+    be paired; list_counts: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts;
+    features and realised, (P, N): what the rewards were estimated from.
     """
 
     users: np.ndarray
     prompts: list[str]
     texts: list[list[str]]
     rewards: np.ndarray
-    lists: np.ndarray
+    list_counts: np.ndarray
     features: TextFeatures | None = None
     realised: np.ndarray | None = None
 
-    def of(self, users) -> "Candidates":
+    def of(self, users) -> "RewardedTexts":
         """The texts of these users alone."""
         keep = np.flatnonzero(np.isin(self.users, users))
-        return Candidates(
+        return RewardedTexts(
             users=self.users[keep],
             prompts=[self.prompts[row] for row in keep],
             texts=[self.texts[row] for row in keep],
             rewards=self.rewards[keep],
-            lists=self.lists[keep],
-            features=self.features and self.features.of_users(keep),
+            list_counts=self.list_counts[keep],
+            features=self.features and self.features.of_rows(keep),
             realised=None if self.realised is None else self.realised[keep],
         )
 
@@ -63,7 +63,7 @@ class PairRules:
     samples: int | None = None
 
 
-def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rules: PairRules) -> Candidates:
+def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rules: PairRules) -> RewardedTexts:
     """A policy's texts for its `pair_users` and the held-out users with what pairs are ordered by."""
     knowledge = vectors.knowledge
     paired, heldout = knowledge.pair_users(policy), knowledge.heldout_users
@@ -81,33 +81,33 @@ def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rul
     prompts, counts = knowledge.prompts(), np.ones(len(users))
     if ESTIMATES[rules.reward.estimate].of_lists:  # a mean of few lists is less certain; an estimate from texts is not
         counts = np.array([(model.lists.user == u).sum() for u in users])
-    return Candidates(
+    return RewardedTexts(
         users=users,
         prompts=[prompts[user] for user in users],
         texts=[texts[user] for user in users],
         rewards=reward,
-        lists=counts,
+        list_counts=counts,
         features=features,
         realised=realised,
     )
 
 
-def build_pairs(candidates: Candidates, config: AlignmentConfig) -> pd.DataFrame:
+def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFrame:
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
     No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes no
     pair. Columns: COLUMNS.
     """
-    rows, texts = [], candidates.texts
-    for i, user in enumerate(candidates.users):
-        rewards = np.where(_first_of_equals(texts[i]), candidates.rewards[i], np.nan)
+    rows, texts = [], rewarded.texts
+    for i, user in enumerate(rewarded.users):
+        rewards = np.where(_first_of_equals(texts[i]), rewarded.rewards[i], np.nan)
         order = np.argsort(-rewards, kind="stable")[: np.isfinite(rewards).sum()]
         for rank in range(min(config.pairs_per_user, len(order) // 2)):
             best, worst = order[rank], order[-1 - rank]
             gap = float(rewards[best] - rewards[worst])
             if gap > config.margin:
-                row = (user, candidates.prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
-                rows.append((*row, gap * np.sqrt(candidates.lists[i])))
+                row = (user, rewarded.prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
+                rows.append((*row, gap * np.sqrt(rewarded.list_counts[i])))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "weight"])
     table = table.sort_values("weight", ascending=False, kind="stable", ignore_index=True)
     return table[: config.pairs][COLUMNS]
@@ -136,7 +136,7 @@ def swapped_at_random(pairs: pd.DataFrame, rng: np.random.Generator) -> pd.DataF
     return out.assign(gap=pairs.gap.where(~swap, -pairs.gap))
 
 
-def groups(candidates: Candidates) -> pd.DataFrame:
+def groups(rewarded: RewardedTexts) -> pd.DataFrame:
     """What GRPO reads of the same samples: user, prompt, texts (N completions), rewards (N, None where there is none).
 
     A user with fewer than two rewards is left out.
@@ -144,7 +144,7 @@ def groups(candidates: Candidates) -> pd.DataFrame:
     rows = [
         (user, prompt, list(texts), [None if np.isnan(r) else float(r) for r in rewards])
         for user, prompt, texts, rewards in zip(
-            candidates.users, candidates.prompts, candidates.texts, candidates.rewards, strict=True
+            rewarded.users, rewarded.prompts, rewarded.texts, rewarded.rewards, strict=True
         )
         if np.isfinite(rewards).sum() >= 2
     ]

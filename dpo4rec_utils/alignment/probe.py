@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.alignment.pairs import Candidates, build_pairs
+from dpo4rec_utils.alignment.pairs import RewardedTexts, build_pairs
 from dpo4rec_utils.config import AlignmentConfig, RewardConfig
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.metrics import rightly_ordered
@@ -18,29 +18,30 @@ from dpo4rec_utils.rewards.estimates import cross_fitted, estimated_rewards
 from dpo4rec_utils.store import Stage, write_values
 
 PROBES = ("facts", "vector", "cosine", "fit")  # what a probe reads, rewards/estimates.py
-JUDGES = ("facts", "vector", "fit")  # those that held-out pairs are shown to, too
+HELDOUT_PROBES = ("facts", "vector", "fit")  # those that held-out pairs are shown to, too
 LONGER = "longer wins"  # the rule beside the probes
 
 
-def pair_differences(values: np.ndarray, candidates: Candidates, pairs: pd.DataFrame) -> np.ndarray:
-    """(n,) value of the chosen text less that of the rejected one; `values`: (P, N), in the order of `candidates`."""
-    row = np.searchsorted(candidates.users, pairs.user)
+def pair_differences(values: np.ndarray, rewarded: RewardedTexts, pairs: pd.DataFrame) -> np.ndarray:
+    """(n,) value of the chosen text less that of the rejected one; `values`: (P, N), in the order of `rewarded`."""
+    row = np.searchsorted(rewarded.users, pairs.user)
     return values[row, pairs.chosen_sample] - values[row, pairs.rejected_sample]
 
 
-def described_pairs(candidates: Candidates, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of `JUDGES`, each
-    of the chosen text less that of the rejected one. Probes were not fitted on users of fold -1."""
-    features, columns = candidates.features, {"tokens": candidates.features.tokens, "realised": candidates.realised}
+def described_pairs(rewarded: RewardedTexts, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of
+    `HELDOUT_PROBES`, each of the chosen text less that of the rejected one. Probes were not fitted on users of fold
+    -1."""
+    features, columns = rewarded.features, {"tokens": rewarded.features.tokens, "realised": rewarded.realised}
     # A text that may not be paired says nothing: it has the mean of its user's others, and 0 where there are none.
-    allowed = np.isfinite(candidates.rewards)
-    total = np.where(allowed, candidates.rewards, 0).sum(axis=1, keepdims=True)
-    order = np.where(allowed, candidates.rewards, total / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
-    columns |= {f"probe_{name}": cross_fitted(features.of(name), order, features.fold) for name in JUDGES}
-    return pairs.assign(**{name: pair_differences(values, candidates, pairs) for name, values in columns.items()})
+    allowed = np.isfinite(rewarded.rewards)
+    total = np.where(allowed, rewarded.rewards, 0).sum(axis=1, keepdims=True)
+    order = np.where(allowed, rewarded.rewards, total / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
+    columns |= {f"probe_{name}": cross_fitted(features.of(name), order, features.fold) for name in HELDOUT_PROBES}
+    return pairs.assign(**{name: pair_differences(values, rewarded, pairs) for name, values in columns.items()})
 
 
-def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, reward: RewardConfig) -> Stage:
+def probe_stage(name: str, rewarded: RewardedTexts, config: AlignmentConfig, reward: RewardConfig) -> Stage:
     """How often each probe orders pairs rightly, for pairs by realised and by amortised rewards, as they are and at
     equal length.
 
@@ -49,15 +50,15 @@ def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, rewa
     """
 
     def build(folder):
-        features, frames, sizes = candidates.features, [], {}
+        features, frames, sizes = rewarded.features, [], {}
         for estimate, equal in itertools.product(("realised", "amortised"), (False, True)):
             changed = reward.changed(estimate=estimate, equal_length=equal)
-            rewards = estimated_rewards(features, candidates.realised, changed)
-            pairs = build_pairs(_reordered(candidates, rewards), config)
+            rewards = estimated_rewards(features, rewarded.realised, changed)
+            pairs = build_pairs(_reordered(rewarded, rewards), config)
             sizes[f"{estimate}/{equal}"] = {"pairs": len(pairs), "users": pairs.user.nunique()}
             guesses = {probe: cross_fitted(features.of(probe), rewards, features.fold) for probe in PROBES}
             for probe, values in ({LONGER: features.tokens} | guesses).items():
-                right = rightly_ordered(pair_differences(values, candidates, pairs))
+                right = rightly_ordered(pair_differences(values, rewarded, pairs))
                 row = {
                     "estimate": estimate,
                     "equal_length": str(equal),
@@ -69,16 +70,14 @@ def probe_stage(name: str, candidates: Candidates, config: AlignmentConfig, rewa
         write_values(pd.concat(frames, ignore_index=True), folder)
         return {"texts": name, "sizes": sizes}
 
-    parts = (candidates.users, candidates.rewards, candidates.realised, candidates.features.facts)
+    parts = (rewarded.users, rewarded.rewards, rewarded.realised, rewarded.features.facts)
     depends = {
-        "texts": content_key(candidates.texts),
-        "rewards": fingerprint(
-            *parts, candidates.features.vector, candidates.features.history, candidates.features.fold
-        ),
+        "texts": content_key(rewarded.texts),
+        "rewards": fingerprint(*parts, rewarded.features.vector, rewarded.features.history, rewarded.features.fold),
         "pairs": [config.pairs, config.pairs_per_user, config.margin],
     }
     return Stage("probe", name, depends, build)
 
 
-def _reordered(candidates: Candidates, rewards: np.ndarray) -> Candidates:
-    return replace(candidates, rewards=np.where(np.isfinite(candidates.rewards), rewards, np.nan))
+def _reordered(rewarded: RewardedTexts, rewards: np.ndarray) -> RewardedTexts:
+    return replace(rewarded, rewards=np.where(np.isfinite(rewarded.rewards), rewards, np.nan))

@@ -45,7 +45,7 @@ def story(vectors: TextVectors, turn: Round, user: int) -> dict:
 
 
 def _ranking(vectors: TextVectors, turn: Round, user: int) -> pd.DataFrame:
-    lists, (scorer, task) = turn.model.lists.of_users([user]), turn.model.held_out(user)
+    lists, (scorer, task) = turn.model.lists.of_users([user]), turn.model.model_without(user)
     items = vectors.knowledge.data.dataset.items
     ranking = pd.DataFrame({"item": [titled(items.iloc[i]) for i in lists.items[0]], "liked": lists.labels[0]})
     for name, policy in (("before", turn.before), ("after", turn.after)):

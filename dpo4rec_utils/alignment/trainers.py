@@ -1,8 +1,9 @@
 """Alignment with trl and peft: supervised warm start, DPO, GRPO as an ablation. Every call to trl is in this module.
 
-DPO (Rafailov et al., arXiv 2305.18290, eq. 7): -log sigmoid(beta * [log pi/ref (chosen) - log pi/ref (rejected)]), with
-log-probabilities summed over completion tokens. A larger beta keeps the policy closer to the reference; at the first
-step policy and reference are the same, the margin is 0 and the loss ln 2 = 0.6931.
+DPO (Rafailov et al., arXiv 2305.18290, eq. 7): -log sigmoid(beta * [log pi/ref (chosen) - log pi/ref (rejected)]),
+with log-probabilities summed over completion tokens. A larger beta keeps the policy closer to the reference; at the
+first step policy and reference are the same, the margin is 0 and the loss ln 2 = 0.6931, and the chosen texts\' own
+beside it where `chosen_weight` is above 0.
 
 `PrefixSharedDPOTrainer` computes each prompt once for all its completions in a batch (packing.py) and the reference
 log-probabilities once. So that a user's pairs meet in a batch, rows are shuffled by prompt and read in order.
@@ -105,9 +106,9 @@ class PlainProgress(TrainerCallback):
 
 
 def micro_batch(prompts: pd.Series, batch_size: int, at_once: int = 2) -> int:
-    """Rows of a forward pass, a power of two that divides `batch_size`: about `at_once` prompts with all their rows.
+    """Rows of a forward pass, a power of two that divides `batch_size`: about `at_once` prompts with two rows each.
 
-    At most two rows a prompt are counted: a pass is no larger where a user has many pairs. Gradients are accumulated
+    A pass is no larger where a user has more pairs. Gradients are accumulated
     to the batch size.
     """
     rows = at_once * min(2, max(1, len(prompts) // prompts.nunique()))
@@ -305,7 +306,7 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
     )
 
 
-def align(policy: Policy, pairs: pd.DataFrame, run: Run) -> list[dict]:
+def dpo(policy: Policy, pairs: pd.DataFrame, run: Run) -> list[dict]:
     """One round of DPO. Returns the log, one dict a step."""
     trainer = dpo_trainer(policy, pairs, run)
     return _train(trainer, run)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from dpo4rec_utils.files import StudyError
 
-ORDERS = ("time", "position", "arbitrary")
 MOST_BAD_ROWS = 0.01  # a larger share is an error: the file is of another format than it is said to be
 UNLISTED = "of unlisted items"  # why an interaction is left out
 LEAST_LISTED = 0.5  # of the interactions: below it the ids of the two tables are of different kinds

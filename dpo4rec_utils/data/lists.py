@@ -53,7 +53,7 @@ class Draw:
 
 
 def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw) -> CandidateLists:
-    """Candidate lists for every user of the cohort.
+    """Candidate lists for the users of the cohort.
 
     protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both
     without replacement from items the user never interacted with. A user's negatives depend on (seed, protocol,

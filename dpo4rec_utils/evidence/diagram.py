@@ -8,7 +8,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from dpo4rec_utils.evidence import plots
 from dpo4rec_utils.files import atomic_path
 
-# Text, left edge, bottom edge; boxes are 2.2 wide and 0.8 high.
+# Text, left edge, bottom edge; boxes are 2.2 wide and 0.9 high.
 BOXES = {
     "history": ("user's history\n→ prompt", 0.0, 2.0),
     "llm": ("LLM (policy)", 2.9, 2.0),

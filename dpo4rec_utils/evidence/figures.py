@@ -21,7 +21,7 @@ def power(records: Records):
     for scorer, part in table.groupby("scorer", sort=False):
         mean = part.groupby("users")[["alone", "holm"]].mean()
         for column, phrase in (("alone", "one test at 0.05"), ("holm", "Holm's strictest step")):
-            plots.line(axis, (mean.index, mean[column]), number, f"{words.scorer_label(scorer)}, {phrase}")
+            plots.line(axis, (mean.index, mean[column]), number, f"{words.SCORERS[scorer]}, {phrase}")
             number += 1
     axis.axvline(users, color="black", linewidth=0.8, linestyle=":")
     axis.set(xlabel=f"test users (dotted: this study, {users})", ylabel="detectable NDCG@7 difference")
@@ -39,9 +39,7 @@ def headline(records: Records):
     """The last round against every baseline, popularity negatives: a marker a scorer and group of backbones."""
     table = tables.headline(records)
     table = table[(table.protocol == "popularity") & (table.arm == records.last)]
-    series = [
-        f"{words.group_label(records, row.group)}, {words.scorer_label(row.scorer)}" for row in table.itertuples()
-    ]
+    series = [f"{words.group_label(records, row.group)}, {words.SCORERS[row.scorer]}" for row in table.itertuples()]
     labelled = table.assign(baseline=table.baseline.map(label), series=series)
     figure, _ = plots.dots(labelled, "baseline", "difference", "series", ("ci_low", "ci_high"))
     plots.below(
@@ -103,7 +101,7 @@ def forest(records: Records, scorer: str):
     figure, _ = plots.dots(labelled, "baseline", "difference", "backbone", ("ci_low", "ci_high"))
     plots.below(
         figure,
-        f"NDCG@7 of {label(records.last)} above that of ..., {words.scorer_label(scorer)} (bars: 95 % interval of users and "
+        f"NDCG@7 of {label(records.last)} above that of ..., {words.SCORERS[scorer]} (bars: 95 % interval of users and "
         f"seeds, n = {table.users.max()} test users; filled: p < 0.05 after Holm's correction)",
     )
     counts = [
@@ -111,7 +109,7 @@ def forest(records: Records, scorer: str):
         for baseline, part in table.groupby("baseline", sort=False)
     ]
     return figure, (
-        f"With {words.scorer_label(scorer)}, {label(records.last)} against: {'; '.join(counts)} (backbones, p < 0.05 after "
+        f"With {words.SCORERS[scorer]}, {label(records.last)} against: {'; '.join(counts)} (backbones, p < 0.05 after "
         f"Holm's correction, n = {table.users.max()} test users)."
     )
 
@@ -129,7 +127,7 @@ def forest_shared(records: Records):
 def folds(records: Records):
     """The last round against each baseline, user fold by user fold, mean of the backbones."""
     table = tables.folds(records)
-    labelled = table.assign(against=table.baseline.map(label) + ", " + table.scorer.map(words.scorer_label))
+    labelled = table.assign(against=table.baseline.map(label) + ", " + table.scorer.map(words.SCORERS))
     figure, _ = plots.dots(labelled, "against", "difference", "fold", ("ci_low", "ci_high"))
     plots.below(figure, f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
     by_scorer = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)

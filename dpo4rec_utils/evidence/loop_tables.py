@@ -12,7 +12,7 @@ from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t
 from dpo4rec_utils.files import MissingRecordError
 from dpo4rec_utils.metrics import rightly_ordered
 
-JUDGED = (*SPLITS, "train_later")
+REFEREE_SPLITS = (*SPLITS, "train_later")
 
 
 def sanity_rankers(records: Records) -> pd.DataFrame:
@@ -283,7 +283,7 @@ def ablation_preference(records: Records) -> pd.DataFrame:
     first = list(dict.fromkeys(name for name in ("dpo_round_1", "zero_shot") if name != begin))
     # Not what only the last round has: later rounds, and the last round's texts of other users.
     others = [name for name in metrics["others"] if name != "dpo_shuffled" and not _later(name)]
-    for arm, split, kind in itertools.product([*first, *others], JUDGED, REFEREE_KINDS):
+    for arm, split, kind in itertools.product([*first, *others], REFEREE_SPLITS, REFEREE_KINDS):
         if f"{arm}/{split}/{kind}" in values:
             change = values[f"{arm}/{split}/{kind}"] - values[f"{begin}/{split}/{kind}"]
             half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
@@ -337,7 +337,7 @@ def rewards_by_round(records: Records) -> pd.DataFrame:
         number = loop.index(name) if name in loop else -1
         texts = records.metrics("texts", name)
         shape = (texts["tokens"] / texts["texts"], texts["distinct"] / texts["texts"])
-        for split in JUDGED:
+        for split in REFEREE_SPLITS:
             for kind in REFEREE_KINDS:
                 if f"{name}/{split}/{kind}" not in values:  # nobody has later lists
                     continue

@@ -76,16 +76,12 @@ def prose(notebook: dict) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
 
 
-def _folder(records: Records, kind: str) -> Path:
-    return records.folder / kind
-
-
 def _figure(records: Records, name: str) -> dict:
-    return {"name": name, "finding": (_folder(records, "figures") / f"{name}.txt").read_text(encoding="utf-8").strip()}
+    return {"name": name, "finding": (records.folder / "figures" / f"{name}.txt").read_text(encoding="utf-8").strip()}
 
 
 def _table(records: Records, name: str) -> dict:
     """The head of a table as HTML, escaped, and how many rows the CSV has."""
-    table = pd.read_csv(_folder(records, "tables") / f"{name}.csv")
+    table = pd.read_csv(records.folder / "tables" / f"{name}.csv")
     body = table.head(SHOWN_ROWS).to_html(index=False, float_format=lambda x: f"{x:.4f}", border=0, na_rep="")
     return {"name": name, "rows": len(table), "shown": min(SHOWN_ROWS, len(table)), "html": body}

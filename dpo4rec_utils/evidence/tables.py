@@ -294,15 +294,15 @@ def counts_of(rows: pd.DataFrame) -> dict[str, int]:
     return {"better": int(better), "worse": int(worse), "backbones": len(rows)}
 
 
-def breakdown(records: Records, baseline: str = "zero_shot", scorer: str = "shared") -> pd.DataFrame:
+def breakdown(records: Records) -> pd.DataFrame:
     """Where the last round's difference comes from: thirds of the test users by three facts about them, popularity.
 
     Per-user NDCG@7 differences, mean over backbones and seeds. Facts: interactions in all, mean popularity of the
     items they liked later (train users' interactions), liked items a list. Columns: fact, third, range, users,
     difference, ci_low, ci_high.
     """
-    (part,) = [p for p in scored(records) if (p["protocol"], p["scorer"]) == ("popularity", scorer)]
-    arm, rows = records.last, []
+    (part,) = [p for p in scored(records) if (p["protocol"], p["scorer"]) == ("popularity", "shared")]
+    arm, baseline, rows = records.last, "zero_shot", []
     values = [
         np.mean([_by_user(part["arms"][name], b, "ndcg") for b in records.backbones], axis=0)
         for name in (arm, baseline)
@@ -312,7 +312,7 @@ def breakdown(records: Records, baseline: str = "zero_shot", scorer: str = "shar
     facts = pd.concat(parts, ignore_index=True)
     if facts.user.tolist() != users:
         raise ValueError("the facts are of other users than the scores")
-    rng = generator(records.seed, "breakdown", arm, baseline, scorer)
+    rng = generator(records.seed, "breakdown", arm, baseline, "shared")
     for fact in facts.columns.drop("user"):
         order = np.argsort(facts[fact].to_numpy(), kind="stable")
         for third, members in zip(("low", "middle", "high"), np.array_split(order, 3), strict=True):

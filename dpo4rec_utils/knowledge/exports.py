@@ -12,8 +12,8 @@ GGUF = "dpo4rec-q8_0.gguf"
 
 
 def save_merged(policy: Policy, folder: Path) -> Path:
-    """Weights with all adapters merged, and the tokenizer, as `save_pretrained` writes them: any engine reads the
-    folder."""
+    """Weights with all adapters merged, and the tokenizer, as `save_pretrained` writes them: transformers and
+    servers read the folder."""
     load_model(policy).save_pretrained(folder)
     load_tokenizer(policy.model).save_pretrained(folder)
     return folder

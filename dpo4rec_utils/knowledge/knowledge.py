@@ -1,6 +1,6 @@
 """Knowledge as texts: facts of users, prompts, sampled texts, templated profiles.
 
-Every method makes its artefact once (see store.Store) and returns it; asking again reads it from disk.
+`texts` and `item_texts` make an artefact once (see store.Store) and return it; asking again reads it from disk.
 """
 
 import functools
@@ -32,6 +32,10 @@ class Knowledge:
         self.users = data.cohort.users
         self.domain = data.domain
         self.prefix = prompts.user_words(self.domain, config.llm.prompt).prefix
+
+    def prefix_of(self, policy: Policy) -> str:
+        """How the answers of a policy begin: the prefix of the user template that it is asked by."""
+        return prompts.user_words(self.domain, policy.prompt or self.config.llm.prompt).prefix
 
     @cached_property
     def reader(self) -> FactReader:

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from dpo4rec_utils import assets
 from dpo4rec_utils.device import free_memory
 from dpo4rec_utils.files import StudyError, file_sha256, read_json
+from dpo4rec_utils.locks import LOCKS, alone
 
 NO_CODE = {"trust_remote_code": False}  # left out, transformers would ask on the terminal
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -87,18 +88,26 @@ def dense_source(model: str) -> str:
         return str(folder)
     target = assets.cache_folder() / f"dense-{file_sha256(source)[:12]}"
     if not assets.is_whole(target):
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".dense-"))
-        try:
-            with readable("llm.model", model):
-                _dequantise(source, temporary)
-            assets.seal(temporary)
+        lock = assets.cache_folder() / LOCKS / f"{target.name}.lock"
+        with alone(lock, f"the dense weights of {model}", wait=math.inf):
             assets.is_whole.cache_clear()
-            os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not assets.is_whole(target):
+                _keep_dense(model, source, target)
     return str(target)
+
+
+def _keep_dense(model: str, source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".dense-"))
+    try:
+        with readable("llm.model", model):
+            _dequantise(source, temporary)
+        assets.seal(temporary)
+        assets.is_whole.cache_clear()
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _dequantise(source: Path, target: Path) -> None:
@@ -237,9 +246,14 @@ def load_base(model: str, dtype=torch.float32):
         raise StudyError(
             f"llm.model = {model!r} is no whole causal language model: it lacks {absent[0]} and {len(absent) - 1} more."
         )
-    words, rows = len(load_tokenizer(model)), loaded.get_input_embeddings().weight.shape[0]
-    if words > rows:
+    vocabulary, rows = len(load_tokenizer(model)), loaded.get_input_embeddings().weight.shape[0]
+    if vocabulary > rows:
         raise StudyError(
-            f"llm.model = {model!r} has a tokenizer of {words} tokens and weights for {rows}; they are of two models."
+            f"llm.model = {model!r} has a tokenizer of {vocabulary} tokens and weights for {rows}; they are of two models."
+        )
+    broken = next((name for name, weight in loaded.named_parameters() if not weight.isfinite().all()), None)
+    if broken:
+        raise StudyError(
+            f"llm.model = {model!r} has weights that are no numbers ({broken}); copy or download it again."
         )
     return loaded.eval()

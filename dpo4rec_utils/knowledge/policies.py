@@ -21,9 +21,9 @@ class Policy(Choices):
     """A language model: the base named by `model` with `adapters` (folders) merged in this order.
 
     `key` identifies the weights by content, so texts are never reused for another policy of the same name.
-    `rewarded`: whether its texts become pairs, so that some train users get more of them; `round`: the DPO rounds
-    behind it. `users`: whom it is asked about, all or one split; `prompt`: by which user template of the domain,
-    None: the configuration's.
+    `rewarded`: whether its texts become pairs, so that some train users get more of them; `round`: the rounds of a
+    loop behind it. `users`: whom it is asked about, all or one split; `prompt`: by which user template of the
+    domain, None: the configuration's.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Policy(Choices):
     adapters: tuple[Path, ...] = ()
     rewarded: bool = False
     round: int = 0
-    users: Literal["all", "train", "validation", "test"] = "all"
+    users: Literal["all", "validation"] = "all"
     prompt: str | None = None
 
     @property

@@ -84,6 +84,8 @@ def render(tokenizer, domain: Domain, question: str, prefix: str) -> str:
     system = [] if domain.system is None else [{"role": "system", "content": domain.system}]
     try:
         return _chat(tokenizer, system + turns) + prefix
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise StudyError(f"The LLM's chat template fails: {' '.join(str(error).split())[:160]}; mend it.") from None
     except TemplateError as error:
         if domain.system:
             raise StudyError(

@@ -32,7 +32,7 @@ class TextVectors:
         table = self.knowledge.texts(policy)
         if samples:
             table = table[table["sample"] < samples]
-        vectors = self.encoder.encode(self.knowledge.prefix + table.text, f"encode {policy.name}")
+        vectors = self.encoder.encode(self.knowledge.prefix_of(policy) + table.text, f"encode {policy.name}")
         shape = (len(self.knowledge.users), table["sample"].max() + 1, vectors.shape[1])
         out = np.full(shape, np.nan, np.float32)
         out[table.user, table["sample"]] = vectors

@@ -2,7 +2,7 @@
 
 Two scorers. *own* trains a re-ranker per arm on that arm's texts (the paper's way). *shared* trains one re-ranker per
 backbone and seed on the arms' texts of train users together and swaps only the user's text at test time: paired by
-construction. Validation users' differences are kept beside, for the power analysis.
+construction. Validation users' values are kept beside, for the power analysis.
 """
 
 import functools
@@ -60,8 +60,8 @@ class Scorers:
     def own_stage(self, protocol: str, arm: ArmKnowledge, ablation: str = "", backbones=None, **change) -> Stage:
         """Metrics of one arm with re-rankers of its own: every backbone and seed.
 
-        `ablation` names a variant: `backbones` and fields of the re-ranker's configuration (`change`) differ, the
-        texts do not, and the record is kept apart from the main table's.
+        `ablation` names a change of notebook 06: `backbones` and fields of the re-ranker's configuration (`change`)
+        differ, the texts do not, and the record is kept apart from the main table's.
         """
         kind, name = (
             ("ablation", f"{ablation}-{protocol}-{arm.name}") if ablation else ("own", f"{protocol}-{arm.name}")

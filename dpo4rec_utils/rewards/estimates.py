@@ -35,7 +35,7 @@ class TextFeatures:
     history: np.ndarray
     fold: np.ndarray
 
-    def of_users(self, rows: np.ndarray) -> "TextFeatures":
+    def of_rows(self, rows: np.ndarray) -> "TextFeatures":
         """Some rows of every part."""
         return TextFeatures(self.facts[rows], self.vector[rows], self.history[rows], self.fold[rows])
 
@@ -94,8 +94,8 @@ def cross_fitted(features: np.ndarray, rewards: np.ndarray, fold: np.ndarray) ->
 
 
 def at_equal_length(rewards: np.ndarray, tokens: np.ndarray, fit_users: np.ndarray) -> np.ndarray:
-    """Rewards (P, N) less what `tokens` (P, N) explain of them within a user, by one slope for the users in `known`
-    (P,).
+    """Rewards (P, N) less what `tokens` (P, N) explain of them within a user, by one slope for the users in
+    `fit_users` (P,).
 
     Without it the longer text wins most pairs, and a policy learns to write on until the limit.
     """

@@ -24,7 +24,7 @@ from dpo4rec_utils.store import Stage
 
 
 @dataclass(frozen=True)
-class Training:
+class ScoredTask:
     """One training of a cross-fitted reward model and the lists that it scores."""
 
     task: Task
@@ -41,7 +41,7 @@ class RewardModel:
 
     rewards: dict[str, np.ndarray]
     lists: CandidateLists
-    trainings: dict[str, Training]
+    trainings: dict[str, ScoredTask]
     fold: dict[int, int]
     folder: Path
 
@@ -61,7 +61,7 @@ class RewardModel:
         scored = {name: training.scored for name, training in self.trainings.items()}
         return {kind: merge_scored(results, scored, self.lists, kind) for kind in KINDS}
 
-    def held_out(self, user: int):
+    def model_without(self, user: int):
         """A model that was trained without this train user's lists, and its task."""
         name = f"fold{self.fold[user]}-seed0"
         return self._load(name), self.trainings[name].task
@@ -73,10 +73,7 @@ class RewardModel:
 
 
 class RewardModels:
-    """The reward models of one configuration.
-
-    `sources`: the policies whose texts a reward model is trained on, oldest first.
-    """
+    """The reward models of one configuration."""
 
     def __init__(self, vectors: TextVectors, scorers: Scorers):
         self.vectors, self.knowledge, self.scorers = vectors, vectors.knowledge, scorers
@@ -95,7 +92,8 @@ class RewardModels:
         return np.concatenate([*samples, templates], axis=1)
 
     def of(self, policy: Policy, sources: list[Policy], residual: bool = False, llm_only: bool = False) -> RewardModel:
-        """The reward model of a policy's texts, trained on the texts of `sources` and templates (not with `llm_only`).
+        """The reward model of a policy's texts, trained on the texts of `sources`, oldest first, and templates (not
+        with `llm_only`).
 
         A `residual` one reads the history mean beside the text, so that a text earns what it adds to it.
         """
@@ -131,7 +129,7 @@ class RewardModels:
         }
         return self.knowledge.store.make(Stage("reward", name, depends, build, read))
 
-    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int, history_vector) -> dict[str, Training]:
+    def _trainings(self, mixture: np.ndarray, fold: np.ndarray, seed: int, history_vector) -> dict[str, ScoredTask]:
         """A fold's model scores the users of that fold and validation users, who serve calibration alone."""
         base = self.scorers.task(self.config.reward.backbone, "popularity", mixture, 0)
         base = replace(base, history_vector=history_vector)
@@ -141,7 +139,7 @@ class RewardModels:
             for s in range(self.config.reward.seeds):
                 rest = base.train.of_users(train[fold != k])
                 task = replace(base, train=rest, seed=derive_seed(seed, "reward", k, s))
-                trainings[f"fold{k}-seed{s}"] = Training(task, scored)
+                trainings[f"fold{k}-seed{s}"] = ScoredTask(task, scored)
         return trainings
 
     def _reliability(self, merged: dict) -> dict:

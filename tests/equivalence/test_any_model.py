@@ -11,11 +11,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from dpo4rec_utils.alignment import log_probs, trainers
-from dpo4rec_utils.alignment.pairs import Candidates, build_pairs
+from dpo4rec_utils.alignment.pairs import RewardedTexts, build_pairs
 from dpo4rec_utils.config import AlignmentConfig, Config
 from dpo4rec_utils.data.domain import load_domain
 from dpo4rec_utils.files import StudyError
@@ -120,10 +121,10 @@ def aligned(family, model, tmp_path_factory):
         answers = open_sampler(policy, config, folder).sample(asked(model), [6, 6], [number, 2])
         texts = [[completion.text for completion in row] for row in answers]
         reward = np.array([[-float(len(text)) for text in row] for row in texts])
-        candidates = Candidates(np.array([0, 1]), asked(model), texts, reward, np.array([4, 4]))
+        candidates = RewardedTexts(np.array([0, 1]), asked(model), texts, reward, np.array([4, 4]))
         pairs.append(build_pairs(candidates, TRAINING.changed(pairs_per_user=2, finished_only=False)))
         run = trainers.Run(folder / f"round-{number}", TRAINING, 3, "fp32")
-        trainers.align(policy, pairs[-1], run)
+        trainers.dpo(policy, pairs[-1], run)
         policy = policy.extended(f"dpo_round_{number}", run.folder / "adapter", round=number)
     return policy, pairs
 
@@ -181,7 +182,7 @@ def test_weights_of_two_bytes_train_and_sample(model, tmp_path):
     )
     pairs = pd.DataFrame({"prompt": asked(model), "chosen": [" crime."] * 2, "rejected": [" dramas."] * 2})
     run = trainers.Run(tmp_path / "run", TRAINING.changed(epochs=1.0), 3, "fp32", config.device)
-    log = trainers.align(Policy("zero_shot", model), pairs, run)
+    log = trainers.dpo(Policy("zero_shot", model), pairs, run)
     policy = Policy("dpo", model, (run.folder / "adapter",))
     sampler = open_sampler(policy, config, tmp_path)
     assert log and sampler.model.dtype == torch.bfloat16
@@ -232,6 +233,23 @@ def renamed(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def spoiled(folder):
+    weights = load_file(folder / "model.safetensors")
+    first = next(iter(weights))
+    weights[first] = torch.full_like(weights[first], float("nan"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def indexed(folder, name):
+    index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def ended(folder, end):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": end}))
+
+
 BROKEN = {
     "no tokenizer": (lambda f: without(f, "tokenizer*"), "lacks a tokenizer"),
     "no weights": (lambda f: without(f, "*.safetensors"), "lacks weights"),
@@ -249,6 +267,13 @@ BROKEN = {
     "a pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "lacks weights"),
     "two GGUF files": (lambda f: [(f / f"{n}.gguf").write_bytes(b"GGUF") for n in "ab"], "holds 2 GGUF files"),
     "a broken GGUF": (lambda f: (without(f, "*"), (f / "a.gguf").write_bytes(b"GGUF\x03\x00")), "could not be loaded"),
+    "weights that are no numbers": (spoiled, "weights that are no numbers"),
+    "an index of pickles": (lambda f: indexed(f, "pytorch_model.bin"), "lacks pytorch_model.bin"),
+    "an index of elsewhere": (lambda f: indexed(f, "../model.safetensors"), "lacks ../model.safetensors"),
+    "a cut generation config": (lambda f: cut(f / "generation_config.json"), "generation_config.json is damaged"),
+    "an end token as text": (lambda f: ended(f, "</s>"), "which are no tokens"),
+    "an end token of another model": (lambda f: ended(f, 10**6), "which are no tokens"),
+    "a list of end tokens that are none": (lambda f: ended(f, [1, None, True]), "which are no tokens"),
     "no GGUF": (lambda f: (without(f, "*"), (f / "a.gguf").write_bytes(b"what else")), "could not be loaded"),
 }
 
@@ -262,6 +287,7 @@ def test_a_broken_folder_is_one_sentence(case, tmp_path):
     with pytest.raises(StudyError, match=expected) as error:
         models.load_tokenizer.__wrapped__(str(folder))
         models.load_base(str(folder))
+        models.end_tokens.__wrapped__(str(folder))
     assert "\n" not in str(error.value) and len(str(error.value)) < 420
 
 

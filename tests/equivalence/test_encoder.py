@@ -97,6 +97,7 @@ def test_another_encoder_is_what_the_library_makes_of_it(last_token, prompt, tmp
 
 
 BROKEN = {
+    "a pickle": (lambda f: (f / "1_Pooling" / "pytorch_model.bin").write_bytes(b"x"), "a pickle, which can run code"),
     "no modules": (lambda f: (f / "modules.json").unlink(), "no modules.json"),
     "no tokenizer": (lambda f: [path.unlink() for path in f.rglob("tokenizer*")], "has no tokenizer"),
     "no weights": (lambda f: [path.unlink() for path in f.rglob("*.safetensors")], "could not be loaded"),

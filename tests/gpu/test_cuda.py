@@ -72,5 +72,5 @@ def test_a_round_of_alignment(weights, tmp_path):
     pairs = pd.DataFrame({"prompt": PROMPTS, "chosen": [" crime."] * 2, "rejected": [" cartoons."] * 2})
     config = AlignmentConfig(batch_size=2, lora_rank=4, epochs=4.0)
     how = DeviceConfig(training=weights, gradient_checkpointing=weights == "bfloat16")
-    log = trainers.align(BASE, pairs, trainers.Run(tmp_path, config, 1, "bf16", how))
+    log = trainers.dpo(BASE, pairs, trainers.Run(tmp_path, config, 1, "bf16", how))
     assert log[0]["loss"] == pytest.approx(np.log(2), abs=0.02) and log[-1]["loss"] < log[0]["loss"]

@@ -742,3 +742,53 @@ def test_long_titles_are_short_work():
         return SimpleNamespace(input_ids=text.split())
 
     assert shortened("word " * 50_000, tokenizer, 20) == " ".join(["word"] * 20) and len(calls) < 30
+
+
+# The example of tables of yours, as its file and docs/adapting.md say
+
+
+def test_the_example_is_read_as_it_is_printed(capsys, monkeypatch):
+    from dpo4rec_utils import data_check
+    from dpo4rec_utils.files import project_root
+
+    monkeypatch.setattr(data_check, "cost_sentences", lambda _: ["minutes"])
+    monkeypatch.chdir(project_root())
+    assert cli.main(["data", "check", "examples/my-shop/my-shop.yaml"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("20 interactions of 10 users with 7 items", "dropped: 1 rows items that nobody met", "Leaf & Co (2)"):
+        assert words in printed, printed
+    assert "templates: all of the domain can be written for 10 users and 7 items" in printed
+
+
+OUT = {
+    "the input itself": ("new.parquet", [], "is the table of interactions, which would be lost"),
+    "the input, by force": ("new.parquet", ["--force"], "which would be lost"),
+    "another file": ("there.parquet", [], "exists; name another file, or say --force"),
+    "a folder": ("folder.parquet", [], "name a file that ends in .parquet"),
+    "another kind": ("out.csv", [], "name a file that ends in .parquet"),
+    "a misspelt setting": ("out.parquet", ["-p", "llm.titels=3"], "Unknown key llm.titels"),
+}
+
+
+@pytest.mark.parametrize("case", OUT)
+def test_write_loses_no_file(case, tmp_path, monkeypatch, capsys):
+    out, more, words = OUT[case]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.parquet").mkdir()
+    for name in ("new.parquet", "there.parquet"):
+        INTERACTIONS.to_parquet(tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    command = ["write", "--profile", "smoke", "--interactions", "new.parquet", "--out", out, *more]
+    assert cli.main(command) == 2 and words in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_people_of_whom_nothing_is_left_are_named(tmp_path):
+    from dpo4rec_utils.data.tables import read_interactions
+
+    dataset = load_tables(config(written(tmp_path)), 0)
+    rows = [*INTERACTIONS.head(200).itertuples(index=False, name=None), ("ann", "i1", "", 5), ("bob", "nowhere", 5, 5)]
+    pd.DataFrame(rows, columns=INTERACTIONS.columns).to_csv(tmp_path / "new.csv", index=False)
+    table, gone = read_interactions(tmp_path / "new.csv", config(tmp_path), dataset, 0)
+    assert gone == {"without a row that can be read": ["ann"], "without a listed item": ["bob"]}
+    assert not {"ann", "bob"} & set(table.user_id)

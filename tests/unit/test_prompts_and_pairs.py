@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
-from dpo4rec_utils.alignment.pairs import Candidates
+from dpo4rec_utils.alignment.pairs import RewardedTexts
 from dpo4rec_utils.arms import LOOPS, VARIANTS
 from dpo4rec_utils.config import AlignmentConfig
 from dpo4rec_utils.data.dataset import Dataset
@@ -197,7 +197,7 @@ def test_pairs_properties(data):
     rewards = np.array([[data.draw(values) for _ in range(n)] for _ in range(users)])
     texts = [[f"text {u} {data.draw(st.integers(0, 3))}" for _ in range(n)] for u in range(users)]
     config = AlignmentConfig().changed(pairs_per_user=3, pairs=7, margin=0.1)
-    choice = Candidates(np.arange(users), ["p"] * users, texts, rewards, np.ones(users))
+    choice = RewardedTexts(np.arange(users), ["p"] * users, texts, rewards, np.ones(users))
     pairs = preference.build_pairs(choice, config)
     assert len(pairs) <= 7 and list(pairs.columns) == preference.COLUMNS
     for row in pairs.itertuples():
@@ -210,14 +210,14 @@ def test_pairs_properties(data):
 def test_best_against_worst_by_hand():
     texts = [["a", "b", "c", "d"]]
     config = AlignmentConfig().changed(pairs_per_user=2, pairs=10)
-    choice = Candidates(np.array([4]), ["p"], texts, np.array([[0.1, 0.9, 0.5, 0.3]]), np.array([1]))
+    choice = RewardedTexts(np.array([4]), ["p"], texts, np.array([[0.1, 0.9, 0.5, 0.3]]), np.array([1]))
     pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
 
 
 def test_no_text_stands_in_two_pairs_even_if_it_was_sampled_twice():
     texts, rewards = [["a", "b ", " b", "c", "d"]], np.array([[0.5, 0.9, 0.9, 0.1, 0.3]])
-    choice = Candidates(np.array([0]), ["p"], texts, rewards, np.array([1]))
+    choice = RewardedTexts(np.array([0]), ["p"], texts, rewards, np.array([1]))
     pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=3, pairs=10))
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b ", "c"), ("a", "d")]
 
@@ -283,10 +283,10 @@ def test_each_round_asks_other_train_users(tmp_path):
 def test_texts_without_a_reward_make_no_pair():
     texts, config = [["a", "b", "c", "d"]], AlignmentConfig().changed(pairs_per_user=2, pairs=10)
     rewards = np.array([[0.1, 0.9, np.nan, 0.3]])
-    choice = Candidates(np.array([4]), ["p"], texts, rewards, np.array([1]))
+    choice = RewardedTexts(np.array([4]), ["p"], texts, rewards, np.array([1]))
     pairs = preference.build_pairs(choice, config)
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a")]
-    two = Candidates(np.array([4, 5]), ["p"] * 2, texts * 2, np.array([[np.nan, 0.1, 0.2, 0.3]] * 2), np.ones(2))
+    two = RewardedTexts(np.array([4, 5]), ["p"] * 2, texts * 2, np.array([[np.nan, 0.1, 0.2, 0.3]] * 2), np.ones(2))
     few = np.array([[np.nan, 0.1, 0.2, 0.3], [np.nan, np.nan, np.nan, 1.0]])
     group = preference.groups(replace(two, rewards=few))
     assert group.user.tolist() == [4] and group.rewards[0] == [None, 0.1, 0.2, 0.3] and group.texts[0] == texts[0]
@@ -303,22 +303,22 @@ def test_guards_by_hand():
     assert (said["mimic"], said["copied"]) == (1, pytest.approx(4 / 10))
 
 
-def made_candidates(users, samples=8):
+def made_rewarded(users, samples=8):
     rng = np.random.default_rng(0)
     rewards = rng.normal(size=(users, samples))
     texts = [[f"t{u} {s}" for s in range(samples)] for u in range(users)]
     arrays = rng.normal(size=(users, samples, 6)), rng.normal(size=(users, samples, 3)), rng.normal(size=(users, 3))
     features = TextFeatures(*arrays, np.arange(users) % 5)
-    return Candidates(np.arange(users), ["p"] * users, texts, rewards, np.ones(users), features, rewards)
+    return RewardedTexts(np.arange(users), ["p"] * users, texts, rewards, np.ones(users), features, rewards)
 
 
 def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
-    config, choice = AlignmentConfig().changed(pairs=640, pairs_per_user=3), made_candidates(260)
-    assert choice.most_pairs(config) == 780 and made_candidates(260, 4).most_pairs(config) == 520
-    assert made_candidates(260, 2).most_pairs(config) == choice.most_pairs(config.changed(pairs_per_user=1)) == 260
+    config, choice = AlignmentConfig().changed(pairs=640, pairs_per_user=3), made_rewarded(260)
+    assert choice.most_pairs(config) == 780 and made_rewarded(260, 4).most_pairs(config) == 520
+    assert made_rewarded(260, 2).most_pairs(config) == choice.most_pairs(config.changed(pairs_per_user=1)) == 260
     for variant in ("samples_2", "samples_4", "one_pair_a_user"):
         changed = config.changed(**VARIANTS[variant].alignment)
-        some = made_candidates(260, VARIANTS[variant].samples or 8)
+        some = made_rewarded(260, VARIANTS[variant].samples or 8)
         asked = changed.changed(pairs=min(changed.pairs, some.most_pairs(changed)))
         preference.require_pairs(preference.build_pairs(some, asked), asked, variant)
 
@@ -326,7 +326,7 @@ def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
 def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
     study = made_study(load_config("smoke"), tmp_path)
     for samples in (2, 4, 8):
-        choice = replace(made_candidates(14, samples), users=study.data.cohort.of("train"))
+        choice = replace(made_rewarded(14, samples), users=study.data.cohort.of("train"))
         heldout = np.isin(choice.users, study.knowledge.heldout_users)
         choice.features.fold[heldout] = -1
         choice.rewards[np.flatnonzero(~heldout)[0]] = np.nan  # none of this user's texts may be paired
@@ -337,7 +337,7 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
 
 
 def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
-    study, choice = made_study(load_config("smoke"), tmp_path), made_candidates(14, 4)
+    study, choice = made_study(load_config("smoke"), tmp_path), made_rewarded(14, 4)
     heldout = study.knowledge.heldout_users
     choice = replace(choice, users=study.data.cohort.of("train"))
     one = np.isin(choice.users, heldout)

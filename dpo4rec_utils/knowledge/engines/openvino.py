@@ -37,7 +37,7 @@ class OpenVINOSampler:
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(path, _tokenizer(policy.model), scheduler, "CPU")
         path.unlink()
         self.config, self.ends = config.llm, end_tokens(policy.model)
-        self.words = load_tokenizer(policy.model)
+        self.tokenizer = load_tokenizer(policy.model)
 
     def _decoding(self, samples: int, seed: int) -> openvino_genai.GenerationConfig:
         decoding = openvino_genai.GenerationConfig()
@@ -54,6 +54,8 @@ class OpenVINOSampler:
         """See `Sampler`."""
         decodings = [self._decoding(*pair) for pair in zip(samples, seeds, strict=True)]
         # Token ids, not strings: they are those that training reads, and what comes back says exactly how a text ended.
-        inputs = [openvino.Tensor(np.array([token_ids(self.words, prompt)], np.int64)) for prompt in prompts]
+        inputs = [openvino.Tensor(np.array([token_ids(self.tokenizer, prompt)], np.int64)) for prompt in prompts]
         answers = self.pipeline.generate(inputs, decodings)
-        return [[completion_of(ids, self.words, self.ends) for ids in answer.m_generation_ids] for answer in answers]
+        return [
+            [completion_of(ids, self.tokenizer, self.ends) for ids in answer.m_generation_ids] for answer in answers
+        ]
