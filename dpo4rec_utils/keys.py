@@ -24,7 +24,7 @@ INFRASTRUCTURE = frozenset(
     f"{PACKAGE}{name}"
     for name in (
         *("", ".store", ".meter", ".environment", ".files", ".keys", ".locks", ".assets"),
-        *(".config", ".settings", ".arms", ".registries", ".device"),
+        *(".config", ".data_config", ".sections", ".settings", ".arms", ".registries", ".device"),
     )
 )
 # Import name -> the distributions whose versions decide its numbers.

@@ -17,7 +17,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from dpo4rec_utils.config import PROFILE_NAME, Config, NameIn, Section
+from dpo4rec_utils.config import Config
+from dpo4rec_utils.data_config import PROFILE_NAME
+from dpo4rec_utils.sections import NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
 MOST_PARENTS = 16

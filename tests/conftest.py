@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo4rec_utils.config import Config, DataConfig, as_dict
+from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.dataset import Dataset
+from dpo4rec_utils.data_config import DataConfig
 
 
 def made_dataset(users=30, items=60, seed=0) -> Dataset:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import SPLITS, DataConfig
+from dpo4rec_utils.config import SPLITS
 from dpo4rec_utils.data.dataset import Dataset
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 

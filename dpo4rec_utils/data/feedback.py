@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.config import DataConfig
+from dpo4rec_utils.data_config import DataConfig
 
 
 def liked(rating: pd.Series, config: DataConfig) -> np.ndarray:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data.cohort import Cohort
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.feedback import liked
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 

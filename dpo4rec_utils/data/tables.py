@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.assets import VARIABLE, local_folder
-from dpo4rec_utils.config import ColumnsConfig, DataConfig
 from dpo4rec_utils.data.core import core_rows, hashed_ids, hashes
 from dpo4rec_utils.data.dataset import LEAST_LISTED, MOST_BAD_ROWS, UNLISTED, Dataset, usable, validated
 from dpo4rec_utils.data.reading import read_parts
+from dpo4rec_utils.data_config import ColumnsConfig, DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 

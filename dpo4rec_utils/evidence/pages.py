@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpo4rec_utils.arms import label
-from dpo4rec_utils.config import PROFILE_NAME
+from dpo4rec_utils.data_config import PROFILE_NAME
 from dpo4rec_utils.evidence import answer, loop_tables, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records

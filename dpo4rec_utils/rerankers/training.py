@@ -19,10 +19,11 @@ from scipy.optimize import minimize_scalar
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from dpo4rec_utils.config import DataConfig, RerankerConfig, as_dict
+from dpo4rec_utils.config import RerankerConfig, as_dict
 from dpo4rec_utils.data.cohort import Cohort
 from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.data.lists import CandidateLists
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.device import the_device
 from dpo4rec_utils.files import atomic_path, read_arrays
 from dpo4rec_utils.keys import code_key, content_key, fingerprint

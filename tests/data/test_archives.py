@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data import movielens
 from dpo4rec_utils.data.cohort import build_cohort
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.data.lists import Draw, build_lists
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.settings import load_config
 
 FOLDER = Path(os.environ.get("DPO4REC_ASSETS", "."))

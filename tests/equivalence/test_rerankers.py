@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dpo4rec_utils.config import DataConfig, RerankerConfig
+from dpo4rec_utils.config import RerankerConfig
 from dpo4rec_utils.data import cohort as users
 from dpo4rec_utils.data import lists as candidate
 from dpo4rec_utils.data.dataset import tag_matrix
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.metrics import log_likelihood
 from dpo4rec_utils.registries import BACKBONES
 from dpo4rec_utils.rerankers import training

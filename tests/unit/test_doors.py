@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpo4rec_utils import assets, cli, files
-from dpo4rec_utils.config import DataConfig, ServerConfig, as_dict
+from dpo4rec_utils.config import ServerConfig, as_dict
 from dpo4rec_utils.data import domain as domains
 from dpo4rec_utils.data.tables import load_tables
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError, printable, public_address
 from dpo4rec_utils.knowledge.engines import server
 from dpo4rec_utils.settings import ConfigError, load_config, notebook_parameters, read_yaml

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data import cohort as users
 from dpo4rec_utils.data import lists
 from dpo4rec_utils.data.lists import Draw
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 from tests.conftest import made_dataset

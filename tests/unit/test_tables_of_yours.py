@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo4rec_utils import cli
-from dpo4rec_utils.config import DataConfig
 from dpo4rec_utils.data import reading
 from dpo4rec_utils.data.cohort import build_cohort
 from dpo4rec_utils.data.core import core_rows, hashed_ids
 from dpo4rec_utils.data.lists import Draw, build_lists
 from dpo4rec_utils.data.reading import read_parts
 from dpo4rec_utils.data.tables import load_tables
+from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.settings import load_config
 
