@@ -5,7 +5,7 @@ import re
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +34,7 @@ from dpo4rec_utils.files import (
 from dpo4rec_utils.locks import HOLDS, left_unfinished, results_alone
 from dpo4rec_utils.meter import measure
 from dpo4rec_utils.registries import ENGINES
-from dpo4rec_utils.settings import load_config
+from dpo4rec_utils.settings import load_config, paths_of
 
 KERNEL = "dpo4rec"
 NOTEBOOK = re.compile(r"\d\d[a-z]?_\w+")
@@ -59,15 +59,35 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
     has succeeded: a run that fails leaves what was published as it was. It writes `tables/notebooks.csv` (notebook,
     seconds, peak_rss_mib). Raises `StudyError` where another process writes the same results.
     """
+    root = project_root()
+    profile, overrides = _from_root(root, profile, overrides or {})
+    with chdir(root):  # as kernels do
+        _run_profile(profile, only, overrides)
+
+
+def _from_root(root: Path, profile: str, overrides: dict) -> tuple[str, dict]:
+    """A profile and overrides whose paths, seen from where the command was given, are seen from `root` instead.
+
+    Not as whole paths: an executed copy is no place for the path of a home.
+    """
+    if Path(profile).suffix in (".yaml", ".yml"):
+        profile = os.path.relpath(profile, root)
+    data = overrides.get("data")
+    if isinstance(data, dict):
+        there = {name: value for name, value in data.items() if name in paths_of(data) and isinstance(value, str)}
+        seen = {name: os.path.relpath(value, root) for name, value in there.items() if value and Path(value).exists()}
+        overrides = overrides | {"data": data | seen}
+    return profile, overrides
+
+
+def _run_profile(profile: str, only: str, overrides: dict) -> None:
     config, root, paths = load_config(profile, overrides), project_root(), notebook_paths(only)
     _require_engine(config)
     install_kernel()
     with results_alone(root, config.profile), _variables(PYTHONHASHSEED="0", **{HOLDS: config.profile}):
         sweep(root / "results")
         recover(root / "results" / config.profile)
-        # A kernel starts at the project's root, and its copy is no place for the path of a home.
-        path = os.path.relpath(profile, root) if Path(profile).suffix in (".yaml", ".yml") else profile
-        parameters = {"PROFILE": path, "OVERRIDES": overrides or {}}
+        parameters = {"PROFILE": profile, "OVERRIDES": overrides}
         if only:
             results = results_folder(root, config.profile)
             _run(paths, results, parameters)

@@ -23,6 +23,7 @@ from dpo4rec_utils.sections import NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
 MOST_PARENTS = 16
+PATHS = ("archive", "interactions", "items", "domain")  # of `data`
 
 
 class ConfigError(ValueError):
@@ -155,12 +156,17 @@ def _resolve(settings: dict, folder: Path) -> None:
     What is not there stays as it is, and is looked for by its name in the folder that DPO4REC_ASSETS names.
     """
     data = settings.get("data")
-    for name in ("archive", "interactions", "items", "domain") if isinstance(data, dict) else ():
+    for name in paths_of(data) if isinstance(data, dict) else ():
         value = data.get(name)
         if isinstance(value, str) and value and "://" not in value and not Path(value).is_absolute():
             with contextlib.suppress(OSError, ValueError):
                 if (folder / value).exists():
                     data[name] = str((folder / value).resolve())
+
+
+def paths_of(data: dict) -> tuple[str, ...]:
+    """The settings of the data that are paths: what stands beside an archive names a member of it."""
+    return ("archive", "domain") if data.get("archive") else PATHS
 
 
 def _mapping(content, name: str) -> dict:

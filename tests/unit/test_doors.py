@@ -201,6 +201,19 @@ def test_paths_of_a_profile_are_seen_from_its_file(tmp_path, monkeypatch):
     assert len(load_tables(loaded, 0).interactions) == len(INTERACTIONS)
 
 
+def test_a_member_of_an_archive_is_no_path(tmp_path):
+    import zipfile
+
+    folder = written(tmp_path)
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for name in ("inter.csv", "items.csv"):
+            archive.write(folder / name, name)
+    text = "extends: smoke\ndata: {name: mine, archive: all.zip, interactions: inter.csv, items: items.csv}\n"
+    (folder / "my-shop.yaml").write_text(text)
+    data = load_config(str(folder / "my-shop.yaml")).data.changed(columns=COLUMNS)
+    assert data.interactions == "inter.csv" and len(load_tables(data, 0).interactions) == len(INTERACTIONS)
+
+
 SECRETS = {
     "https://anna:pw@host.org/a.csv?X-Amz-Signature=abc#x": "https://host.org/a.csv",
     "http://host:8000/v1": "http://host:8000/v1",
