@@ -53,19 +53,17 @@ def write_report(records: Records) -> Path:
 def copy_prose(results: Path, sources: Path) -> list[Path]:
     """Give executed copies the prose of their sources, cell by cell; returns the copies that changed.
 
-    Code and outputs stay those of the run. A copy whose source has other cells now is left alone: only a run can make
+    Code and outputs stay those of the run. A copy whose source has more or fewer cells of prose is left alone: only a run can make
     it.
     """
     changed = []
     for path in sorted((results / "notebooks").glob("*.ipynb")):
         copy, source = read_json(path), read_json(sources / path.name)
-        if [cell["cell_type"] for cell in copy["cells"]] != [cell["cell_type"] for cell in source["cells"]]:
-            continue
-        before = prose(copy)
-        for cell, original in zip(copy["cells"], source["cells"], strict=True):
-            if cell["cell_type"] == "markdown":
-                cell["source"] = original["source"]
-        if prose(copy) != before:
+        before, after = prose(copy), prose(source)
+        if len(before) == len(after) and before != after:
+            cells = (cell for cell in copy["cells"] if cell["cell_type"] == "markdown")
+            for cell, text in zip(cells, after, strict=True):
+                cell["source"] = text.splitlines(keepends=True)
             write_text(path, json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
             changed.append(path)
     return changed
