@@ -53,8 +53,8 @@ def write_report(records: Records) -> Path:
 def copy_prose(results: Path, sources: Path) -> list[Path]:
     """Give executed copies the prose of their sources, cell by cell; returns the copies that changed.
 
-    Code and outputs stay those of the run. A copy whose source has more or fewer cells of prose is left alone: only a run can make
-    it.
+    Code and outputs stay those of the run. A copy whose source has more or fewer cells of prose
+    is left alone: only a run can make it.
     """
     changed = []
     for path in sorted((results / "notebooks").glob("*.ipynb")):
