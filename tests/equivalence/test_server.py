@@ -223,8 +223,8 @@ def test_an_adapter_is_handed_over_or_asked_for(made, tmp_path, monkeypatch):
 
 WRONG = {
     "another model": ({"model": "other"}, "answered for 'other'"),
-    "no choices": ({"choices": []}, "gave no completion"),
-    "no text": ({"choices": [{}]}, "gave no completion"),
+    "no choices": ({"choices": []}, "another shape"),
+    "no text": ({"choices": [{}]}, "another shape"),
 }
 
 
