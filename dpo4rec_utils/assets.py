@@ -345,7 +345,11 @@ def archive(url: str) -> Path:
         ) from None
 
 
-NEVER_READ = (".onnx", ".xml", ".h5", ".msgpack", ".ot", ".md", ".lock", ".metadata")  # of a model's folder
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+READ = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt")  # endings of a model's files that are read
 
 
 @functools.cache
@@ -359,7 +363,7 @@ def weights_identity(model: str, kind: str) -> str:
         return ASSETS[EMBEDDED[kind][model]].sha256
     folder = Path(model).expanduser()
     if folder.is_dir():
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in NEVER_READ)
+        files = sorted(p for p in folder.rglob("*") if p.suffix in READ and not _hidden(p.relative_to(folder)))
         return content_key([(path.relative_to(folder).as_posix(), file_sha256(path)) for path in files])
     from huggingface_hub import hf_hub_download
 

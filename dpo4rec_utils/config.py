@@ -4,6 +4,7 @@
 """
 
 import typing
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -45,6 +46,11 @@ LOSSES = typing.get_args(Loss)
 COMPARED = ("none", "item", "zero_shot", "random_labels", "dpo_shuffled")
 
 
+def model_name(model: str) -> str:
+    """In records and keys, where weights stand by content: of a folder on this machine its name alone."""
+    return PurePath(model).name if PurePath(model).is_absolute() else model
+
+
 class ServerConfig(Section):
     """A server with an OpenAI-compatible `/v1/completions` (vLLM, SGLang, llama.cpp, transformers serve)."""
 
@@ -83,6 +89,10 @@ class LLMConfig(Section):
     top_p: float = Field(0.95, ge=0.05, le=1.0)
     shard_users: int = Field(96, ge=1, le=10000, description="users a shard: what an interruption can lose")
 
+    @field_serializer("model")
+    def _public(self, model: str) -> str:
+        return model_name(model)
+
     @model_validator(mode="after")
     def _server_has_an_address(self):
         if (self.engine == "server") != (self.server is not None):
@@ -106,6 +116,11 @@ class EncoderConfig(Section):
     )
     prompt: str | None = Field(None, description="the name of one of the model's prompts; null: the model's default")
     batch_size: int = Field(16, ge=1, le=4096)
+
+    @field_serializer("model")
+    def _public(self, model: str) -> str:
+        return model_name(model)
+
     max_tokens: int = Field(96, ge=8, le=512)
 
 

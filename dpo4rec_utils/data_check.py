@@ -48,9 +48,6 @@ def _tables(study: Study) -> Iterator[str]:
         frequent = Counter(value for values in tables.values(name) for value in values)
         few = ", ".join(f"{value} ({count})" for value, count in frequent.most_common(5))
         yield f"{name}: {len(frequent)} values, the most frequent {few or 'none'}"
-    without = len(cohort.users) - len(np.unique(lists.user))
-    if without:
-        yield f"users without a list: {without}, who met so many items that there are no negatives for them"
     counted = study.data.domain.attribute
     if counted not in tables.attributes:
         reason = f"it counts {counted!r}, which data.columns.attributes does not name" if counted else "it names none"

@@ -112,8 +112,8 @@ class DataConfig(Section):
 
     @field_serializer("archive", "interactions", "items", "domain")
     def _public(self, name: str | None) -> str | None:
-        """In records and keys: an address without secrets, and of a path on this machine the file's name."""
-        return PurePath(name).name if name and PurePath(name).is_absolute() else name and public_address(name)
+        """In records and keys: an address without secrets, and of a path the file's name: folders differ by machine."""
+        return public_address(name) if name and "://" in name else name and PurePath(name).name
 
     @property
     def folds(self) -> int:

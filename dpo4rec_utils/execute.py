@@ -18,6 +18,7 @@ from dpo4rec_utils.files import (
     StudyError,
     atomic_path,
     project_root,
+    public_text,
     read_json,
     recover,
     remove,
@@ -34,7 +35,7 @@ from dpo4rec_utils.files import (
 from dpo4rec_utils.locks import HOLDS, left_unfinished, results_alone
 from dpo4rec_utils.meter import measure
 from dpo4rec_utils.registries import ENGINES
-from dpo4rec_utils.settings import load_config, paths_of
+from dpo4rec_utils.settings import is_path, load_config, path_settings
 
 KERNEL = "dpo4rec"
 NOTEBOOK = re.compile(r"\d\d[a-z]?_\w+")
@@ -70,14 +71,20 @@ def _from_root(root: Path, profile: str, overrides: dict) -> tuple[str, dict]:
 
     Not as whole paths: an executed copy is no place for the path of a home.
     """
-    if Path(profile).suffix in (".yaml", ".yml"):
-        profile = os.path.relpath(profile, root)
-    data = overrides.get("data")
-    if isinstance(data, dict):
-        there = {name: value for name, value in data.items() if name in paths_of(data) and isinstance(value, str)}
-        seen = {name: os.path.relpath(value, root) for name, value in there.items() if value and Path(value).exists()}
-        overrides = overrides | {"data": data | seen}
-    return profile, overrides
+    merged = as_dict(load_config(profile, overrides))
+    for section, name in path_settings(merged):
+        values = overrides.get(section)
+        value = values.get(name) if isinstance(values, dict) else None
+        if is_path(section, name, value, Path.cwd()):
+            overrides = overrides | {section: values | {name: _seen_from(root, value)}}
+    return _seen_from(root, profile) if Path(profile).suffix in (".yaml", ".yml") else profile, overrides
+
+
+def _seen_from(root: Path, path: str) -> str:
+    try:
+        return os.path.relpath(path, root)
+    except ValueError:  # another drive of Windows
+        return str(Path(path).resolve())
 
 
 def _run_profile(profile: str, only: str, overrides: dict) -> None:
@@ -230,6 +237,8 @@ def tidy(path: Path) -> None:
         cell.metadata.pop("papermill", None)
         if cell.cell_type != "code":
             continue
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = public_text(cell.source)
         cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
         for output in cell.outputs:
             if output.output_type == "stream":

@@ -48,6 +48,11 @@ def public_address(text: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
+def public_text(text: str) -> str:
+    """A text with every address in it as `public_address` gives it."""
+    return re.sub(r"\w+://[^\s'\"]+", lambda match: public_address(match[0]), text)
+
+
 def printable(text: str) -> str:
     """A text as a terminal may be sent it: control characters and escape sequences are shown, not obeyed."""
     return "".join(

@@ -65,12 +65,12 @@ def fingerprint(*arrays) -> str:
 @functools.cache
 def code_of(module: str) -> frozenset[str]:
     """The modules of this package that `module` is made of: itself and all it imports, infrastructure left out."""
-    modules, waiting = set(), [module]
+    modules, waiting, packages = set(), [module], {PACKAGE, module.split(".")[0]}
     while waiting:
         name = waiting.pop()
         if name not in modules and name not in INFRASTRUCTURE:
             modules.add(name)
-            waiting += [imported for imported in _imports(name) if imported.split(".")[0] == PACKAGE]
+            waiting += [imported for imported in _imports(name) if imported.split(".")[0] in packages]
     return frozenset(modules)
 
 
@@ -111,11 +111,23 @@ def _imports(module: str) -> tuple[str, ...]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-            if node.module.split(".")[0] == PACKAGE:  # `from package import module` names a module, or a thing in one
-                inside = (f"{node.module}.{alias.name}" for alias in node.names)
+            origin = _origin(module, node)
+            names.add(origin)
+            if origin.split(".")[0] in (PACKAGE, module.split(".")[0]):
+                # `from package import module` names a module, or a thing in one
+                inside = (f"{origin}.{alias.name}" for alias in node.names)
                 names |= {name for name in inside if _is_module(name)}
     return tuple(sorted(names))
+
+
+def _origin(module: str, node: ast.ImportFrom) -> str:
+    """Where `from ... import` takes from, relative imports resolved."""
+    if not node.level:
+        return node.module
+    is_package = importlib.util.find_spec(module).submodule_search_locations is not None
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parts, *([node.module] if node.module else [])])
 
 
 def _is_module(name: str) -> bool:

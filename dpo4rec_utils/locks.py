@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from dpo4rec_utils.files import StudyError, read_json, write_json
+from dpo4rec_utils.files import StudyError, public_text, read_json, write_json
 
 LOCKS = ".locks"  # the folder of locks, in runs/ of stages and in results/ of profiles
 MOMENT = 2.0  # seconds
@@ -37,7 +37,7 @@ def alone(lock: Path, what: str, wait: float = 0.0):
     except Timeout:
         raise StudyError(f"{what} is being written by {_named(holder)}; wait for it, or stop it.") from None
     try:
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:120]
+        command = public_text(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))[:120]
         write_json(holder, {"pid": os.getpid(), "what": what, "command": command, "since": time.strftime("%H:%M")})
         yield
     finally:

@@ -23,7 +23,7 @@ from dpo4rec_utils.sections import NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
 MOST_PARENTS = 16
-PATHS = ("archive", "interactions", "items", "domain")  # of `data`
+EMBEDDED = {"llm": ("embedded", "gemma-3-270m"), "encoder": ("embedded",)}  # names of models, assets.EMBEDDED
 
 
 class ConfigError(ValueError):
@@ -131,10 +131,9 @@ def _read_profile(profile: str, children: tuple[Path, ...]) -> dict:
         settings = _mapping({} if content is None else content, path.name)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from None
-    _resolve(settings, path.parent)
     parent = settings.pop("extends", None)
     if parent is None:
-        return settings
+        return _resolved(settings, settings, path.parent)
     family = (*children, path.resolve())
     if not isinstance(parent, str) or len(family) > MOST_PARENTS:
         raise ConfigError(f"{path.name}: extends = {parent!r}; allowed: the name of another profile, in no circle.")
@@ -143,30 +142,44 @@ def _read_profile(profile: str, children: tuple[Path, ...]) -> dict:
     try:
         if _path(parent).resolve() in family:
             raise ConfigError("it extends itself; allowed: the name of another profile, in no circle.")
-        return _merge(_read_profile(parent, family), settings)
+        return _resolved(_merge(_read_profile(parent, family), settings), settings, path.parent)
     except ConfigError as error:
         if children:  # the first of the family says it, once
             raise
         raise ConfigError(f"{path.name} extends {parent}: {error}") from None
 
 
-def _resolve(settings: dict, folder: Path) -> None:
-    """Make the paths of a profile whole: they are seen from the folder that its file is in.
+def _resolved(merged: dict, settings: dict, folder: Path) -> dict:
+    """A profile with the paths that `settings`, its own file in `folder`, gives made whole.
 
-    What is not there stays as it is, and is looked for by its name in the folder that DPO4REC_ASSETS names.
+    What is not there stays as it is: a name in the folder that DPO4REC_ASSETS names, a domain, a model of the Hub.
     """
+    for section, name in path_settings(merged):
+        file_section = settings.get(section)
+        value = file_section.get(name) if isinstance(file_section, dict) else None
+        if is_path(section, name, value, folder):
+            merged = merged | {section: merged[section] | {name: str((folder / value).resolve())}}
+    return merged
+
+
+def path_settings(settings: dict) -> list[tuple[str, str]]:
+    """(section, name) of the settings that may be paths: what stands beside an archive names a member of it."""
     data = settings.get("data")
-    for name in paths_of(data) if isinstance(data, dict) else ():
-        value = data.get(name)
-        if isinstance(value, str) and value and "://" not in value and not Path(value).is_absolute():
-            with contextlib.suppress(OSError, ValueError):
-                if (folder / value).exists():
-                    data[name] = str((folder / value).resolve())
+    archive = data.get("archive") if isinstance(data, dict) else None
+    tables = [] if archive else [("data", "interactions"), ("data", "items")]
+    return [*tables, ("data", "archive"), ("data", "domain"), ("llm", "model"), ("encoder", "model")]
 
 
-def paths_of(data: dict) -> tuple[str, ...]:
-    """The settings of the data that are paths: what stands beside an archive names a member of it."""
-    return ("archive", "domain") if data.get("archive") else PATHS
+def is_path(section: str, name: str, value, folder: Path) -> bool:
+    """Whether a setting names something in `folder`, seen from there: a table or archive, a domain's file, a
+    model's folder."""
+    if not isinstance(value, str) or not value or "://" in value or Path(value).is_absolute():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        if name == "model":
+            return value not in EMBEDDED[section] and (folder / value).is_dir()
+        return (name != "domain" or value.endswith((".yaml", ".yml"))) and (folder / value).exists()
+    return False
 
 
 def _mapping(content, name: str) -> dict:
@@ -245,16 +258,23 @@ def _names(kind) -> tuple[str, ...]:
 
 
 def _assigned(namespace: dict) -> set[str]:
-    """The names that the notebook's cells have assigned so far: not those of somebody's IPython start-up files."""
+    """The names that the parameters cells have assigned: those before the first cell that asks for a study or
+    records, and whichever sets PROFILE later. Not those of somebody's IPython start-up files, nor of the cells
+    below."""
     cells = namespace.get("In")
     if not isinstance(cells, list):  # no notebook
         return {name for name in namespace if not name.startswith("_")}
-    names = set()
+    names, above = set(), True
     for cell in cells:
+        above = above and "globals()" not in cell
         with contextlib.suppress(SyntaxError):
-            for node in ast.walk(ast.parse(cell)):
-                names |= {target.id for target in getattr(node, "targets", ()) if isinstance(target, ast.Name)}
-    return {name for name in names if not name.startswith("_")}
+            assigned = {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name) and _is_set(node)}
+            names |= assigned if above or "PROFILE" in assigned else set()
+    return {name for name in names & namespace.keys() if not name.startswith("_")}
+
+
+def _is_set(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def notebook_parameters(namespace: dict) -> tuple[Config, bool]:

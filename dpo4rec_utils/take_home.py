@@ -72,15 +72,14 @@ def write_for_new_users(
     histories = dict(list(table.groupby("user_id", sort=True)))
     knowledge, llm = study.knowledge, config.llm
     facts = [knowledge.reader.facts(rows.tail(config.data.history_limit)) for rows in histories.values()]
-    prompts = [knowledge.prompt(user_facts, llm.prompt) for user_facts in facts]
+    prompts = [knowledge.prompt(user_facts, policy.prompt or llm.prompt) for user_facts in facts]
     seeds = [derive_seed(config.seed, "sampling", user) for user in histories]
     with tempfile.TemporaryDirectory() as folder:
         answers = open_sampler(policy, config, Path(folder)).sample(
             prompts, [llm.evaluation_samples] * len(prompts), seeds
         )
-    rows = [
-        (u, s, knowledge.prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)
-    ]
+    prefix = knowledge.prefix_of(policy)
+    rows = [(u, s, prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)]
     out_table = pd.DataFrame(rows, columns=["user", "sample", "text"])
     out_table["vector"] = list(study.encoder.encode(out_table.text, "encode"))
     with atomic_path(out) as temporary:

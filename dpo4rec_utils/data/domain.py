@@ -111,6 +111,7 @@ FILTERS = (
     "length",
     "list",
     "lower",
+    "map",
     "sort",
     "title",
     "trim",
@@ -135,6 +136,8 @@ class _Sandbox(SandboxedEnvironment):
 
 def _printable_value(value):
     """What a template writes must be text or a number: a method or a whole table would be printed as Python does."""
+    if value is None:
+        raise TypeError("it writes a fact that is missing; ask for it with {% if ... %}")
     if not isinstance(value, (str, int, float, StrictUndefined)):
         raise TypeError(f"it writes a {type(value).__name__}; write `names | listed`, or one of them")
     return value

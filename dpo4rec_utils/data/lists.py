@@ -15,7 +15,6 @@ from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
-MOST_WITHOUT = 0.01  # of the users may have met so many items that there are no negatives for them
 TRIES = 50  # rejections in a row before what is left is drawn from directly
 
 
@@ -63,7 +62,6 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
     size, skip = config.positives_per_list, config.max_lists if draw.later else 0
     sampler, rows = NegativeSampler(counts if draw.protocol == "popularity" else counts > 0), []
-    without: list[str] = []
     for index, (user, met, future) in enumerate(zip(cohort.users, cohort.met, cohort.future, strict=True)):
         rng = generator(draw.seed, "later negatives" if draw.later else "negatives", draw.protocol, user)
         met_items = set(met)
@@ -71,18 +69,15 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
         for number in range(len(future) // size)[skip : skip + config.max_lists]:
             place = slice(number * size, (number + 1) * size)
             drawn = sampler.draw(config.negatives_per_list, met_items, rng)
-            if drawn is None:  # met nearly every item, as robots do
-                without.append(user)
-                break
+            if drawn is None:
+                raise StudyError(
+                    f"User {user} met nearly every item, as robots do: there are no {config.negatives_per_list} negatives for a "
+                    "list; take the user out of the table, or set data.negatives_per_list lower."
+                )
             items = np.concatenate([future.item.to_numpy()[place], drawn])
             label = np.concatenate([likes[place], np.zeros(len(drawn), bool)])
             order = rng.permutation(len(items))
             rows.append((index, items[order], label[order], (np.arange(len(items)) < size)[order]))
-    if len(without) > MOST_WITHOUT * len(cohort.users):
-        raise StudyError(
-            f"{len(without)} users, such as {without[0]}, met nearly every item, so there are no {config.negatives_per_list} "
-            "negatives for a list; set data.negatives_per_list lower, or give more items."
-        )
     if not rows and not draw.later:
         raise StudyError(f"No user has {size} interactions after the history, so there is no list to rank.")
     empty = np.empty((0, size + config.negatives_per_list))

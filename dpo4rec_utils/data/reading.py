@@ -107,7 +107,7 @@ def _text_parts(name: str, stream: BinaryIO, options: dict) -> Iterator[pd.DataF
     """Separated text with its first line as names. pandas would number a second column of one name instead of saying
     so."""
     separator, names = options["sep"], None
-    if len(separator.encode()) > 1:
+    if len(separator.encode()) > 1 and separator != r"\s+":
         stream = io.BufferedReader(_OneSeparator(stream, separator.encode(options.get("encoding") or "utf-8")))
         options = options | {"sep": UNIT_SEPARATOR}
     text = {"dtype": str, "keep_default_na": False, "na_values": [""], "header": None, "index_col": False} | options
@@ -116,14 +116,15 @@ def _text_parts(name: str, stream: BinaryIO, options: dict) -> Iterator[pd.DataF
         for table in pd.read_csv(stream, chunksize=PART, **text):
             if names is None:
                 first = table.iloc[0]
-                names = [str(cell) if isinstance(cell, str) else f"unnamed {i}" for i, cell in enumerate(first, 1)]
+                names = [str(cell) if isinstance(cell, str) else f"Unnamed: {i}" for i, cell in enumerate(first)]
                 _check_names(name, names)
                 table = table.iloc[1:]
             table.columns = names
-            _check_quotes(name, table, separator)
+            _check_quotes(name, table, options["sep"])
             yield table
 
 
+MOST_ROWS_IN_A_CELL = 3  # a text of several lines may have a line that looks like a row
 UNIT_SEPARATOR = "\x1f"  # stands for a separator of several characters, which pandas' fast reader does not take
 
 
@@ -148,8 +149,8 @@ def _check_quotes(name: str, table: pd.DataFrame, separator: str) -> None:
     """Raise `StudyError` for a cell that holds whole rows: a quote was left open, and what follows it would be lost."""
     for column in table:
         for cell in table[column][table[column].str.contains("\n", na=False)]:
-            rows = sum(line.count(separator) >= len(table.columns) - 1 for line in cell.split("\n")[1:])
-            if len(table.columns) > 1 and rows:
+            rows = sum(line.count(separator) == len(table.columns) - 1 for line in cell.split("\n")[1:])
+            if len(table.columns) > 1 and rows >= MOST_ROWS_IN_A_CELL:
                 raise StudyError(
                     f"{name}: the cell of {column!r} that begins {cell[:40]!r} holds {rows} more rows: a quote is left open; "
                     "close it, or set data.quoting: none where quotes are letters."
@@ -203,7 +204,7 @@ def _json_cell(value):
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, list):
-        return [_json_cell(part) if isinstance(part, str) else part for part in value]
+        return [part.encode("utf-8", "replace").decode() if isinstance(part, str) else part for part in value]
     return str(value).encode("utf-8", "replace").decode()
 
 

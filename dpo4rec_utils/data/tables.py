@@ -36,6 +36,8 @@ def load_tables(config: DataConfig, seed: int) -> Dataset:
     inter, order = _ordered(_interactions(table, config), config, seed)
     inter, malformed = usable(inter, config.name, table)
     inter, short = _shortened(inter, config)
+    if order != "arbitrary":
+        _require_order(inter, config)
     if listed is None:
         item_ids = set(inter.item_id)
         listed = _items(pd.concat([part[part.item.isin(item_ids)] for part in _parts(config, "items")]), config)
@@ -47,7 +49,6 @@ def load_tables(config: DataConfig, seed: int) -> Dataset:
     dropped = Counter({"malformed": malformed}) + Counter(dropped) + Counter(short)
     listed, dropped = _titled(listed, dropped, config)
     dataset = validated(Dataset(config.name, inter, listed, tuple(config.columns.attributes), order, dropped, notes))
-    _require_listed(dataset, config)
     return _met(dataset)
 
 
@@ -60,13 +61,11 @@ def _titled(items: pd.DataFrame, dropped: Counter, config: DataConfig) -> tuple[
     return rest, dropped + Counter({"items without id or title": int(untitled.sum())})
 
 
-def _require_listed(dataset: Dataset, config: DataConfig) -> None:
+def _require_listed(unlisted: int, rows: int, config: DataConfig) -> None:
     """Raise `StudyError` where more interactions than a few per cent are with items that are not listed."""
-    unlisted = dataset.dropped.get(UNLISTED, 0)
-    rows = len(dataset.interactions) + unlisted
     if config.unlisted == "error" and unlisted > MOST_UNLISTED * rows:
         raise StudyError(
-            f"{dataset.name}: {unlisted} of {rows} interactions are with items that the items table does not list; add them, "
+            f"{config.name}: {unlisted} of {rows} interactions are with items that the items table does not list; add them, "
             "mend the ids, or set data.unlisted: drop."
         )
 
@@ -103,6 +102,8 @@ def _listed(config: DataConfig, items: pd.Series) -> tuple[pd.DataFrame, dict[st
     them."""
     table, listed = pd.concat(_parts(config, "interactions"), ignore_index=True), set(items)
     is_listed = table.item.isna() | table.item.isin(listed)
+    if is_listed.mean() >= LEAST_LISTED:  # else the ids are of two kinds, which `validated` says
+        _require_listed(int((~is_listed).sum()), len(table), config)
     return (
         (table[is_listed].reset_index(drop=True), {UNLISTED: int((~is_listed).sum())})
         if is_listed.mean() >= LEAST_LISTED
@@ -117,6 +118,8 @@ def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
     if (~present).sum() > MOST_BAD_ROWS * len(present):
         raise StudyError(f"{config.name}: {(~present).sum()} of {len(present)} interactions lack a user or an item.")
     is_listed = present & np.isin(items, listed)
+    if is_listed.any():
+        _require_listed(int((present & ~is_listed).sum()), int(present.sum()), config)
     keep = is_listed.copy()
     keep[is_listed] = core_rows(users[is_listed], items[is_listed], (config.core.users, config.core.items))
     if not keep.any():
@@ -192,8 +195,8 @@ def _moments(column: pd.Series) -> pd.Series:
     """
     number = pd.to_numeric(column, errors="coerce")
     text = column.astype("str").where(number.isna() & column.notna())
-    year = pd.to_numeric(text.str.extract(r"^\s*(\d{4})-")[0], errors="coerce")
-    dates = pd.to_datetime(text.where(year.between(1900, 2100)), errors="coerce", utc=True, format="ISO8601")
+    dates = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+    dates = dates.where(dates.dt.year.between(1900, 2100))
     few = MOST_BAD_ROWS * len(column)
     seconds, milliseconds = number.between(1e8, 1e11).sum(), (number > 1e11).sum()
     if min(number.notna().sum(), dates.notna().sum()) > few or min(seconds, milliseconds) > few:
@@ -211,7 +214,6 @@ def _example(column: pd.Series, rows: pd.Series) -> str:
 def _ordered(table: pd.DataFrame, config: DataConfig, seed: int) -> tuple[pd.DataFrame, str]:
     """The interactions with something to sort by, and what that is."""
     if "timestamp" in table and config.order != "seeded":
-        _require_order(table, config)
         return table, "position" if config.columns.position else "time"
     if config.order != "seeded":
         raise StudyError("data.columns names neither a timestamp nor a position; name one, or set data.order: seeded.")

@@ -21,7 +21,7 @@ from dpo4rec_utils.knowledge.models import TOKENIZER_FILES, readable
 from dpo4rec_utils.knowledge.prompts import as_text, control_words
 from dpo4rec_utils.store import Store, made_by
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PICKLE = "pytorch_model.bin"
 
 
 class TextEncoder:
@@ -125,7 +125,8 @@ def _check_folder(model: str) -> None:
             f"encoder.model = {model!r} has no modules.json, which says how words become a vector; save it with "
             "sentence-transformers."
         )
-    pickles = sorted(path for path in folder.rglob("*") if path.suffix in PICKLES and path.is_file())
+    # sentence-transformers reads a module's pickle where there are no safetensors beside it.
+    pickles = [path for path in sorted(folder.rglob(PICKLE)) if not any(path.parent.glob("*.safetensors"))]
     if pickles:
         raise StudyError(
             f"encoder.model = {model!r} holds {pickles[0].relative_to(folder)}, a pickle, which can run code; save it with "

@@ -255,7 +255,7 @@ CELLS = {
 def namespace(cell: str) -> dict:
     values: dict = {"DEBUG": True, "favourite": 3}  # of an IPython start-up file
     exec(cell, {}, values)
-    return values | {"In": ["", cell]}
+    return values | {"In": ["", cell, "study = open_study(globals())\nuser = 3"], "user": 3, "study": None}
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -158,6 +158,8 @@ class ServerSampler:
                     raise TimeoutError(f"the answer took longer than {self.server.timeout:g} seconds")
                 if size > MOST_BYTES:
                     raise OSError(f"the answer is longer than {MOST_BYTES / 2**20:.0f} MiB")
+            if answer.length:  # the connection broke off
+                raise http.client.IncompleteRead(b"".join(parts), answer.length)
         return b"".join(parts).decode()
 
     def _public(self, text: str) -> str:
