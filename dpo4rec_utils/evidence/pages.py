@@ -232,15 +232,15 @@ def variants_block(results: Path) -> str:
 
 def benchmarks_block(results: Path) -> str:
     """What is measured side by side in one run of `make bench`, a machine after another."""
-    parts = []
-    for machine, made in read_json(results / "benchmarks.json").items():
+    parts, path = [], results / "benchmarks.json"
+    for machine, made in (read_json(path) if path.exists() else {}).items():
         rows = [
             (r["measured"], f"{r['fast']:.1f}", r["against"], f"{r['slow']:.1f}", r["unit"], f"{r['ratio']:.1f}")
             for r in made["results"].values()
         ]
         table = pd.DataFrame(rows, columns=["measured", "", "against", " ", "unit", "ratio"])
         parts.append(f"{machine}, commit {made['commit']}, {made['date']}:\n\n{words.markdown(table)}")
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or "Not run: `make bench` makes it."
 
 
 def arms_block(results: Path) -> str:

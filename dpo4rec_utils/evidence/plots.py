@@ -64,8 +64,10 @@ def dots(table: pd.DataFrame, rows: str, x: str, series: str | None = None, erro
     names = list(dict.fromkeys(table[rows]))[::-1]
     groups = list(dict.fromkeys(table[series])) if series else [None]
     labels = [wrapped(name) for name in names]
-    lines = sum(max(0.9 * (1 + label.count("\n")), len(groups) * 0.8, 1.4) for label in labels)
-    figure, axis = blank(WIDTH, 1.2 + 0.21 * lines)
+    tall = [max(0.9 * (1 + label.count("\n")), len(groups) * 0.8, 1.4) for label in labels]
+    # Rows are equally far apart, so two neighbours with labels of several lines set the distance.
+    apart = max([sum(tall) / len(tall), *((a + b) / 2 for a, b in zip(tall, tall[1:], strict=False))])
+    figure, axis = blank(WIDTH, 1.2 + 0.21 * apart * len(names))
     if isinstance(error, tuple):
         axis.axvline(0, color="black", linewidth=0.8)
     for i, group in enumerate(groups):
