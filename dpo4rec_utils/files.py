@@ -18,8 +18,16 @@ import numpy as np
 import psutil
 
 
+def on_one_line(text: str) -> str:
+    """A sentence that may quote what somebody wrote, without its line ends."""
+    return re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ", text)
+
+
 class StudyError(RuntimeError):
     """A problem with the input or the machine, in one sentence with a way out; shown without a traceback."""
+
+    def __init__(self, sentence: str = ""):
+        super().__init__(on_one_line(sentence))
 
 
 class MissingRecordError(StudyError):

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from dpo4rec_utils.config import Config
 from dpo4rec_utils.data_config import PROFILE_NAME
+from dpo4rec_utils.files import on_one_line
 from dpo4rec_utils.sections import NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -28,6 +29,9 @@ EMBEDDED = {"llm": ("embedded", "gemma-3-270m"), "encoder": ("embedded",)}  # na
 
 class ConfigError(ValueError):
     """A configuration problem, in one sentence a user can act on."""
+
+    def __init__(self, sentence: str = ""):
+        super().__init__(on_one_line(sentence))
 
 
 def load_config(profile: str, overrides: dict | None = None) -> Config:

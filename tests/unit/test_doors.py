@@ -23,7 +23,9 @@ from dpo4rec_utils.settings import ConfigError, load_config, notebook_parameters
 from dpo4rec_utils.store import Stage, Store, published_record
 from tests.unit.test_tables_of_yours import COLUMNS, INTERACTIONS, ITEMS, config, written
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def refused(call, words: str) -> str:
@@ -179,9 +181,7 @@ def test_any_setting_is_a_configuration_or_a_sentence(section, name, value):
         try:
             load_config("smoke", overrides)
         except ConfigError as error:
-            assert (
-                "\n" not in str(error) or "\n" in json.dumps(overrides, ensure_ascii=False, default=str) or repr(value)
-            )
+            assert "\n" not in str(error)
 
 
 def test_paths_of_a_profile_are_seen_from_its_file(tmp_path, monkeypatch):
