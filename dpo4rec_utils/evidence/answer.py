@@ -20,7 +20,19 @@ def plain_lines(profiles: list[Records]) -> str:
     data set after another; what the one re-ranker for all texts does not confirm is said."""
     rounds = profiles[0].config["alignment"]["rounds"]
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in PLAIN.items()]
-    return "\n".join([f"NDCG@7 after {rounds} rounds of DPO:", "", *lines])
+    chance = [f"- {text}" for records in profiles if (text := _unlearnt_line(records))]
+    return "\n".join([f"NDCG@7 after {rounds} rounds:", "", *lines, *chance])
+
+
+def _unlearnt_line(records: Records) -> str:
+    """The rounds of DPO whose held-out accuracy may be chance, in plain words; nothing where there is none."""
+    try:
+        learning = loop_tables.learning(records, loop_tables.trained_policies(records, ["dpo"]))
+    except MissingRecordError:
+        return ""
+    chance = learning[learning.heldout_ci_low <= 0.5]["round"]
+    named = f"{words.listing(map(str, chance))} of {words.data_label(records)}"
+    return f"**Round {named} may have learnt nothing.**" if len(chance) else ""
 
 
 def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:

@@ -182,7 +182,7 @@ def training(records: Records):
     return figure, (
         f"The loss starts at {first:.4f} ({starts}); of pairs that it has not yet been trained on a policy orders rightly "
         + ", ".join(f"{value:.0%} ({label(name)})" for name, value in accuracy.items() if np.isfinite(value))
-        + "."
+        + " (chance: 50%, no interval)."
     )
 
 

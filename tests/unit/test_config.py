@@ -179,3 +179,11 @@ def test_every_variant_is_a_valid_configuration_and_changes_something():
         other_samples = variant.samples not in (None, base.llm.train_samples)
         flags = variant.residual or variant.llm_only or variant.grpo or other_samples
         assert (changed, reward, prompt) != (base.alignment, base.reward, base.llm) or flags, variant.name
+
+
+def test_the_names_of_embedded_models_agree():
+    """`settings` may not import `assets`, which pages never load."""
+    from dpo4rec_utils import assets
+    from dpo4rec_utils import settings as profile_settings
+
+    assert {kind: tuple(names) for kind, names in assets.EMBEDDED.items()} == profile_settings.EMBEDDED

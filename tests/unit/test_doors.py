@@ -74,7 +74,7 @@ PROFILES = {
     "extends: smoke\nalignmnt: {}": "Unknown key alignmnt",
     "extends: smoke\nevaluation: {arms: []}": "evaluation.arms",
     "extends: smoke\nevaluation: {arms: [none, none]}": "evaluation.arms = .* is out of range",
-    "extends: smoke\nevaluation: {backbones: [prm, PRM]}": "one|evaluation.backbones",
+    "extends: smoke\nevaluation: {backbones: [prm, PRM]}": "evaluation.backbones = .* is out of range",
     "extends: smoke\nllm: {engine: server}": "llm.server goes with llm.engine",
     "extends: smoke\nllm: {server: {url: ftp://x}, engine: server}": "llm.server.url",
     "extends: smoke\ndata: &a {fold: 0}\nllm: *a": "aliases are not read",
