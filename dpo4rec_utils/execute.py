@@ -253,9 +253,17 @@ def install_kernel() -> None:
     from ipykernel.kernelspec import install
 
     spec = Path(sys.prefix) / "share/jupyter/kernels" / KERNEL / "kernel.json"
-    if spec.exists() and read_json(spec).get("argv", [None])[0] == sys.executable:
+    if spec.exists() and _is_of(sys.prefix, read_json(spec)):
         return  # another study may be starting a kernel by it, and the environment may be read-only
     install(kernel_name=KERNEL, display_name="Python (dpo4rec)", prefix=sys.prefix)
+
+
+def _is_of(prefix: str, spec: dict) -> bool:
+    """Whether a kernel's Python is that of an environment, by whatever path or link it is named."""
+    try:
+        return Path(spec["argv"][0]).parent.parent.samefile(prefix)
+    except (OSError, LookupError, TypeError):
+        return False
 
 
 def show_pages_rendered() -> None:

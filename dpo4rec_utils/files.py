@@ -175,7 +175,10 @@ def recover(old: Path) -> None:
 
 def system_sentence(error: OSError) -> str:
     """What the system refuses, in one sentence with a way out."""
-    where = error.filename2 or error.filename or "a file"
+    where = error.filename2 or error.filename
+    if error.errno == errno.ENOENT and where is None:  # what tempfile says
+        return f"{error.strerror}: free some space, or set TMPDIR to a folder that can be written."
+    where = where or "a file"
     way_out = {
         errno.ENOSPC: "the disk is full; free some space",
         errno.EDQUOT: "your quota of the disk is used up; free some space",

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dpo4rec_utils import assets, cli, execute, files, locks, store
+from dpo4rec_utils import assets, cli, doctor, execute, files, locks, store
 from dpo4rec_utils.alignment.trainers import complete_checkpoint
 from dpo4rec_utils.evidence import report
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge import models
 from dpo4rec_utils.store import Stage, Store, measure
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +204,47 @@ def test_two_that_need_one_stage_build_it_once(tmp_path):
         process.join(60)
     assert [process.exitcode for process in both] == [0, 0]
     assert len((tmp_path / "log").read_text().split()) == 1
+
+
+def slowly_unpacked(asset, target: Path, cache: Path) -> None:
+    with open(cache / "log", "a") as out:
+        out.write(f"{os.getpid()}\n")
+    time.sleep(1.0)
+    (target / "weights").write_text("whole")
+
+
+def slowly_dense(source: Path, folder: Path) -> None:
+    slowly_unpacked(None, folder, assets.cache_folder())
+
+
+FIRST_RUNS = {
+    "fetch": lambda folder: assets.fetch("minilm", log=lambda _: None),
+    "dequantise": lambda folder: Path(models.dense_source(str(folder / "llm"))),
+}
+
+
+@pytest.mark.parametrize("what", FIRST_RUNS)
+def test_two_first_runs_make_what_both_need_once(what, tmp_path, monkeypatch):
+    """The second waits and takes what the first made, whole."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "dpo4rec").mkdir()
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm/a.gguf").write_text("quantised")
+    monkeypatch.setattr(assets, "_unpack", slowly_unpacked)
+    monkeypatch.setattr(models, "_dequantise", slowly_dense)
+
+    def begin():
+        assert (FIRST_RUNS[what](tmp_path) / "weights").read_text() == "whole"
+
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=begin) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len((tmp_path / "dpo4rec/log").read_text().split()) == 1
+    assert [path.name for path in (tmp_path / "dpo4rec").glob(".*") if path.name != locks.LOCKS] == []
 
 
 def publish_many(folder: Path, name: str):
@@ -457,6 +500,40 @@ def test_a_kill_between_two_renames_is_mended(tmp_path):
     (tmp_path / "results/.smoke.new/x").touch()
     files.replace_folder(tmp_path / "results/.smoke.new", tmp_path / "results/smoke")
     assert os.listdir(tmp_path / "results") == ["smoke"] and (tmp_path / "results/smoke/x").exists()
+
+
+def test_no_temporary_folder_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    monkeypatch.setattr(doctor, "checks", lambda: iter([(True, "x", tempfile.mkdtemp())]))
+    assert cli.main(["doctor"]) == 2
+    shown = capsys.readouterr().err
+    assert "No usable temporary directory" in shown and "set TMPDIR" in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["the same", "a link", "a link to the link"])
+def test_a_kernel_that_is_there_is_not_written_again(name, tmp_path, monkeypatch):
+    """A read-only environment, and one that two checkouts share by links, whose studies would take turns in it."""
+    prefix, link, other = tmp_path / "venv", tmp_path / "link", tmp_path / "other"
+    link.symlink_to(prefix)
+    other.symlink_to(link)
+    folder = {"the same": prefix, "a link": link, "a link to the link": other}[name]
+    files.write_json(prefix / "share/jupyter/kernels/dpo4rec/kernel.json", {"argv": [str(folder / "bin/python")]})
+    (prefix / "bin").mkdir()
+    (prefix / "bin/python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.setattr("ipykernel.kernelspec.install", lambda **_: pytest.fail("written again"))
+    execute.install_kernel()
+
+
+@pytest.mark.parametrize("spec", [{}, [], {"argv": []}, {"argv": [3]}, {"argv": ["/usr/bin/python3"]}])
+def test_a_kernel_of_another_environment_is_replaced(spec, tmp_path, monkeypatch):
+    files.write_json(tmp_path / "share/jupyter/kernels/dpo4rec/kernel.json", spec)
+    installed = []
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr("ipykernel.kernelspec.install", lambda **options: installed.append(options))
+    execute.install_kernel()
+    assert [options["prefix"] for options in installed] == [str(tmp_path)]
 
 
 # Provenance
