@@ -21,7 +21,8 @@ def plain_lines(profiles: list[Records]) -> str:
     rounds = profiles[0].config["alignment"]["rounds"]
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in PLAIN.items()]
     chance = [f"- {text}" for records in profiles if (text := _unlearnt_line(records))]
-    return "\n".join([f"NDCG@7 after {rounds} rounds:", "", *lines, *chance])
+    withdrawn = ", [withdrawn until made again](docs/results.md)" * any(records.withdrawn for records in profiles)
+    return "\n".join([f"NDCG@7 after {rounds} rounds{withdrawn}:", "", *lines, *chance])
 
 
 def _unlearnt_line(records: Records) -> str:

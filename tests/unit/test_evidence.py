@@ -84,6 +84,19 @@ def records(made, tmp_path):
     return Records(shutil.copytree(made, tmp_path / "results" / made.name))
 
 
+def test_records_of_sorted_texts_are_withdrawn_wherever_they_are_shown(tmp_path):
+    root = tmp_path / "study"
+    results = make_records(root)
+    store = Store(root, as_dict(CONFIG))
+    assert not Records(results).withdrawn
+    store.make(Stage("texts", "zero_shot", {"order": "drawn"}, lambda _: {}))
+    assert not Records(results).withdrawn and "withdrawn" not in answer.plain_lines([Records(results)])
+    store.make(Stage("texts", "warm_start", {"policy": "x"}, lambda _: {}))
+    shown = Records(results)
+    assert shown.withdrawn and "[withdrawn until made again]" in answer.plain_lines([shown]).splitlines()[0]
+    assert "Withdrawn" in words.seen_on(shown) and "Withdrawn" in shown.provenance()
+
+
 def test_pooled_folds_are_one_group_of_users():
     def part(users, values, lists, means):
         by_user = {"prm/ndcg@7": np.array(values)}

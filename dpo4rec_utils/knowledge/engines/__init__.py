@@ -2,6 +2,9 @@
 
 Sampling is seeded per prompt and a shard is sampled whole, so an interrupted run resumes from its last shard with the
 texts it would have had. (Seeds alone do not suffice: the CPU engine's arithmetic varies with what else is in a batch.)
+
+The completions of a prompt are exchangeable: whatever order an engine gives them in, they are put in one that the
+request's seed draws. OpenVINO GenAI sorts them by likelihood, so that a first of eight had 23 tokens and a last one 37.
 """
 
 import functools
@@ -21,6 +24,7 @@ from dpo4rec_utils.files import StudyError, require_free_memory, write_text
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.registries import ENGINES
+from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.store import Stage, made_by
 
 DECODING = ("engine", "max_new_tokens", "temperature", "top_p", "shard_users")
@@ -48,7 +52,7 @@ class Sampler(Protocol):
     """An engine that samples continuations of prompts."""
 
     def sample(self, prompts: Sequence[str], samples: Sequence[int], seeds: Sequence[int]) -> list[list[Completion]]:
-        """`samples[i]` continuations of prompt i, drawn with `seeds[i]`; same arguments, same texts."""
+        """`samples[i]` continuations of prompt i, drawn with `seeds[i]`, in any order; same arguments, same texts."""
         ...
 
 
@@ -58,6 +62,11 @@ def completion_of(tokens: Sequence[int], tokenizer, ends: Sequence[int]) -> Comp
     finished = tokens[-1] in ends
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     return Completion(text, len(tokens) - finished, finished)
+
+
+def exchangeable(completions: Sequence[Completion], seed: int) -> list[Completion]:
+    """The completions of a request in an order that its seed draws: the first n are a random n."""
+    return [completions[place] for place in generator(seed, "order of completions").permutation(len(completions))]
 
 
 def open_sampler(policy: Policy, config: Config, workspace: Path) -> Sampler:
@@ -77,6 +86,7 @@ def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: 
         return {"texts": len(table)} | {name: int(count) for name, count in counts.items()}
 
     depends = {"policy": policy.key, "decoding": _decoding(config), "requests": content_key(requests)}
+    depends["order"] = "drawn"  # of a prompt's completions; records without it are withdrawn (evidence/records.py)
     depends["engine"] = made_by(ENGINES[config.llm.engine].module)
     return Stage("texts", name, depends, build, read_shards)
 
@@ -106,8 +116,8 @@ def sample_shards(folder: Path, requests: Sequence[Request], open_engine, shard_
             answers = engine.sample(prompts, samples, seeds)
             rows = [
                 {"id": name, "sample": i, **asdict(completion)}
-                for name, completions in zip(names, answers, strict=True)
-                for i, completion in enumerate(completions)
+                for name, seed, completions in zip(names, seeds, answers, strict=True)
+                for i, completion in enumerate(exchangeable(completions, seed))
             ]
             write_text(folder / f"shard-{start:06d}.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
             bar.update(len(shard))
