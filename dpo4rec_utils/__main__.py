@@ -2,6 +2,13 @@
 
 import sys
 
-from dpo4rec_utils.cli import main
+from dpo4rec_utils.files import INTERRUPTED_SENTENCE
 
-sys.exit(main())
+try:
+    from dpo4rec_utils.cli import main
+
+    code = main()
+except KeyboardInterrupt:  # while the packages are imported, or while the interpreter takes leave
+    print(INTERRUPTED_SENTENCE, file=sys.stderr)
+    code = 130
+sys.exit(code)

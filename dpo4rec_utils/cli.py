@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.files import StudyError, printable, system_sentence, unexpected_sentence
+from dpo4rec_utils.files import INTERRUPTED_SENTENCE, StudyError, printable, system_sentence, unexpected_sentence
 from dpo4rec_utils.settings import ConfigError, load_config, read_yaml
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 NAMED = 10  # users that are left out are named up to this number
+INTERRUPTED = 130  # the exit code of a command that was interrupted, 128 and the signal's number
 Parameters = Annotated[
     list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. alignment.beta=0.2.")
 ]
@@ -87,9 +88,11 @@ def write(  # noqa: PLR0913 (a command has its options as parameters)
     from dpo4rec_utils.take_home import write_for_new_users
 
     config = load_config(profile, overrides_of(parameter))
-    table, gone = write_for_new_users(config, policy, interactions, out, force)
+    table, left_out = write_for_new_users(config, policy, interactions, out, force)
     say(f"wrote {out}: {len(table)} texts of {table.user.nunique()} users")
-    for reason, users in gone.items():
+    if left_out.rows:
+        say(f"left out, rows: {', '.join(f'{count} {reason}' for reason, count in left_out.rows.items())}")
+    for reason, users in left_out.users.items():
         if users:
             more = f" and {len(users) - NAMED} more" if len(users) > NAMED else ""
             say(f"left out, {reason}: {', '.join(users[:NAMED])}{more}")
@@ -148,13 +151,15 @@ def say(text: str, file=None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Whatever goes wrong is one sentence."""
     try:
-        return app(arguments, prog_name="python -m dpo4rec_utils", standalone_mode=False) or 0
+        code = app(arguments, prog_name="python -m dpo4rec_utils", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        say("dpo4rec: interrupted; what is finished is kept in runs/, run the same command to go on.", sys.stderr)
-        return 130
+        code = INTERRUPTED
     except Exception as error:
         say(f"dpo4rec: {' '.join(sentence_of(error).split())}", sys.stderr)
         return 2
+    if code == INTERRUPTED:  # which typer makes of an interrupt
+        say(INTERRUPTED_SENTENCE, sys.stderr)
+    return code
 
 
 def sentence_of(error: Exception) -> str:

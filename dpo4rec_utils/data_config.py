@@ -30,7 +30,7 @@ class ColumnsConfig(Section):
     @field_validator("attributes")
     @classmethod
     def _are_no_other_columns(cls, attributes):
-        for name in {"item_id", "title", "year"} & set(attributes):
+        for name in sorted({*cls.model_fields, "user_id", "item_id"} & set(attributes)):
             raise ValueError(
                 f"data.columns.attributes names {name!r}, which is no attribute; choose another name for it."
             )

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import os
 import re
 import types
 import typing
@@ -156,14 +157,27 @@ def _read_profile(profile: str, children: tuple[Path, ...]) -> dict:
 def _resolved(merged: dict, settings: dict, folder: Path) -> dict:
     """A profile with the paths that `settings`, its own file in `folder`, gives made whole.
 
-    What is not there stays as it is: a name in the folder that DPO4REC_ASSETS names, a domain, a model of the Hub.
+    A table that is neither there nor in the folder that DPO4REC_ASSETS names is looked for nowhere else: where a
+    command is given another shop's may lie. A domain or a model that is not there may be built in or on the Hub.
     """
     for section, name in path_settings(merged):
         file_section = settings.get(section)
         value = file_section.get(name) if isinstance(file_section, dict) else None
-        if is_path(section, name, value, folder):
-            merged = merged | {section: merged[section] | {name: str((folder / value).resolve())}}
+        is_table = section == "data" and name != "domain" and _is_relative(value) and not _in_assets(value)
+        if is_table or is_path(section, name, value, folder):
+            whole = os.path.abspath(folder / value)  # links are not followed: a name's ending says how a file is read
+            merged = merged | {section: merged[section] | {name: whole}}
     return merged
+
+
+def _is_relative(value) -> bool:
+    return isinstance(value, str) and bool(value) and "://" not in value and not Path(value).is_absolute()
+
+
+def _in_assets(value: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return bool(os.environ.get("DPO4REC_ASSETS")) and (Path(os.environ["DPO4REC_ASSETS"]) / value).exists()
+    return False
 
 
 def path_settings(settings: dict) -> list[tuple[str, str]]:
@@ -177,7 +191,7 @@ def path_settings(settings: dict) -> list[tuple[str, str]]:
 def is_path(section: str, name: str, value, folder: Path) -> bool:
     """Whether a setting names something in `folder`, seen from there: a table or archive, a domain's file, a
     model's folder."""
-    if not isinstance(value, str) or not value or "://" in value or Path(value).is_absolute():
+    if not _is_relative(value):
         return False
     with contextlib.suppress(OSError, ValueError):
         if name == "model":

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.config import Config, as_dict
-from dpo4rec_utils.data.tables import read_interactions
+from dpo4rec_utils.data.tables import LeftOut, read_interactions
 from dpo4rec_utils.files import StudyError, UnmadeStageError, atomic_path, project_root
 from dpo4rec_utils.keys import fingerprint
-from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.knowledge.engines import exchangeable, open_sampler
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rewards.model import RewardModel
 from dpo4rec_utils.rewards.values import user_rewards
@@ -51,12 +51,12 @@ def knowledge_stage(study: Study, policy: Policy, model: RewardModel | None = No
 
 def write_for_new_users(
     config: Config, policy_name: str, interactions: Path, out: Path, force: bool = False
-) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+) -> tuple[pd.DataFrame, LeftOut]:
     """Texts and vectors of a policy for the users of a file of interactions, who need not be in the study.
 
     The file has the columns of the study's own interactions, or user_id, item_id, rating and timestamp; items are
     those of the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet:
-    user, sample, text, vector. Returns the table, and the users who were left out by reason. Raises `StudyError`
+    user, sample, text, vector. Returns the table, and what was left out, by reason. Raises `StudyError`
     for a policy that is not made, for a file that cannot be used and for one that would be written over (`force`:
     any but the input itself).
     """
@@ -68,7 +68,7 @@ def write_for_new_users(
         raise StudyError(
             f"{config.profile} has made no policy {policy_name} on this machine; run study --profile {config.profile} first."
         ) from None
-    table, gone = read_interactions(interactions, config.data, study.data.dataset, config.seed)
+    table, left_out = read_interactions(interactions, config.data, study.data.dataset, config.seed)
     histories = dict(list(table.groupby("user_id", sort=True)))
     knowledge, llm = study.knowledge, config.llm
     facts = [knowledge.reader.facts(rows.tail(config.data.history_limit)) for rows in histories.values()]
@@ -79,12 +79,16 @@ def write_for_new_users(
             prompts, [llm.evaluation_samples] * len(prompts), seeds
         )
     prefix = knowledge.prefix_of(policy)
-    rows = [(u, s, prefix + c.text) for u, cs in zip(histories, answers, strict=True) for s, c in enumerate(cs)]
+    rows = [
+        (user, sample, prefix + completion.text)
+        for user, seed, completions in zip(histories, seeds, answers, strict=True)
+        for sample, completion in enumerate(exchangeable(completions, seed))
+    ]
     out_table = pd.DataFrame(rows, columns=["user", "sample", "text"])
     out_table["vector"] = list(study.encoder.encode(out_table.text, "encode"))
     with atomic_path(out) as temporary:
         out_table.to_parquet(temporary)
-    return out_table, gone
+    return out_table, left_out
 
 
 def _require_free(interactions: Path, out: Path, force: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2 import StrictUndefined, TemplateError, Undefined, nodes
 from jinja2.sandbox import SandboxedEnvironment, SecurityError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -117,6 +117,7 @@ FILTERS = (
     "trim",
     "upper",
 )
+JOINED = "joined"  # the filter through which a part of `a ~ b` is written
 MOST_CHARACTERS = 100_000  # that a template writes
 MOST_NESTED = 2  # loops inside each other
 LONG = (nodes.Macro, nodes.CallBlock, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.ImportedName)
@@ -138,6 +139,8 @@ def _printable_value(value):
     """What a template writes must be text or a number: a method or a whole table would be printed as Python does."""
     if value is None:
         raise TypeError("it writes a fact that is missing; ask for it with {% if ... %}")
+    if isinstance(value, Undefined) and not isinstance(value, StrictUndefined):
+        return ""  # `{{ a if b }}` without an else
     if not isinstance(value, (str, int, float, StrictUndefined)):
         raise TypeError(f"it writes a {type(value).__name__}; write `names | listed`, or one of them")
     return value
@@ -147,6 +150,7 @@ def _printable_value(value):
 def _environment() -> SandboxedEnvironment:
     environment = _Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable_value)
     environment.filters = {name: environment.filters[name] for name in FILTERS} | {"listed": listed}
+    environment.filters[JOINED] = _printable_value
     environment.globals.clear()  # no `range`: a template repeats what it knows and nothing else
     return environment
 
@@ -155,8 +159,11 @@ def _environment() -> SandboxedEnvironment:
 def _compiled(template: str):
     environment = _environment()
     try:
-        _require_short(environment.parse(template))
-        return environment.from_string(template)
+        parsed = environment.parse(template)
+        _require_short(parsed)
+        for joined in parsed.find_all(nodes.Concat):  # `a ~ b` would write a missing fact as "None"
+            joined.nodes = [nodes.Filter(part, JOINED, [], [], None, None) for part in joined.nodes]
+        return environment.from_string(parsed.set_environment(environment))
     except (TemplateError, RecursionError, ValueError) as error:
         raise StudyError(f"The template {template[:60]!r} is malformed: {error or type(error).__name__}.") from None
 

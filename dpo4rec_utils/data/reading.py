@@ -26,6 +26,7 @@ import pyarrow.parquet
 from dpo4rec_utils.files import StudyError
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".json", ".inter", ".item", ".user")
+LOOSE = "loose"  # the mark of a table whose rows may lack what others have: JSON lines
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t"}
 PART = 20_000  # rows
 
@@ -66,7 +67,7 @@ def _sources(source: Path, member: str | None) -> Iterator[tuple[str, BinaryIO]]
             with _one_sentence(member), archive.open(member) as file:
                 yield member, file
         return
-    files = sorted(path for path in source.iterdir() if _kind(path.name)) if source.is_dir() else [source]
+    files = _tables_of(source) if source.is_dir() else [source]
     if not files:
         raise StudyError(f"{source} holds no table; allowed: {', '.join(KINDS)}, also with .gz.")
     for path in files:
@@ -78,9 +79,21 @@ def _sources(source: Path, member: str | None) -> Iterator[tuple[str, BinaryIO]]
             yield path.name, file
 
 
+def _tables_of(folder: Path) -> list[Path]:
+    """The tables of a folder by name; `StudyError` for what would be passed over. Names that begin with a dot or a
+    line below, which systems and engines leave behind, are nobody's tables."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    for path in paths:
+        if path.is_dir() or not _kind(path.name):
+            raise StudyError(
+                f"{folder} holds {path.name}, which is no table and would not be read; move it, or name one file."
+            )
+    return paths
+
+
 def _kind(name: str) -> str | None:
     """The ending that says how a file is read, without .gz; None for another file."""
-    ending = Path(name.removesuffix(".gz")).suffix.lower()
+    ending = Path(name.lower().removesuffix(".gz")).suffix
     return ending if ending in KINDS else None
 
 
@@ -88,7 +101,7 @@ def _parts(name: str, file: BinaryIO, options: dict) -> Iterator[pd.DataFrame]:
     kind = _kind(name)
     if kind is None:
         raise StudyError(f"{name} is of an unknown kind; allowed: {', '.join(KINDS)}, also with .gz.")
-    stream = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
+    stream = gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
     if kind == ".parquet":
         for batch in pyarrow.parquet.ParquetFile(io.BytesIO(stream.read())).iter_batches(PART):
             columns = {
@@ -125,6 +138,8 @@ def _text_parts(name: str, stream: BinaryIO, options: dict) -> Iterator[pd.DataF
 
 
 MOST_ROWS_IN_A_CELL = 3  # a text of several lines may have a line that looks like a row
+# What stands for a missing cell in dumps of databases and of pandas, beside an empty one.
+MISSING = ("", "NULL", "\\N", "nan", "NaN", "<NA>")
 UNIT_SEPARATOR = "\x1f"  # stands for a separator of several characters, which pandas' fast reader does not take
 
 
@@ -147,10 +162,15 @@ class _OneSeparator(io.RawIOBase):
 
 def _check_quotes(name: str, table: pd.DataFrame, separator: str) -> None:
     """Raise `StudyError` for a cell that holds whole rows: a quote was left open, and what follows it would be lost."""
-    for column in table:
+    for place, column in enumerate(table):
         for cell in table[column][table[column].str.contains("\n", na=False)]:
-            rows = sum(line.count(separator) == len(table.columns) - 1 for line in cell.split("\n")[1:])
-            if len(table.columns) > 1 and rows >= MOST_ROWS_IN_A_CELL:
+            first, *others = cell.split("\n")
+            rows = sum(line.count(separator) == len(table.columns) - 1 for line in others)
+            # A quote that the next row closes: what is left of this row, then what the next one begins with.
+            ends = (first.count(separator), others[-1].count(separator)) == (len(table.columns) - 1 - place, place)
+            rows = max(rows, len(others) if ends and '"' in others[-1] else 0)
+            enough = 1 if ends and '"' in others[-1] else MOST_ROWS_IN_A_CELL
+            if len(table.columns) > 1 and rows >= enough:
                 raise StudyError(
                     f"{name}: the cell of {column!r} that begins {cell[:40]!r} holds {rows} more rows: a quote is left open; "
                     "close it, or set data.quoting: none where quotes are letters."
@@ -161,7 +181,7 @@ def _without_types(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """RecBole writes a column's type behind its name: user_id:token; a token_seq's values stand apart by spaces."""
     for column in table:
         if str(column).endswith(":token_seq"):
-            table[column] = [cell.split(" ") if isinstance(cell, str) else None for cell in table[column]]
+            table[column] = [cell.split() if isinstance(cell, str) else None for cell in table[column]]
     table = table.rename(columns=lambda column: str(column).split(":")[0])
     _check_names(name, table.columns)
     return table
@@ -172,8 +192,11 @@ def _arrow_cells(column: pyarrow.Array) -> list:
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     nested = pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)
-    cells = (column if nested else column.cast(pyarrow.string())).to_pylist()
-    return [None if cell in ("", "nan") else cell for cell in cells]
+    try:
+        cells = (column if nested else column.cast(pyarrow.string())).to_pylist()
+    except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowInvalid):  # a structure, which nobody may need
+        cells = column.to_pylist()
+    return [None if isinstance(cell, str) and cell in ("", "nan") else cell for cell in cells]
 
 
 def _check_names(name: str, columns) -> None:
@@ -186,7 +209,9 @@ def _json_parts(name: str, stream: BinaryIO, encoding: str) -> Iterator[pd.DataF
     lines = enumerate(io.TextIOWrapper(stream, encoding=encoding), 1)
     rows = (_json_row(name, number, line) for number, line in lines if line.strip())
     while part := list(islice(rows, PART)):
-        yield pd.DataFrame(part, dtype=object)
+        table = pd.DataFrame(part, dtype=object)
+        table.attrs[LOOSE] = True
+        yield table
 
 
 def _json_row(name: str, number: int, line: str) -> dict:
@@ -225,7 +250,7 @@ def _one_sentence(name: str) -> Iterator[None]:
     except zipfile.BadZipFile as error:
         raise StudyError(f"{name} is no whole member of its zip archive ({error}); fetch it again.") from None
     except (EOFError, OSError, zlib.error) as error:
-        kind = "gzip file" if name.endswith(".gz") else "file"
+        kind = "gzip file" if name.lower().endswith(".gz") else "file"
         raise StudyError(f"{name} is no whole {kind} ({error}); fetch it again.") from None
     # What readers raise for an encoding or separator that is none, an encrypted member, a compression they do not
     # know, ...

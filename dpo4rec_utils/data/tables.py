@@ -1,5 +1,6 @@
 """Tables of yours: whatever a profile's `data` section describes, brought into the shape of `Dataset`."""
 
+import ast
 import contextlib
 import csv
 import html
@@ -7,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from dpo4rec_utils import assets
 from dpo4rec_utils.assets import VARIABLE, local_folder
 from dpo4rec_utils.data.core import core_rows, hashed_ids, hashes
 from dpo4rec_utils.data.dataset import LEAST_LISTED, MOST_BAD_ROWS, UNLISTED, Dataset, usable, validated
-from dpo4rec_utils.data.reading import read_parts
+from dpo4rec_utils.data.reading import LOOSE, MISSING, read_parts
 from dpo4rec_utils.data_config import ColumnsConfig, DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
@@ -26,6 +27,8 @@ from dpo4rec_utils.seeds import generator
 # What is read of each table, besides the attributes of items.
 COLUMNS = {"interactions": ("user", "item", "rating", "timestamp", "position"), "items": ("item", "title", "year")}
 MOST_UNLISTED = 0.05  # of the interactions
+MOMENTS = (1e8, 1e11, 1e14, 1e17)  # where numbers begin to be seconds, milli-, micro-, nanoseconds since 1970
+ENTITY = re.compile(r"&#?\w{1,32};")
 SEPARATOR = re.compile(r"\s*[|;]\s*")  # between the values of one attribute
 
 
@@ -79,15 +82,27 @@ def _met(dataset: Dataset) -> Dataset:
 
 def _parts(config: DataConfig, part: str) -> Iterator[pd.DataFrame]:
     """The columns that the profile names of the interactions or of the items, as text, a part of the rows at a time."""
-    name, first = getattr(config, part), None
+    name, seen = getattr(config, part), set()
     if not name:
         raise StudyError(f"data.{part} is missing; name a file, a folder, an address, or a member of data.archive.")
     source, member = (located(config.archive), name) if config.archive else (located(name), None)
     with tqdm(desc=f"read {part}", unit=" rows", unit_scale=True, delay=2) as bar:
         for table in read_parts(source, member, **_reading(config)):
-            first = table.columns if first is None else first  # a JSON line may lack what others have
-            yield _chosen(table.reindex(columns=first), config.columns, COLUMNS[part])
+            if table.attrs.get(LOOSE):
+                seen |= set(table.columns)
+                table = table.reindex(columns=[*table.columns, *(_named(config.columns, part) - set(table.columns))])
+            yield _chosen(table, config.columns, COLUMNS[part])
             bar.update(len(table))
+    for column in sorted(_named(config.columns, part) - seen) if seen else ():
+        raise StudyError(
+            f"data.columns names {column!r}, which is no key of any line; there are {', '.join(sorted(seen))}."
+        )
+
+
+def _named(columns: ColumnsConfig, part: str) -> set[str]:
+    """The columns of a table that the profile names."""
+    attributes = columns.attributes.values() if part == "items" else ()
+    return {source for source in (*(getattr(columns, name) for name in COLUMNS[part]), *attributes) if source}
 
 
 def _reading(config: DataConfig) -> dict:
@@ -104,11 +119,7 @@ def _listed(config: DataConfig, items: pd.Series) -> tuple[pd.DataFrame, dict[st
     is_listed = table.item.isna() | table.item.isin(listed)
     if is_listed.mean() >= LEAST_LISTED:  # else the ids are of two kinds, which `validated` says
         _require_listed(int((~is_listed).sum()), len(table), config)
-    return (
-        (table[is_listed].reset_index(drop=True), {UNLISTED: int((~is_listed).sum())})
-        if is_listed.mean() >= LEAST_LISTED
-        else (table, {})
-    )
+    return (table[is_listed], {UNLISTED: int((~is_listed).sum())}) if is_listed.mean() >= LEAST_LISTED else (table, {})
 
 
 def _in_core(config: DataConfig) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -144,7 +155,7 @@ def located(name: str) -> Path:
     if "://" in name:
         return assets.archive(name)
     local = local_folder()
-    for path in (Path(name), *([local / name] if local else [])):
+    for path in (*([local / name, local / Path(name).name] if local else []), Path(name)):
         if path.exists():
             return path
     where = f"and not in {local}" if local else f"and {VARIABLE} names no folder"
@@ -166,9 +177,15 @@ def _chosen(table: pd.DataFrame, columns: ColumnsConfig, fields: tuple[str, ...]
             raise StudyError(f"data.columns names {source!r} for {name}, and there are two such columns; rename one.")
         column = table[source]
         if name in ("user", "item", "title"):  # the type for text is a quarter of the size of Python's strings
-            column = column.map(lambda cell: " ".join(cell) if isinstance(cell, list) else cell).astype("str")
+            column = column.map(_one_text).astype("str")
+            column = column.str.strip() if name != "title" else column
+            column = column.mask(column.isin(MISSING))
         selection[name] = column
     return pd.DataFrame(selection)
+
+
+def _one_text(cell):
+    return " ".join(str(part) for part in cell if part is not None) if isinstance(cell, list) else cell
 
 
 def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
@@ -181,34 +198,34 @@ def _interactions(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     out["rating"] = pd.to_numeric(table.rating, errors="coerce").astype(float) if config.feedback == "explicit" else 1.0
     if config.implicit_rating is not None:
         out.loc[out.rating == config.implicit_rating, "rating"] = config.like_threshold
-    for name in ("timestamp", "position"):  # where both are named, the position counts
-        if name in table:
-            out["timestamp"] = _moments(table[name])
+    if "position" in table:  # where both are named, the position counts
+        out["timestamp"] = pd.to_numeric(table.position, errors="coerce").astype(float)
+    elif "timestamp" in table:
+        out["timestamp"] = _moments(table.timestamp)
     return out
 
 
 def _moments(column: pd.Series) -> pd.Series:
-    """Numbers as they are; dates as ISO 8601 writes them in seconds since 1970; missing where it is neither.
+    """Numbers as they are; dates as ISO 8601 writes them in seconds since 1970; missing where it is neither, or of
+    another kind than nearly all others: dates, seconds, milli-, micro- or nanoseconds, smaller numbers.
 
     A date before 1900 or after 2100 stands for a missing one in most databases. Raises `StudyError` where kinds are
     mixed.
     """
-    number = pd.to_numeric(column, errors="coerce")
+    number = pd.to_numeric(column, errors="coerce").astype(float)
     text = column.astype("str").where(number.isna() & column.notna())
     dates = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
     dates = dates.where(dates.dt.year.between(1900, 2100))
-    few = MOST_BAD_ROWS * len(column)
-    seconds, milliseconds = number.between(1e8, 1e11).sum(), (number > 1e11).sum()
-    if min(number.notna().sum(), dates.notna().sum()) > few or min(seconds, milliseconds) > few:
+    kinds = pd.Series(np.searchsorted(MOMENTS, number), column.index).where(number.notna())
+    kinds = kinds.mask(dates.notna(), len(MOMENTS) + 1)
+    counts = kinds.value_counts()
+    if counts[1:].sum() > MOST_BAD_ROWS * len(column):
+        examples = (repr(column[kinds == kind].iloc[0]) for kind in counts.index[:2])
         raise StudyError(
-            f"Times are written in two ways, such as {_example(column, number.notna())} and "
-            f"{_example(column, dates.notna() | (number > 1e11))}; write all as dates, or all in seconds."
+            f"Times are written in two ways, such as {' and '.join(examples)}; write all as dates, or all in seconds."
         )
-    return number.where(dates.isna(), (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1s"))
-
-
-def _example(column: pd.Series, rows: pd.Series) -> str:
-    return repr(column[rows].iloc[0])
+    moments = number.where(dates.isna(), (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1s"))
+    return moments.where(kinds == counts.index[0]) if len(counts) else moments
 
 
 def _ordered(table: pd.DataFrame, config: DataConfig, seed: int) -> tuple[pd.DataFrame, str]:
@@ -257,7 +274,7 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     text = table.year.astype("str") if "year" in table else pd.Series(None, table.index, dtype="str")
     year = pd.to_numeric(text.str.extract(r"^\s*([0-9]{4})(?![0-9])")[0])  # "1999", "1999.0", "1999-05-01"
     # Catalogues from the web hold "&amp;", and runs of blanks that a pattern would try in every way.
-    title = table.title.map(lambda text: " ".join(html.unescape(str(text)).split()), na_action="ignore").astype("str")
+    title = table.title.map(lambda text: " ".join(_unescaped(str(text)).split()), na_action="ignore").astype("str")
     if config.broken_title:
         title = title.mask(title.str.contains(config.broken_title, na=False))
     out = pd.DataFrame({"item_id": table.item, "title": title.replace("", None)})
@@ -268,45 +285,75 @@ def _items(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     same = pd.to_numeric(repeated[1]).astype("Int64").eq(out.year).fillna(False).astype(bool)
     out["title"] = out.title.mask(same, repeated[0])
     for name in config.columns.attributes:
-        out[name] = [_values(cell) for cell in table[name]]
+        try:
+            out[name] = [_values(cell) for cell in table[name]]
+        except TypeError as error:
+            raise StudyError(f'{config.name}: {name} {error}; write the values as texts, a|b or ["a", "b"].') from None
     return out
 
 
 def _values(cell) -> tuple[str, ...]:
-    """The values of an attribute's cell: those of a list, also of one written as JSON, text split at | and ;,
-    nothing for a missing one."""
+    """The values of an attribute's cell, each once: those of a list, also of one written as JSON or by Python, text
+    split at | and ;, nothing for a missing one. `TypeError` for a list of anything but texts and numbers."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
-        with contextlib.suppress(ValueError, RecursionError):
-            parsed = json.loads(cell)
-            cell = parsed if isinstance(parsed, list) else cell
-    if isinstance(cell, list):
-        return tuple(html.unescape(str(value)) for value in cell if isinstance(value, (str, int, float)))
-    if cell is None or cell != cell:
+        parsed = _written_list(cell)
+        cell = cell if parsed is None else parsed
+    if isinstance(cell, dict) or isinstance(cell, list) and any(isinstance(value, (list, dict)) for value in cell):
+        raise TypeError(f"holds no list of texts, but {str(cell)[:60]}")
+    if cell is None or not isinstance(cell, list) and cell != cell:
         return ()
-    return tuple(value for value in SEPARATOR.split(html.unescape(str(cell)).strip()) if value)
+    values = cell if isinstance(cell, list) else SEPARATOR.split(_unescaped(str(cell)))
+    texts = (_unescaped(str(value)).strip() for value in values if isinstance(value, (str, int, float)))
+    return tuple(dict.fromkeys(text for text in texts if text not in MISSING))
 
 
-def read_interactions(
-    path: Path, config: DataConfig, dataset: Dataset, seed: int
-) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+def _written_list(text: str) -> list | None:
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            parsed = read(text)
+            return parsed if isinstance(parsed, list) else None
+    return None
+
+
+def _unescaped(text: str) -> str:
+    """Entities with their semicolon alone: in "Q&parameter" none is meant."""
+    return ENTITY.sub(lambda match: html.unescape(match[0]), text)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of new users' interactions was not read: users of whom nothing is left, and rows, by reason."""
+
+    users: dict[str, list[str]]
+    rows: Counter
+
+
+def read_interactions(path: Path, config: DataConfig, dataset: Dataset, seed: int) -> tuple[pd.DataFrame, LeftOut]:
     """Interactions of other users with the items of `dataset`: user_id, item (position), rating, timestamp, in
-    order; and, by reason, the users of whom none is left.
+    order; and what was left out.
 
-    Columns as the profile names them. Rows of unlisted items and rows without a number are left out; `StudyError`
-    where none is left.
+    Columns as the profile names them. Raises `StudyError` as `load_tables` does: too many rows malformed or with
+    unlisted items, times that order nothing.
     """
     columns = config.columns
     if config.interactions is None:  # a built-in data set, whose loader names the columns
         columns = columns.changed(rating="rating", timestamp="timestamp")
     raw = pd.concat(read_parts(Path(path), **_reading(config)), ignore_index=True)
-    raw = _chosen(raw, columns, COLUMNS["interactions"])
-    table, order = _ordered(_interactions(raw, config), config.changed(columns=columns), seed)
-    table, _ = _shortened(table, config.changed(min_interactions=None))
-    whole = usable(table, Path(path).name, raw)[0]
-    table = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order)).interactions
+    raw, config = _chosen(raw, columns, COLUMNS["interactions"]), config.changed(columns=columns, min_interactions=None)
+    unlisted = raw.item.notna() & ~raw.item.isin(set(dataset.items.item_id))
+    if unlisted.mean() <= 1 - LEAST_LISTED:  # else the ids are of two kinds, which `validated` says
+        _require_listed(int(unlisted.sum()), len(raw), config)
+    table, order = _ordered(_interactions(raw, config), config, seed)
+    whole, malformed = usable(table, Path(path).name, raw)
+    table, short = _shortened(whole, config)
+    if order != "arbitrary":
+        _require_order(table, config)
+    dropped = Counter({"malformed": malformed}) + Counter(short)
+    read = validated(Dataset(Path(path).name, table, dataset.items, dataset.attributes, order, dropped))
     place = pd.Series(np.arange(len(dataset.items)), index=dataset.items.item_id)
-    gone = {
+    users = {
         "without a row that can be read": sorted(set(raw.user.dropna()) - set(whole.user_id)),
-        "without a listed item": sorted(set(whole.user_id) - set(table.user_id)),
+        "without a listed item": sorted(set(whole.user_id) - set(read.interactions.user_id)),
     }
-    return table.assign(item=place[table.item_id].to_numpy()).sort_values("timestamp", kind="stable"), gone
+    table = read.interactions.assign(item=place[read.interactions.item_id].to_numpy())
+    return table.sort_values("timestamp", kind="stable"), LeftOut(users, read.dropped)

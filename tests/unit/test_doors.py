@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -15,7 +19,8 @@ from hypothesis import strategies as st
 from dpo4rec_utils import assets, cli, files
 from dpo4rec_utils.config import ServerConfig, as_dict
 from dpo4rec_utils.data import domain as domains
-from dpo4rec_utils.data.tables import load_tables
+from dpo4rec_utils.data import reading
+from dpo4rec_utils.data.tables import load_tables, read_interactions
 from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError, printable, public_address
 from dpo4rec_utils.knowledge.engines import server
@@ -326,6 +331,7 @@ def test_a_domain_that_is_none(text, tmp_path):
 
 TEMPLATES = {
     "{{ nope }}": "'nope' is undefined",
+    "{{ title ~ ' (' ~ year ~ ')' }}": "a fact that is missing",
     "{{ title.nope }}": "has no attribute|undefined",
     "{{ title.upper }}": "it writes a",
     "{{ title.upper() }}": "calls are not allowed",
@@ -347,7 +353,21 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_that_cannot_be_written(template):
-    refused(lambda: domains.render_words(template, {"title": "T", "names": ["a", "b"]}), TEMPLATES[template])
+    facts = {"title": "T", "names": ["a", "b"], "year": None}
+    refused(lambda: domains.render_words(template, facts), TEMPLATES[template])
+
+
+PLAIN = {
+    "{{ title ~ ' (' ~ names[0] ~ ')' }}": "T (a)",
+    "{% for name in names %}{{ name }}{{ ', ' if not loop.last }}{% endfor %}": "a, b",
+    "{{ title if year }}": "",
+    "{% if year is none %}x{% endif %}": "x",
+}
+
+
+@pytest.mark.parametrize("template", PLAIN)
+def test_a_plain_template_is_written(template):
+    assert domains.render_words(template, {"title": "T", "names": ["a", "b"], "year": None}) == PLAIN[template]
 
 
 @QUICK
@@ -381,6 +401,27 @@ TABLES = {
         None,
         "two ways",
     ),
+    "seconds and calendar days": (
+        INTERACTIONS.assign(timestamp=[881250949, 20010910] * 175).to_csv(index=False),
+        None,
+        "two ways",
+    ),
+    "milli- and microseconds": (
+        INTERACTIONS.assign(timestamp=[881250949000, 881250949000000] * 175).to_csv(index=False),
+        None,
+        "two ways",
+    ),
+    "a quote that the next row closes": (
+        None,
+        ITEMS.to_csv(index=False).replace("Thing 3,", '"Thing 3,').replace("Thing 4,", '"Thing 4",'),
+        "a quote is left open",
+    ),
+    "objects for values": (
+        None,
+        ITEMS.assign(brand='[{"id": 1, "name": "Acme"}]').to_csv(index=False),
+        "brand holds no list of texts",
+    ),
+    "lists of lists for values": (None, ITEMS.assign(brand="[['Acme']]").to_csv(index=False), "no list of texts"),
     "unlisted items": (None, ITEMS.head(25).to_csv(index=False), "data.unlisted: drop"),
     "no title": (None, ITEMS.assign(title="").to_csv(index=False), "lack an id or a title"),
     "ratings as words": (INTERACTIONS.assign(rating="good").to_csv(index=False), None, "malformed"),
@@ -409,6 +450,149 @@ def test_a_table_that_is_wrong(case, tmp_path):
         refused(lambda: load_tables(config(tmp_path), 0), words)
     else:
         assert len(load_tables(config(tmp_path), 0).interactions) == len(INTERACTIONS)
+
+
+def test_a_time_of_another_kind_is_malformed_and_counted(tmp_path):
+    """One of 350: it would stand at the wrong place of its user's history."""
+    for odd in ("881250949000", "2026-01-02", "0", "20010910"):
+        times = ["881250949", odd, *(str(881250951 + row) for row in range(348))]
+        dataset = load_tables(config(written(tmp_path, INTERACTIONS.assign(timestamp=times))), 0)
+        assert dataset.dropped["malformed"] == 1, odd
+
+
+MISSING_IDS = ["", "  ", "NULL", "\\N", "nan", "NaN", "<NA>"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize("word", MISSING_IDS)
+def test_words_for_a_missing_id_are_nobody_in_every_format(word, ending, tmp_path):
+    users = INTERACTIONS.user_id.where(INTERACTIONS.index > 2, word).mask(INTERACTIONS.index == 9, " u0 ")
+    table, path = INTERACTIONS.assign(user_id=users), tmp_path / f"inter{ending}"
+    written(tmp_path)
+    if ending == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path) if ending == ".parquet" else table.to_json(path, orient="records", lines=True)
+    dataset = load_tables(config(tmp_path, interactions=str(path)), 0)
+    assert dataset.dropped["malformed"] == 3 and dataset.interactions.user_id.nunique() == 25
+
+
+ATTRIBUTE_CELLS = {
+    "['Acme', 'Sons']": ("Acme", "Sons"),
+    '["Acme", "  ", ""]': ("Acme",),
+    "Acme|Acme| |Sons": ("Acme", "Sons"),
+    "NULL": (),
+    "[3, 4]": ("3", "4"),
+    "[Acme]": ("[Acme]",),
+    "Q&parameter": ("Q&parameter",),
+    "Q&amp;A": ("Q&A",),
+}
+
+
+@pytest.mark.parametrize("cell", ATTRIBUTE_CELLS)
+def test_values_of_an_attribute(cell, tmp_path):
+    dataset = load_tables(config(written(tmp_path, items=ITEMS.assign(brand=cell))), 0)
+    assert set(dataset.items.brand) == {ATTRIBUTE_CELLS[cell]}
+
+
+FOLDERS = {
+    "a text": ("notes.txt", "holds notes.txt, which is no table"),
+    "a folder": ("2025", "holds 2025, which is no table"),
+    "another heading": ("b.csv", "which is no column"),
+    "what macOS leaves": ("._a.csv", None),
+    "what Spark leaves": ("_SUCCESS", None),
+    "upper case": ("B.CSV.GZ", None),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_nothing_in_a_folder_is_passed_over(case, tmp_path):
+    name, words = FOLDERS[case]
+    folder, first, second = tmp_path / "all", INTERACTIONS.head(200), INTERACTIONS.tail(150)
+    folder.mkdir()
+    written(tmp_path)
+    whole = name == "B.CSV.GZ"
+    (first if whole else INTERACTIONS).to_csv(folder / "a.csv", index=False)
+    if name == "2025":
+        (folder / name).mkdir()
+    elif whole:
+        second.to_csv(folder / name, index=False, compression="gzip")
+    else:
+        (folder / name).write_bytes(b"user,item\nu1,i1\n" if name == "b.csv" else b"\x00\x05\x16")
+    if words:
+        refused(lambda: load_tables(config(tmp_path, interactions=str(folder)), 0), words)
+    else:
+        assert len(load_tables(config(tmp_path, interactions=str(folder)), 0).interactions) == len(INTERACTIONS)
+
+
+def test_a_key_that_first_comes_late_is_a_column(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PART", 7)
+    written(tmp_path)
+    rows = ITEMS.to_dict("records")
+    lines = [{k: v for k, v in row.items() if k != "brand" or i > 20} for i, row in enumerate(rows)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    items = load_tables(config(tmp_path, items=str(tmp_path / "items.jsonl")), 0).items
+    assert len(items) == 30 and items.title.iloc[25] == "Thing 25"
+    columns = COLUMNS | {"attributes": {"brand": "maker"}}
+    refused(
+        lambda: load_tables(config(tmp_path, items=str(tmp_path / "items.jsonl"), columns=columns), 0),
+        "'maker', which is no key of any line",
+    )
+
+
+def test_columns_that_nobody_needs_may_hold_anything(tmp_path):
+    written(tmp_path)
+    INTERACTIONS.assign(context=[{"page": 1}] * 350, vector=[np.ones(3)] * 350).to_parquet(tmp_path / "inter.parquet")
+    dataset = load_tables(config(tmp_path, interactions=str(tmp_path / "inter.parquet")), 0)
+    assert len(dataset.interactions) == 350
+
+
+def test_lists_for_texts_hold_whatever_json_holds(tmp_path):
+    written(tmp_path)
+    rows = [row | {"title": ["A", None, 3]} for row in ITEMS.to_dict("records")]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert set(load_tables(config(tmp_path, items=str(tmp_path / "items.jsonl")), 0).items.title) == {"A 3"}
+
+
+@pytest.mark.parametrize("name", ["item", "user", "title", "rating", "item_id", "timestamp"])
+def test_an_attribute_is_called_as_no_other_column(name):
+    with pytest.raises(ValueError, match="which is no attribute"):
+        DataConfig(name="mine", columns={"attributes": {name: "maker"}})
+
+
+def test_the_row_that_is_named_is_the_row_of_the_file(tmp_path):
+    table = INTERACTIONS.astype({"rating": str})
+    table.loc[:9, "item_id"], table.loc[100:110, "rating"] = "nowhere", "five"
+    refused(
+        lambda: load_tables(config(written(tmp_path, table)), 0), r"the first in row 101: user '?u|the first in row 101"
+    )
+
+
+def test_a_table_is_looked_for_beside_its_profile_and_nowhere_else(tmp_path, monkeypatch):
+    """Another shop's table of the same name, where the command is given, is not this one's."""
+    for name in ("shop", "other"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name)
+    (tmp_path / "shop/inter.csv").unlink()
+    data = "data: {name: shop, interactions: inter.csv, items: items.csv, feedback: implicit, domain: products}"
+    (tmp_path / "shop/shop.yaml").write_text(f"extends: smoke\n{data}\n")
+    monkeypatch.chdir(tmp_path / "other")
+    read = load_config("../shop/shop.yaml").data
+    refused(lambda: load_tables(read, 0), "inter.csv is not beside the profile's file")
+    monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path / "other"))
+    assert load_config("../shop/shop.yaml").data.interactions == "inter.csv"
+
+
+def test_a_link_is_read_by_its_own_ending(tmp_path):
+    written(tmp_path)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "inter.csv").rename(tmp_path / "blobs/0a1b")
+    (tmp_path / "inter.csv").symlink_to("blobs/0a1b")
+    (tmp_path / "own.yaml").write_text(
+        "extends: smoke\ndata: {name: own, interactions: inter.csv, items: items.csv, domain: products, columns: "
+        "{rating: rating, timestamp: timestamp}}"
+    )
+    assert len(load_tables(load_config(str(tmp_path / "own.yaml")).data, 0).interactions) == len(INTERACTIONS)
 
 
 def long_separator(table: pd.DataFrame, separator: str) -> str:
@@ -774,6 +958,63 @@ def test_the_example_is_read_as_it_is_printed(capsys, monkeypatch):
     assert "templates: all of the domain can be written for 10 users and 7 items" in printed
 
 
+def test_the_cost_of_the_example_is_tried_for_real(capfd, monkeypatch):
+    """Ten users, one of them of validation: as few as there can be."""
+    from dpo4rec_utils.files import project_root
+
+    monkeypatch.chdir(project_root())
+    assert cli.main(["data", "check", "examples/my-shop/my-shop.yaml", "-p", "llm.max_new_tokens=4"]) == 0
+    assert "minutes" in capfd.readouterr().out
+
+
+def test_an_interrupt_is_one_sentence(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dpo4rec_utils.data_check.described", interrupted)
+    assert cli.main(["data", "check", "smoke"]) == 130
+    assert capsys.readouterr().err == files.INTERRUPTED_SENTENCE + "\n"
+
+
+@pytest.mark.parametrize("seconds", [0.15, 1.0])
+def test_an_early_interrupt_is_one_sentence(seconds):
+    """While packages are imported. The interpreter itself takes some time to begin, in which it says what it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dpo4rec_utils", "doctor"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    shown = process.communicate(timeout=60)[1]
+    assert "Traceback" not in shown.rpartition("dpo4rec_utils")[2] and process.returncode in (130, -signal.SIGINT)
+
+
+NEW_USERS = {
+    "a bad repeat": (
+        lambda t: pd.concat([t, t.head(1).assign(rating="", timestamp=2000)]),
+        {"duplicates": "last"},
+        None,
+    ),
+    "two in five unlisted": (lambda t: t.assign(item_id=t.item_id.where(t.index % 5 > 1, "x")), {}, "unlisted: drop"),
+    "a constant time": (lambda t: t.assign(timestamp=5), {}, "the same for all"),
+}
+
+
+@pytest.mark.parametrize("case", NEW_USERS)
+def test_new_users_are_read_as_the_study_reads_its_own(case, tmp_path):
+    change, settings_, words = NEW_USERS[case]
+    dataset = load_tables(config(written(tmp_path)), 0)
+    change(INTERACTIONS.head(200).astype({"rating": str})).to_csv(tmp_path / "new.csv", index=False)
+
+    def read():
+        return read_interactions(tmp_path / "new.csv", config(tmp_path, **settings_), dataset, 0)
+
+    if words:
+        refused(read, words)
+    else:
+        table, left_out = read()
+        assert len(table) == 200 and left_out.rows == {"malformed": 1}
+
+
 OUT = {
     "the input itself": ("new.parquet", [], "is the table of interactions, which would be lost"),
     "the input, by force": ("new.parquet", ["--force"], "which would be lost"),
@@ -798,11 +1039,10 @@ def test_write_loses_no_file(case, tmp_path, monkeypatch, capsys):
 
 
 def test_people_of_whom_nothing_is_left_are_named(tmp_path):
-    from dpo4rec_utils.data.tables import read_interactions
-
     dataset = load_tables(config(written(tmp_path)), 0)
     rows = [*INTERACTIONS.head(200).itertuples(index=False, name=None), ("ann", "i1", "", 5), ("bob", "nowhere", 5, 5)]
     pd.DataFrame(rows, columns=INTERACTIONS.columns).to_csv(tmp_path / "new.csv", index=False)
-    table, gone = read_interactions(tmp_path / "new.csv", config(tmp_path), dataset, 0)
-    assert gone == {"without a row that can be read": ["ann"], "without a listed item": ["bob"]}
+    table, left_out = read_interactions(tmp_path / "new.csv", config(tmp_path), dataset, 0)
+    assert left_out.rows == {"malformed": 1, "of unlisted items": 1}
+    assert left_out.users == {"without a row that can be read": ["ann"], "without a listed item": ["bob"]}
     assert not {"ann", "bob"} & set(table.user_id)
