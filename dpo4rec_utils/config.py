@@ -17,6 +17,7 @@ from dpo4rec_utils.arms import ARMS, VARIANTS
 from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import public_address
 from dpo4rec_utils.registries import BACKBONES, ENGINES, ESTIMATES
+from dpo4rec_utils.rungs import RUNGS
 from dpo4rec_utils.sections import Names, Section, SomeNames, name_in
 
 ENOUGH = 0.8  # of the pairs that a round asks for; with fewer it stops
@@ -28,6 +29,7 @@ REFEREE_KINDS = ("log_likelihood", "ndcg")
 BackboneName = Annotated[str, *name_in(BACKBONES)]
 ArmName = Literal[tuple(ARMS)]
 VariantName = Literal[tuple(VARIANTS)]
+RungName = Literal[tuple(RUNGS)]
 Loss = Literal[
     "sigmoid",
     "ipo",
@@ -238,6 +240,9 @@ class EvaluationConfig(Section):
     ablations: Annotated[tuple[VariantName, ...], *Names] = Field(
         (), description="variants of round 1, judged on held-out pairs and by referees"
     )
+    ladder: Annotated[tuple[RungName, ...], *Names] = Field(
+        (), description="rungs of the ladder, what texts can give before any training (notebook 03)"
+    )
     folds: int = Field(1, ge=1, le=100, description="user folds in the main table, each with a loop of its own")
     seeds: int = Field(5, ge=1, le=50)
     shared_seeds: int = Field(5, ge=1, le=50)
@@ -266,6 +271,16 @@ class Config(Section):
     alignment: AlignmentConfig = AlignmentConfig()
     device: DeviceConfig = DeviceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _rungs_have_texts(self):
+        for name in self.evaluation.ladder:
+            if RUNGS[name].source == "texts" and RUNGS[name].count > self.llm.evaluation_samples:
+                raise ValueError(
+                    f"evaluation.ladder names {name!r}, which needs {RUNGS[name].count} texts of every user; "
+                    f"llm.evaluation_samples = {self.llm.evaluation_samples} is too few."
+                )
+        return self
 
     @model_validator(mode="after")
     def _folds(self):

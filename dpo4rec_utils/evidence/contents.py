@@ -10,7 +10,7 @@ import pandas as pd
 import PIL.Image
 from IPython.display import HTML, Image, Markdown, display
 
-from dpo4rec_utils.evidence import figures, loop_figures, loop_tables, tables
+from dpo4rec_utils.evidence import figures, ladder, loop_figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError, atomic_path, write_text
 from dpo4rec_utils.locks import HOLDS
@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "hostile_title": loop_tables.hostile_title,
     "reward_reliability": loop_tables.reward_reliability,
     "probe": loop_tables.probe,
+    "ladder": ladder.ladder,
     "training_summary": loop_tables.training_summary,
     "text_guards": loop_tables.text_guards,
     "power": tables.power,
@@ -48,6 +49,7 @@ FIGURES = {
     "03_split_half": loop_figures.split_half,
     "03_reliability": loop_figures.reliability,
     "03_probe": loop_figures.probe,
+    "03_ladder": ladder.drawn,
     "04_training": loop_figures.training,
     "04_heldout": loop_figures.heldout,
     "04_texts": loop_figures.texts,
@@ -85,9 +87,13 @@ def show(records: Records, name: str, where: str = "", columns: tuple[str, ...] 
     """Write a table as `table` does and show its first ten rows, with a link to the whole.
 
     where: a pandas query, such as "k == 7"; columns: eight at most, the first eight where none are named. Texts stand
-    in full and are escaped.
+    in full and are escaped. Says so where the profile does not ask for the table.
     """
-    whole = table(records, name)
+    try:
+        whole = table(records, name)
+    except NotAskedError as error:
+        print(error)
+        return
     rows = whole.query(where) if where else whole
     rows = rows[list(columns or rows.columns)].iloc[: VIEW[0], : VIEW[1]]
     with pd.option_context("display.max_colwidth", None):
