@@ -163,9 +163,10 @@ def _resolved(merged: dict, settings: dict, folder: Path) -> dict:
     for section, name in path_settings(merged):
         file_section = settings.get(section)
         value = file_section.get(name) if isinstance(file_section, dict) else None
-        is_table = section == "data" and name != "domain" and _is_relative(value) and not _in_assets(value)
-        if is_table or is_path(section, name, value, folder):
-            whole = os.path.abspath(folder / value)  # links are not followed: a name's ending says how a file is read
+        is_table = section == "data" and name != "domain" and _is_relative(value)
+        if is_path(section, name, value, folder) or is_table:
+            place = _assets_folder(value) if is_table and not (folder / value).exists() else None
+            whole = os.path.abspath((place or folder) / value)  # links are not followed: an ending says how it is read
             merged = merged | {section: merged[section] | {name: whole}}
     return merged
 
@@ -174,10 +175,12 @@ def _is_relative(value) -> bool:
     return isinstance(value, str) and bool(value) and "://" not in value and not Path(value).is_absolute()
 
 
-def _in_assets(value: str) -> bool:
+def _assets_folder(value: str) -> Path | None:
+    """The folder that DPO4REC_ASSETS names, where it holds `value`."""
+    assets = os.environ.get("DPO4REC_ASSETS")
     with contextlib.suppress(OSError, ValueError):
-        return bool(os.environ.get("DPO4REC_ASSETS")) and (Path(os.environ["DPO4REC_ASSETS"]) / value).exists()
-    return False
+        return Path(assets) if assets and (Path(assets) / value).exists() else None
+    return None
 
 
 def path_settings(settings: dict) -> list[tuple[str, str]]:

@@ -166,11 +166,11 @@ def _check_quotes(name: str, table: pd.DataFrame, separator: str) -> None:
         for cell in table[column][table[column].str.contains("\n", na=False)]:
             first, *others = cell.split("\n")
             rows = sum(line.count(separator) == len(table.columns) - 1 for line in others)
-            # A quote that the next row closes: what is left of this row, then what the next one begins with.
-            ends = (first.count(separator), others[-1].count(separator)) == (len(table.columns) - 1 - place, place)
-            rows = max(rows, len(others) if ends and '"' in others[-1] else 0)
-            enough = 1 if ends and '"' in others[-1] else MOST_ROWS_IN_A_CELL
-            if len(table.columns) > 1 and rows >= enough:
+            # The quote of a later row closed it: the rest of this row, rows, the begin of that one and its quote.
+            rests = (first.count(separator), others[-1].count(separator)) == (len(table.columns) - 1 - place, place)
+            closed = rests and '"' in others[-1]
+            if len(table.columns) > 1 and (closed or rows >= MOST_ROWS_IN_A_CELL):
+                rows = len(others) if closed else rows
                 raise StudyError(
                     f"{name}: the cell of {column!r} that begins {cell[:40]!r} holds {rows} more rows: a quote is left open; "
                     "close it, or set data.quoting: none where quotes are letters."

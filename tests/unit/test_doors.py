@@ -580,7 +580,9 @@ def test_a_table_is_looked_for_beside_its_profile_and_nowhere_else(tmp_path, mon
     read = load_config("../shop/shop.yaml").data
     refused(lambda: load_tables(read, 0), "inter.csv is not beside the profile's file")
     monkeypatch.setenv("DPO4REC_ASSETS", str(tmp_path / "other"))
-    assert load_config("../shop/shop.yaml").data.interactions == "inter.csv"
+    assert load_config("../shop/shop.yaml").data.interactions == str(tmp_path / "other/inter.csv")
+    written(tmp_path / "shop")
+    assert load_config("../shop/shop.yaml").data.interactions == str(tmp_path / "shop/inter.csv")
 
 
 def test_a_link_is_read_by_its_own_ending(tmp_path):
