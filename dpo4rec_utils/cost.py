@@ -15,8 +15,10 @@ from dpo4rec_utils.arms import LOOPS, VARIANTS, table_arms, trained_loops
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.registries import BACKBONES
 from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import train_reranker
+from dpo4rec_utils.rungs import with_compared
 from dpo4rec_utils.study import Study
 
 TRIAL_USERS = 48  # half a shard: with fewer, the engine is slower
@@ -85,15 +87,19 @@ def trained_rerankers(config: Config) -> int:
     ablations = 12 * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (arms * evaluation.seeds + shared * evaluation.shared_seeds)
-    return evaluation.folds * (main + rewards) + ablations + judged
+    rungs = with_compared(evaluation.ladder)
+    ladder = len(rungs) * sum(not BACKBONES[name].reads_history for name in evaluation.backbones) * evaluation.seeds
+    return evaluation.folds * (main + rewards) + ablations + judged + ladder
 
 
 def _reward_models(config: Config) -> int:
-    """One a round of every loop that samples its own texts, those of one start shared, and notebook 03's without
-    templates."""
+    """One a round of every loop that samples its own texts, those of one start shared, notebook 03's without
+    templates, and that of zero-shot texts where the ladder asks it and no loop does."""
     loops = [LOOPS[name] for name in trained_loops(config.evaluation.arms) if not LOOPS[name].borrows]
     first = {(loop.cold, loop.residual) for loop in loops}
-    return len(first) + len(loops) * (config.alignment.rounds - 1) + 1
+    cold = not config.alignment.warm_start or any(loop.cold for loop in loops)
+    ladder = not cold and any(rung.rewarded for rung in with_compared(config.evaluation.ladder))
+    return len(first) + len(loops) * (config.alignment.rounds - 1) + 1 + ladder
 
 
 def memory(data: Data) -> float:

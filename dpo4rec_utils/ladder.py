@@ -22,7 +22,7 @@ from dpo4rec_utils.rerankers.training import Task, Trained, load_reranker, score
 from dpo4rec_utils.rewards.estimates import FOLDS, amortised, at_equal_length, read_features
 from dpo4rec_utils.rewards.model import assigned_folds
 from dpo4rec_utils.rewards.values import user_rewards
-from dpo4rec_utils.rungs import RUNGS, Rung
+from dpo4rec_utils.rungs import Rung, with_compared
 from dpo4rec_utils.seeds import derive_seed, generator
 from dpo4rec_utils.store import Stage, write_values
 from dpo4rec_utils.study import Study
@@ -30,10 +30,9 @@ from dpo4rec_utils.study import Study
 
 def climb(study: Study) -> None:
     """Make every rung that `evaluation.ladder` names, and the rungs that they are compared with."""
-    names = study.config.evaluation.ladder
     ladder = Ladder(study)
-    for name in dict.fromkeys([*names, *(RUNGS[name].against for name in names)]):
-        study.store.make(ladder.stage(RUNGS[name]))
+    for rung in with_compared(study.config.evaluation.ladder):
+        study.store.make(ladder.stage(rung))
 
 
 class Ladder:

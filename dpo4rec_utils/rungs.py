@@ -33,6 +33,11 @@ class Rung(Choices):
     shuffled: bool = False
     history: bool = False
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether it takes its texts by a reward model."""
+        return self.pick in ("amortised", "equal_length", "least_amortised")
+
 
 PAIR = 2  # texts of a user that a selection takes, as many as it is compared with
 FIRST = "texts_2"  # what most rungs are compared with: two texts at random, each by itself
@@ -94,3 +99,8 @@ RUNGS = {
         _on_top("shown_mean", "mean of items shown", source="shown_mean"),
     )
 }
+
+
+def with_compared(names) -> list[Rung]:
+    """The rungs of these names, and those that they are compared with."""
+    return [RUNGS[name] for name in dict.fromkeys([*names, *(RUNGS[name].against for name in names)])]
