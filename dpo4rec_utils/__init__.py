@@ -6,3 +6,6 @@ Paper: Sun et al., "Direct Preference Optimization for LLM-Enhanced Recommendati
 """
 
 __version__ = "0.2.0"
+
+INTERRUPTED = 130  # the exit code of a command that was interrupted: 128 and the signal's number
+INTERRUPTED_SENTENCE = "dpo4rec: interrupted; what is finished is kept in runs/, run the same command to go on."

@@ -2,13 +2,13 @@
 
 import sys
 
-from dpo4rec_utils.files import INTERRUPTED_SENTENCE
+from dpo4rec_utils import INTERRUPTED, INTERRUPTED_SENTENCE
 
 try:
-    from dpo4rec_utils.cli import main
+    from dpo4rec_utils.cli import main  # here, because the packages take seconds to import
 
     code = main()
-except KeyboardInterrupt:  # while the packages are imported, or while the interpreter takes leave
+except KeyboardInterrupt:
     print(INTERRUPTED_SENTENCE, file=sys.stderr)
-    code = 130
+    code = INTERRUPTED
 sys.exit(code)

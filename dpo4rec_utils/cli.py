@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 import yaml
 
-from dpo4rec_utils.files import INTERRUPTED_SENTENCE, StudyError, printable, system_sentence, unexpected_sentence
+from dpo4rec_utils import INTERRUPTED, INTERRUPTED_SENTENCE
+from dpo4rec_utils.files import StudyError, printable, system_sentence, unexpected_sentence
 from dpo4rec_utils.settings import ConfigError, load_config, read_yaml
 
 app = typer.Typer(
@@ -22,7 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 NAMED = 10  # users that are left out are named up to this number
-INTERRUPTED = 130  # the exit code of a command that was interrupted, 128 and the signal's number
 Parameters = Annotated[
     list[str], typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="One setting, e.g. alignment.beta=0.2.")
 ]

@@ -8,7 +8,6 @@ from dpo4rec_utils.alignment.heldout import heldout_stage
 from dpo4rec_utils.arms import VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
-from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
@@ -86,14 +85,7 @@ def _shown_mean(study: Study, _: Arm) -> np.ndarray:
 
 
 def _texts(study: Study, entry: Arm) -> np.ndarray:
-    """The first `evaluation_samples` of every user's texts, a random so many, since their order is drawn."""
-    count = study.config.llm.evaluation_samples
-    vectors = study.vectors.policy_vectors(study.policy(entry.policy), count)
-    if vectors.shape[1] != count or np.isnan(vectors).any():
-        raise StudyError(
-            f"{entry.name}: not every user has {count} texts, so arms cannot be compared; delete runs/texts."
-        )
-    return vectors
+    return study.vectors.equal_vectors(study.policy(entry.policy), study.config.llm.evaluation_samples)
 
 
 def _shuffled(study: Study, entry: Arm) -> np.ndarray:

@@ -173,9 +173,6 @@ def recover(old: Path) -> None:
         os.replace(aside, old)
 
 
-INTERRUPTED_SENTENCE = "dpo4rec: interrupted; what is finished is kept in runs/, run the same command to go on."
-
-
 def system_sentence(error: OSError) -> str:
     """What the system refuses, in one sentence with a way out."""
     where = error.filename2 or error.filename

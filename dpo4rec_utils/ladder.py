@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.data.lists import CandidateLists
-from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge import prompts
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
@@ -43,6 +42,7 @@ class Ladder:
 
     def __init__(self, study: Study):
         self.study, self.config, self.policy = study, study.config, study.zero_shot
+        self.count = study.config.llm.evaluation_samples
         self.users = study.data.cohort.of("train", "validation")
 
     def stage(self, rung: Rung) -> Stage:
@@ -90,22 +90,13 @@ class Ladder:
         return (vectors[self.study.data.shuffled_users()] if rung.shuffled else vectors), lengths
 
     @cached_property
-    def _count(self) -> int:
-        return self.config.llm.evaluation_samples
-
-    @cached_property
     def _vectors(self) -> np.ndarray:
-        vectors = self.study.vectors.policy_vectors(self.policy, self._count)
-        if vectors.shape[1] != self._count or np.isnan(vectors).any():
-            raise StudyError(
-                f"ladder: not every user has {self._count} texts of {self.policy.name}; delete runs/texts."
-            )
-        return vectors
+        return self.study.vectors.equal_vectors(self.policy, self.count)
 
     @cached_property
     def _tokens(self) -> np.ndarray:
         table = self.study.knowledge.texts(self.policy)
-        return table[table["sample"] < self._count].tokens.to_numpy(float).reshape(-1, self._count)
+        return table[table["sample"] < self.count].tokens.to_numpy(float).reshape(-1, self.count)
 
     def _order(self, pick: str) -> np.ndarray:
         """(U, N) what texts are picked by, the largest first; 0 for users whose lists the ladder does not read."""
@@ -124,10 +115,10 @@ class Ladder:
         length; of a user by what is fitted on others alone."""
         study, train = self.study, self.study.data.cohort.of("train")
         model = study.reward_models.of(self.policy, [self.policy])
-        rewards = user_rewards(model.rewards[self.config.reward.kind], model.lists, self.users)[:, : self._count]
+        rewards = user_rewards(model.rewards[self.config.reward.kind], model.lists, self.users)[:, : self.count]
         fold = np.full(len(self.users), -1)
         fold[np.isin(self.users, train)] = assigned_folds(train, FOLDS, derive_seed(study.seed, "amortised"))
-        features = read_features(study.vectors, self.policy, self.users, fold, self._count)
+        features = read_features(study.vectors, self.policy, self.users, fold, self.count)
         estimate = amortised(features, rewards)
         return [features.cosine[..., 0], estimate, at_equal_length(estimate, features.tokens, fold >= 0)]
 

@@ -39,7 +39,7 @@ class Rung(Choices):
         return self.pick in ("amortised", "equal_length", "least_amortised")
 
 
-PAIR = 2  # texts of a user that a selection takes, as many as it is compared with
+FEW = 2  # texts of a user that a selection takes, as many as it is compared with
 FIRST = "texts_2"  # what most rungs are compared with: two texts at random, each by itself
 WORDS = {1: "one", 2: "two", 4: "four", 8: "eight"}
 
@@ -66,17 +66,17 @@ def _selection() -> list[Rung]:
         "least_amortised": "worst by it",
     }
     return [
-        Rung(f"pick_{pick}", f"of all, the two {words}", "selection", FIRST, count=PAIR, pick=pick)
+        Rung(f"pick_{pick}", f"of all, the two {words}", "selection", FIRST, count=FEW, pick=pick)
         for pick, words in orders.items()
     ]
 
 
 def _length() -> list[Rung]:
     rungs = [
-        Rung(f"template_{n}", f"template, {n} title{'s' * (n > 1)}", "length", FIRST, "template", PAIR, titles=n)
+        Rung(f"template_{n}", f"template, {n} title{'s' * (n > 1)}", "length", FIRST, "template", FEW, titles=n)
         for n in (1, 2, 3, 5, 10)
     ]
-    return [*rungs, Rung("template", "template within the limit", "length", FIRST, "template", PAIR)]
+    return [*rungs, Rung("template", "template within the limit", "length", FIRST, "template", FEW)]
 
 
 def _on_top(added: str, label: str, **how) -> Rung:
@@ -95,7 +95,7 @@ RUNGS = {
         _on_top("mean_2", "mean vector of two", count=2, together=True),
         _on_top("mean_8", "mean vector of eight", count=8, together=True),
         _on_top("mean_8_shuffled", "another user's eight", count=8, together=True, shuffled=True),
-        _on_top("template", "template", source="template", count=PAIR),
+        _on_top("template", "template", source="template", count=FEW),
         _on_top("shown_mean", "mean of items shown", source="shown_mean"),
     )
 }

@@ -163,10 +163,10 @@ def _resolved(merged: dict, settings: dict, folder: Path) -> dict:
     for section, name in path_settings(merged):
         file_section = settings.get(section)
         value = file_section.get(name) if isinstance(file_section, dict) else None
-        is_table = section == "data" and name != "domain" and _is_relative(value)
-        if is_path(section, name, value, folder) or is_table:
-            place = _assets_folder(value) if is_table and not (folder / value).exists() else None
-            whole = os.path.abspath((place or folder) / value)  # links are not followed: an ending says how it is read
+        is_there, is_table = is_path(section, name, value, folder), section == "data" and name != "domain"
+        if is_there or is_table and _is_relative(value):
+            place = folder if is_there else _assets_folder(value) or folder
+            whole = os.path.abspath(place / value)  # links are not followed: a name's ending says how it is read
             merged = merged | {section: merged[section] | {name: whole}}
     return merged
 

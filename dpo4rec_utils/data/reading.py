@@ -196,7 +196,7 @@ def _arrow_cells(column: pyarrow.Array) -> list:
         cells = (column if nested else column.cast(pyarrow.string())).to_pylist()
     except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowInvalid):  # a structure, which nobody may need
         cells = column.to_pylist()
-    return [None if isinstance(cell, str) and cell in ("", "nan") else cell for cell in cells]
+    return [None if isinstance(cell, str) and cell in MISSING else cell for cell in cells]
 
 
 def _check_names(name: str, columns) -> None:

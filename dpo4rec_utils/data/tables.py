@@ -155,7 +155,7 @@ def located(name: str) -> Path:
     if "://" in name:
         return assets.archive(name)
     local = local_folder()
-    for path in (Path(name), *([local / name, local / Path(name).name] if local else [])):
+    for path in (Path(name), *([local / name] if local else [])):
         if path.exists():
             return path
     where = f"and not in {local}" if local else f"and {VARIABLE} names no folder"

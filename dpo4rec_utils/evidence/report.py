@@ -51,22 +51,32 @@ def write_report(records: Records) -> Path:
 
 
 def copy_prose(results: Path, sources: Path) -> list[Path]:
-    """Give executed copies the prose of their sources, cell by cell; returns the copies that changed.
+    """Give executed copies the prose of their sources, where the sources have it; returns the copies that changed.
 
-    Code and outputs stay those of the run. A copy whose source has more or fewer cells of prose
-    is left alone: only a run can make it.
+    Code and outputs stay those of the run.
     """
     changed = []
     for path in sorted((results / "notebooks").glob("*.ipynb")):
-        copy, source = read_json(path), read_json(sources / path.name)
-        before, after = prose(copy), prose(source)
-        if len(before) == len(after) and before != after:
-            cells = (cell for cell in copy["cells"] if cell["cell_type"] == "markdown")
-            for cell, text in zip(cells, after, strict=True):
-                cell["source"] = text.splitlines(keepends=True)
-            write_text(path, json.dumps(copy, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        copy = read_json(path)
+        cells = _with_prose(copy["cells"], read_json(sources / path.name)["cells"])
+        if cells != copy["cells"]:
+            write_text(path, json.dumps(copy | {"cells": cells}, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
             changed.append(path)
     return changed
+
+
+def _with_prose(copy: list[dict], source: list[dict]) -> list[dict]:
+    """The code cells of a copy between the prose of its source, aligned by the code cells' ids; a run adds a cell of
+    parameters of its own."""
+    ran, written = [cell for cell in copy if cell["cell_type"] == "code"], {cell["id"]: cell for cell in copy}
+    cells: list[dict] = []
+    for cell in source:
+        if cell["cell_type"] == "markdown":
+            cells.append(written.get(cell["id"], cell) | {"source": cell["source"]})
+        elif cell["id"] in written:
+            end = [code["id"] for code in ran].index(cell["id"]) + 1
+            cells, ran = [*cells, *ran[:end]], ran[end:]
+    return [*cells, *ran]
 
 
 def prose(notebook: dict) -> list[str]:

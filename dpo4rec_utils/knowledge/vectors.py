@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from dpo4rec_utils.data.feedback import disliked, liked
+from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy
@@ -37,6 +38,16 @@ class TextVectors:
         out = np.full(shape, np.nan, np.float32)
         out[table.user, table["sample"]] = vectors
         return out
+
+    def equal_vectors(self, policy: Policy, count: int) -> np.ndarray:
+        """(U, count, T) vectors of `count` texts of every user, a random so many, since their order is drawn; raises
+        `StudyError` where a user has fewer: arms could not be compared."""
+        vectors = self.policy_vectors(policy, count)
+        if vectors.shape[1] != count or np.isnan(vectors).any():
+            raise StudyError(
+                f"{policy.name}: not every user has {count} texts, so arms cannot be compared; delete runs/texts."
+            )
+        return vectors
 
     def template_vectors(self, count: int, full: bool) -> np.ndarray:
         """(U, count, T) vectors of templated profiles."""

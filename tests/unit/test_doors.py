@@ -2,11 +2,9 @@
 
 import json
 import os
-import signal
-import subprocess
+import runpy
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -16,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpo4rec_utils import assets, cli, files
+from dpo4rec_utils import INTERRUPTED_SENTENCE, assets, cli, files
 from dpo4rec_utils.config import ServerConfig, as_dict
 from dpo4rec_utils.data import domain as domains
 from dpo4rec_utils.data import reading
@@ -563,9 +561,7 @@ def test_an_attribute_is_called_as_no_other_column(name):
 def test_the_row_that_is_named_is_the_row_of_the_file(tmp_path):
     table = INTERACTIONS.astype({"rating": str})
     table.loc[:9, "item_id"], table.loc[100:110, "rating"] = "nowhere", "five"
-    refused(
-        lambda: load_tables(config(written(tmp_path, table)), 0), r"the first in row 101: user '?u|the first in row 101"
-    )
+    refused(lambda: load_tables(config(written(tmp_path, table)), 0), "the first in row 101: user")
 
 
 def test_a_table_is_looked_for_beside_its_profile_and_nowhere_else(tmp_path, monkeypatch):
@@ -975,19 +971,23 @@ def test_an_interrupt_is_one_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr("dpo4rec_utils.data_check.described", interrupted)
     assert cli.main(["data", "check", "smoke"]) == 130
-    assert capsys.readouterr().err == files.INTERRUPTED_SENTENCE + "\n"
+    assert capsys.readouterr().err == INTERRUPTED_SENTENCE + "\n"
 
 
-@pytest.mark.parametrize("seconds", [0.15, 1.0])
-def test_an_early_interrupt_is_one_sentence(seconds):
-    """While packages are imported. The interpreter itself takes some time to begin, in which it says what it says."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dpo4rec_utils", "doctor"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    shown = process.communicate(timeout=60)[1]
-    assert "Traceback" not in shown.rpartition("dpo4rec_utils")[2] and process.returncode in (130, -signal.SIGINT)
+class InterruptedImport:
+    """A finder that is interrupted where the command line is imported."""
+
+    def find_spec(self, name, *_):
+        if name == "dpo4rec_utils.cli":
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_packages_are_imported_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "dpo4rec_utils.cli")
+    monkeypatch.setattr(sys, "meta_path", [InterruptedImport(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("dpo4rec_utils", run_name="__main__")
+    assert ended.value.code == 130 and capsys.readouterr().err == INTERRUPTED_SENTENCE + "\n"
 
 
 NEW_USERS = {

@@ -97,6 +97,27 @@ def test_records_of_sorted_texts_are_withdrawn_wherever_they_are_shown(tmp_path)
     assert "Withdrawn" in words.seen_on(shown) and "Withdrawn" in shown.provenance()
 
 
+def test_copies_take_prose_from_their_sources_and_keep_the_code_that_ran(tmp_path):
+    def cells(text):
+        """'m1 c2*': a cell of prose with id 1 and one of code with id 2, which ran."""
+        kinds = {"m": "markdown", "c": "code"}
+        return [{"cell_type": kinds[w[0]], "id": w[1], "source": [w], "ran": w.endswith("*")} for w in text.split()]
+
+    def copied(ran, written):
+        for folder, text in (("results/notebooks", ran), ("sources", written)):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "00_a.ipynb").write_text(json.dumps({"cells": cells(text)}))
+        changed = report.copy_prose(tmp_path / "results", tmp_path / "sources")
+        now = json.loads((tmp_path / "results/notebooks/00_a.ipynb").read_text())["cells"]
+        assert bool(changed) == (now != cells(ran))
+        return " ".join(cell["source"][0] for cell in now)
+
+    assert copied("m1 c2* cx* c3* m4", "m1new c2 c3 m4") == "m1new c2* cx* c3* m4"
+    assert copied("m1 c2* c3* m4", "m1 c2 c3 m5 c6 m4") == "m1 c2* c3* m5 m4"
+    assert copied("m1 c2* m4 c3*", "m1 c2 c3") == "m1 c2* c3*"
+    assert copied("m1 c2*", "m1 c2") == "m1 c2*"
+
+
 def test_pooled_folds_are_one_group_of_users():
     def part(users, values, lists, means):
         by_user = {"prm/ndcg@7": np.array(values)}

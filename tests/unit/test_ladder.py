@@ -61,11 +61,11 @@ def test_a_profile_without_a_ladder_says_so(tmp_path, capsys):
 def made_ladder() -> Ladder:
     """Two users with four texts each, of tokens and vectors that tell them apart; user 1 is a test user."""
     one = object.__new__(Ladder)
-    one.config, one.users = CONFIG, np.array([0])
+    one.config, one.count, one.users = CONFIG, 4, np.array([0])
     tokens = np.array([[3.0, 9.0, 1.0, 5.0], [4.0, 3.0, 2.0, 1.0]])
     estimates = [np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([[9.0, 1.0, 2.0, 8.0]]), np.array([[0.0, 5.0, 6.0, 0.0]])]
     vectors = np.arange(8.0).reshape(2, 4, 1)
-    one.__dict__ |= {"_tokens": tokens, "_estimates": estimates, "_vectors": vectors, "_count": 4}
+    one.__dict__ |= {"_tokens": tokens, "_estimates": estimates, "_vectors": vectors}
     one.study = SimpleNamespace(
         data=SimpleNamespace(shuffled_users=lambda: np.array([1, 0])),
         vectors=SimpleNamespace(history_mean=np.array([[7.0], [8.0]])),

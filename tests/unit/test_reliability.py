@@ -34,6 +34,17 @@ def script(code: str, *arguments, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environment, **pipes, **options)
 
 
+def side_by_side(target, *arguments: tuple) -> None:
+    """Call `target` with each of `arguments` in a process of its own, all at once; every one must succeed."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=target, args=own) for own in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
 def wait_for(found, process=None, seconds=60):
     deadline = time.monotonic() + seconds
     while not found():
@@ -196,13 +207,7 @@ def make_slow(folder: Path):
 
 
 def test_two_that_need_one_stage_build_it_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=make_slow, args=(tmp_path,)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-    assert [process.exitcode for process in both] == [0, 0]
+    side_by_side(make_slow, (tmp_path,), (tmp_path,))
     assert len((tmp_path / "log").read_text().split()) == 1
 
 
@@ -236,13 +241,7 @@ def test_two_first_runs_make_what_both_need_once(what, tmp_path, monkeypatch):
     def begin():
         assert (FIRST_RUNS[what](tmp_path) / "weights").read_text() == "whole"
 
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=begin) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-    assert [process.exitcode for process in both] == [0, 0]
+    side_by_side(begin, (), ())
     assert len((tmp_path / "dpo4rec/log").read_text().split()) == 1
     assert [path.name for path in (tmp_path / "dpo4rec").glob(".*") if path.name != locks.LOCKS] == []
 
@@ -254,13 +253,7 @@ def publish_many(folder: Path, name: str):
 
 
 def test_two_publishers_lose_no_entry(tmp_path):
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=publish_many, args=(tmp_path, name)) for name in "ab"]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
+    side_by_side(publish_many, (tmp_path, "a"), (tmp_path, "b"))
     assert len(files.read_json(tmp_path / "results/made/manifest.json")["records"]) == 40
 
 
