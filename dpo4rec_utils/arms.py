@@ -29,23 +29,23 @@ def _named(*entries) -> dict:
 class Loop(Choices):
     """A way to align the LLM, round after round; all have the same users, rounds and number of examples.
 
-    cold: starts from the zero-shot LLM and not from the warm start. examples: 'pairs' (best and worst of its own
-    texts), 'swapped' (the pairs of the loop `dpo`, chosen and rejected swapped at random), 'chosen' (the chosen texts
-    of its own pairs) or 'templates' (full templates, for the users of the loop `dpo`); the last two are learnt by
+    Every loop samples, rewards and pairs its own policies' texts. start: the policy before round 1, as configured
+    (`alignment.warm_start`) or always the same. examples: what it makes of its pairs: 'pairs' (as the reward orders
+    them), 'swapped' (half of them, drawn at random, the other way round), 'longer' (the longer text is chosen),
+    'chosen' (the chosen texts alone) or 'templates' (full templates of the same users); the last two are learnt by
     supervised fine-tuning. residual: its reward model reads the history mean, too, so that a text earns what it adds.
     """
 
     name: str
     label: str
-    cold: bool = False
-    examples: Literal["pairs", "swapped", "chosen", "templates"] = "pairs"
+    start: Literal["configured", "zero_shot", "warm_start"] = "configured"
+    examples: Literal["pairs", "swapped", "longer", "chosen", "templates"] = "pairs"
     residual: bool = False
 
     @property
-    def borrows(self) -> bool:
-        """Whether its users and pairs are those of the loop `dpo`, so that it samples and rewards nothing of its
-        own."""
-        return self.examples in ("swapped", "templates")
+    def control(self) -> bool:
+        """Whether it is trained on something else than preferences."""
+        return self.examples != "pairs"
 
     @property
     def supervised(self) -> bool:
@@ -56,9 +56,11 @@ class Loop(Choices):
 LOOPS = _named(
     Loop("dpo", "DPO"),
     Loop("random_labels", "random labels", examples="swapped"),
+    Loop("longer_wins", "longer wins", examples="longer"),
     Loop("rft", "best of N", examples="chosen"),
     Loop("template_sft", "templates imitated", examples="templates"),
-    Loop("dpo_cold", "DPO, no warm start", cold=True),
+    Loop("dpo_cold", "DPO, no warm start", start="zero_shot"),
+    Loop("dpo_warm", "DPO from the warm start", start="warm_start"),
     Loop("dpo_residual", "DPO, residual reward", residual=True),
 )
 
@@ -114,14 +116,14 @@ def _texts(name: str, label: str, question: str, policy: str, **more) -> Arm:
 
 ARMS = _named(
     Arm("none", "ids only", "what the ID-based re-ranker does", "nothing", item="nowhere", shared="no"),
-    Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=10),
+    Arm("item", "item text", "what item text gives by itself", "nothing", against=("none",), baseline=12),
     Arm(
         name="template",
         label="template",
         question="does the LLM add anything to stating facts?",
         user="template",
         against=("item",),
-        baseline=7,
+        baseline=9,
         judged=True,
     ),
     Arm(
@@ -130,7 +132,7 @@ ARMS = _named(
         question="how much signal the prompt's items hold",
         user="shown_mean",
         against=("item",),
-        baseline=8,
+        baseline=10,
     ),
     Arm(
         name="history_mean",
@@ -138,7 +140,7 @@ ARMS = _named(
         question="how much signal the whole history holds",
         user="history_mean",
         against=("item",),
-        baseline=9,
+        baseline=11,
     ),
     _texts("zero_shot", "zero-shot LLM", "the usual practice (KAR)", "zero_shot", against=("item",), baseline=1),
     _texts(
@@ -147,26 +149,36 @@ ARMS = _named(
         question="what imitating templates gives",
         policy="warm_start",
         against=("zero_shot",),
-        baseline=6,
+        baseline=7,
     ),
     _texts("random_labels", "random labels", "is it the preference?", "random_labels", baseline=3, judged=True),
-    _texts("rft", "best of N", "is a contrast needed?", "rft", baseline=4, judged=True),
+    _texts("longer_wins", "longer wins", "is it more than length?", "longer_wins", baseline=4, judged=True),
+    _texts("rft", "best of N", "is a contrast needed?", "rft", baseline=5, judged=True),
     _texts(
         name="template_sft",
         label="templates imitated",
         question="is it more than imitating a template?",
         policy="template_sft",
-        baseline=5,
+        baseline=6,
         judged=True,
     ),
     _texts("dpo_cold", "DPO, no warm start", "the paper's path", "dpo_cold", against=("zero_shot",), judged=True),
+    _texts(
+        name="dpo_warm",
+        label="DPO from the warm start",
+        question="does DPO need to start from the LLM as it comes?",
+        policy="dpo_warm",
+        against=("warm_start",),
+        baseline=8,
+        judged=True,
+    ),
     _texts(
         name="item_llm",
         label="item text by the LLM",
         question="do the LLM's item facts help?",
         policy="dpo",
         item="llm",
-        baseline=11,
+        baseline=13,
         shared="no",
     ),
     Arm(
@@ -301,8 +313,6 @@ def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") 
     `evaluation` and `alignment`: these parts of a resolved configuration, as plain data.
     """
     names = list(evaluation["arms"] if protocol == "popularity" else evaluation["uniform_arms"])
-    if not alignment["warm_start"]:
-        names = [name for name in names if name != "warm_start"]
     rounds = [round_name(number) for number in range(1, alignment["rounds"] + 1)]
     return names + (rounds if protocol == "popularity" else rounds[-1:] if names else [])
 

@@ -189,7 +189,10 @@ class AlignmentConfig(Section):
         description="pairs kept a round, the largest gap first (realised rewards: gap x sqrt(lists))",
     )
     margin: float = Field(0.0, ge=0.0, le=10.0, description="smallest reward gap of a pair")
-    finished_only: bool = Field(True, description="texts cut at llm.max_new_tokens make no pair")
+    unfinished: Literal["rejected", "left_out", "paired"] = Field(
+        "rejected",
+        description="texts cut at llm.max_new_tokens: rejected: a user's worst, never chosen; left_out: in no pair; paired: as any",
+    )
     implementation: Literal["prefix_shared", "stock"] = "prefix_shared"
     loss: Loss = Field("sigmoid", description="trl's losses that need chosen and rejected texts alone")
     beta: float = Field(0.1, ge=1e-4, le=10.0)
@@ -197,6 +200,9 @@ class AlignmentConfig(Section):
         0.0, ge=0.0, le=10.0, description="weight of the chosen texts' own likelihood beside the loss (trl's sft)"
     )
     label_smoothing: float = Field(0.0, ge=0.0, le=0.5)
+    length_margin: float = Field(
+        0.0, ge=0.0, le=1.0, description="alpha of R-DPO (arXiv 2403.19159): a longer chosen text has so much a token already"
+    )
     learning_rate: float = Field(2e-4, ge=1e-7, le=1.0, description="of a round, by DPO or by a control")
     batch_size: int = Field(16, ge=1, le=4096)
     epochs: float = Field(1.0, ge=0.01, le=100.0)
@@ -213,7 +219,10 @@ class AlignmentConfig(Section):
 _COMMON = ("batch_size", "epochs", "lora_rank", "lora_layers")
 TRAINING_SETTINGS = {
     "fine_tune": ("learning_rate", "implementation", *_COMMON),
-    "dpo": ("loss", "beta", "chosen_weight", "label_smoothing", "learning_rate", "implementation", *_COMMON),
+    "dpo": (
+        *("loss", "beta", "chosen_weight", "label_smoothing", "length_margin"),
+        *("learning_rate", "implementation", *_COMMON),
+    ),
     "grpo": ("pairs", "learning_rate", *_COMMON),
 }
 

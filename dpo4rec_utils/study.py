@@ -15,6 +15,7 @@ from dpo4rec_utils.alignment.pairs import (
     build_pairs,
     groups,
     require_pairs,
+    longer_chosen,
     rewarded_texts,
     swapped_at_random,
 )
@@ -99,36 +100,39 @@ class Study:
     def loop(self, name: str = "dpo") -> Iterator[Round]:
         """Algorithm 1 of the paper: sample, reward, pair, align; the aligned policy samples in the next round.
 
-        `name`: the headline's loop, or one of the controls of `arms.LOOPS`.
+        `name`: the headline's loop, or another of `arms.LOOPS`.
         """
-        loop = LOOPS[name]
-        before = self.zero_shot if loop.cold else self.start
+        loop, before = LOOPS[name], self.before(name)
         sources, rounds = self.sources(before), self.config.alignment.rounds
         for number in range(1, rounds + 1):
-            if loop.borrows:  # nothing of its own but the policy
-                turn = self.round(number)
-                model, pairs, heldout = turn.model, turn.pairs, turn.heldout
-            else:
-                # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next
-                # steps.
-                self.knowledge.texts(before)
-                # 2. Reward: how well a user's held-out lists are ranked with each text.
-                model = self.reward_models.of(before, sources, loop.residual)
-                # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
-                pairs, heldout = self.pairs(self.rewarded_texts(before, model), round_name(number, name))
+            # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
+            texts = self.knowledge.texts(before)
+            # 2. Reward: how well a user's held-out lists are ranked with each text.
+            model = self.reward_models.of(before, sources, loop.residual)
+            # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
+            pairs, heldout = self.pairs(self.rewarded_texts(before, model), round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "dpo"
-            rewarded = number < rounds and not loop.borrows
-            recipe = Recipe(round_name(number, name), method, rewarded, number)
-            examples = self._examples(loop, pairs, number)
+            recipe = Recipe(round_name(number, name), method, number < rounds, number)
+            examples = self._examples(loop, pairs, texts, number)
             after = self.aligner.train(before, examples, recipe)
+            if loop.control:  # asked about the pairs that the headline is asked about
+                heldout = self.round(number).heldout
             yield Round(number, before, model, pairs, examples, after, heldout, name)
             before, sources = after, [*sources, after]
 
-    def _examples(self, loop: Loop, pairs: pd.DataFrame, number: int) -> pd.DataFrame:
+    def before(self, loop: str) -> Policy:
+        """The policy before round 1 of a loop."""
+        if LOOPS[loop].start == "configured":
+            return self.start
+        return self.zero_shot if LOOPS[loop].start == "zero_shot" else self.warm_start
+
+    def _examples(self, loop: Loop, pairs: pd.DataFrame, texts: pd.DataFrame, number: int) -> pd.DataFrame:
         """What a loop's policy is trained on in round `number`: the pairs, or as many examples for the same users."""
         if loop.examples == "swapped":
             return swapped_at_random(pairs, generator(self.seed, "random labels", number))
+        if loop.examples == "longer":
+            return longer_chosen(pairs, texts, generator(self.seed, "longer wins", number))
         if loop.examples == "chosen":
             return pairs[["user", "prompt"]].assign(completion=pairs.chosen)
         if loop.examples == "templates":
@@ -163,17 +167,21 @@ class Study:
         """The LLM as it comes."""
         return base_policy(self.config.llm)
 
-    @cached_property
+    @property
     def start(self) -> Policy:
-        """The policy before round 1: after supervised fine-tuning on templated profiles, or the zero-shot LLM."""
+        """The policy before round 1 of the headline's loop: the zero-shot LLM, or the warm start."""
+        return self.warm_start if self.config.alignment.warm_start else self.zero_shot
+
+    @cached_property
+    def warm_start(self) -> Policy:
+        """The zero-shot LLM after supervised fine-tuning on templated profiles."""
         settings = self.config.alignment
-        if not settings.warm_start:
-            return self.zero_shot
         count, users = settings.warm_start_examples, self.knowledge.aligned_users
         drawn = self.knowledge.template_texts(max(settings.warm_start_texts, -(-count // len(users))), full=False)
         order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
-        table, recipe = pd.DataFrame(rows, columns=["prompt", "completion"]), Recipe("warm_start", "fine_tune", True)
+        rewarded = settings.warm_start or any(LOOPS[loop].start == "warm_start" for loop in self.loops)
+        table, recipe = pd.DataFrame(rows, columns=["prompt", "completion"]), Recipe("warm_start", "fine_tune", rewarded)
         settings = settings.changed(learning_rate=settings.warm_start_learning_rate, lora_layers="all")
         return self.aligner.train(self.zero_shot, table, recipe, settings)
 
@@ -183,7 +191,7 @@ class Study:
 
     def rewarded_texts(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> RewardedTexts:
         """What pairs are built from, by the configuration's rules where none are given."""
-        rules, vectors = rules or PairRules(self.config.reward, self.config.alignment.finished_only), self.vectors
+        rules, vectors = rules or PairRules(self.config.reward, self.config.alignment.unfinished), self.vectors
         if (rules.samples or 0) > self.config.llm.train_samples:
             vectors, policy, model = self.widened(policy, model, rules.samples)
         return rewarded_texts(vectors, policy, model, rules)
@@ -232,7 +240,7 @@ class Study:
             raise StudyError(
                 f"There is no policy {name!r}; allowed: {names}, these with _round_1 to _round_{rounds}, or a variant."
             )
-        return self.zero_shot if name == "zero_shot" else self.start
+        return self.zero_shot if name == "zero_shot" else self.warm_start
 
     @functools.cache
     def variant(self, name: str) -> Round:
@@ -244,7 +252,7 @@ class Study:
         """
         variant, before = VARIANTS[name], self.start
         config = self.config.alignment.changed(**variant.alignment)
-        rules = PairRules(self.config.reward.changed(**variant.reward), config.finished_only, variant.samples)
+        rules = PairRules(self.config.reward.changed(**variant.reward), config.unfinished, variant.samples)
         model = self.reward_models.of(before, self.sources(before), variant.residual, variant.llm_only)
         rewarded = self.rewarded_texts(before, model, rules)
         config = config.changed(pairs=min(config.pairs, self.trained(rewarded).most_pairs(config)))

@@ -13,13 +13,13 @@ from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.store import Stage, write_values
 
 MOST_USERS = 32  # whose texts estimate how far a policy has moved
-DESCRIBED = ["user", "tokens", "realised", *(f"probe_{name}" for name in HELDOUT_PROBES)]
+DESCRIBED = ["user", "tokens", "unseen", *(f"probe_{name}" for name in HELDOUT_PROBES)]
 
 
 def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
     """Log-ratio of a round's policy and the policy before it: chosen less rejected text of every held-out pair.
 
-    Values: user, tokens, realised, probes (see `probe.described_pairs`) and value, the difference of log-ratios in
+    Values: user, tokens, unseen, probes (see `probe.described_pairs`) and value, the difference of log-ratios in
     nats; a pair is ordered rightly where it is above 0. Log-probabilities count the texts' end, as training does.
     Metrics: loop, round, pairs (of GRPO: groups) and pair_users trained on, and `kl`, the mean log-ratio of new texts
     of validation users in nats a text without its end, an estimate of the Kullback-Leibler divergence from the policy

@@ -12,9 +12,10 @@ from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.registries import ESTIMATES
 from dpo4rec_utils.rewards.estimates import FOLDS, TextFeatures, estimated_rewards, read_features
 from dpo4rec_utils.rewards.model import RewardModel, assigned_folds
-from dpo4rec_utils.rewards.values import user_rewards
+from dpo4rec_utils.rewards.values import half_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
 
+SIDES = ("chosen", "rejected")
 COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sample", "gap"]
 
 
@@ -24,7 +25,9 @@ class RewardedTexts:
 
     users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not
     be paired; list_counts: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts;
-    features and realised, (P, N): what the rewards were estimated from.
+    features and realised, (P, N): what the rewards were estimated from; choosable: (P, N), False for a text that may
+    be rejected alone, None: all may be chosen; unseen: (P, N), the realised reward by the half of a held-out user's
+    lists that gave none, NaN for all others.
     """
 
     users: np.ndarray
@@ -34,6 +37,8 @@ class RewardedTexts:
     list_counts: np.ndarray
     features: TextFeatures | None = None
     realised: np.ndarray | None = None
+    choosable: np.ndarray | None = None
+    unseen: np.ndarray | None = None
 
     def of(self, users) -> "RewardedTexts":
         """The texts of these users alone."""
@@ -45,8 +50,11 @@ class RewardedTexts:
             rewards=self.rewards[keep],
             list_counts=self.list_counts[keep],
             features=self.features and self.features.of_rows(keep),
-            realised=None if self.realised is None else self.realised[keep],
+            **{name: None if part is None else part[keep] for name, part in self._optional().items()},
         )
+
+    def _optional(self) -> dict[str, np.ndarray | None]:
+        return {name: getattr(self, name) for name in ("realised", "choosable", "unseen")}
 
     def most_pairs(self, config: AlignmentConfig) -> int:
         """How many pairs there are if every text may be paired."""
@@ -55,28 +63,35 @@ class RewardedTexts:
 
 @dataclass(frozen=True)
 class PairRules:
-    """What pairs are ordered by, whether texts that were cut may be paired, and how many texts of a user there are to
-    choose from, the first ones (None: all)."""
+    """What pairs are ordered by, what becomes of texts that were cut (`AlignmentConfig.unfinished`), and how many
+    texts of a user there are to choose from, the first ones (None: all)."""
 
     reward: RewardConfig
-    finished_only: bool
+    unfinished: str
     samples: int | None = None
 
 
 def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rules: PairRules) -> RewardedTexts:
-    """A policy's texts for its `pair_users` and the held-out users with what pairs are ordered by."""
-    knowledge = vectors.knowledge
-    paired, heldout = knowledge.pair_users(policy), knowledge.heldout_users
+    """A policy's texts for its `pair_users` and the held-out users with what pairs are ordered by.
+
+    Held-out users are rewarded by every second of their lists; the others measure what was learnt.
+    """
+    knowledge, heldout = vectors.knowledge, vectors.knowledge.heldout_users
+    paired = knowledge.pair_users(policy)
     users = np.sort(np.concatenate([paired, heldout]))
     fold = np.full(len(users), -1)
     fold[np.isin(users, paired)] = assigned_folds(paired, FOLDS, derive_seed(knowledge.seed, "amortised"))
-    realised = user_rewards(model.rewards[rules.reward.kind], model.lists, users)[:, : rules.samples]
+    rewards = model.rewards[rules.reward.kind][:, : rules.samples]
+    realised, unseen = user_rewards(rewards, model.lists, users), np.full((len(users), rewards.shape[1]), np.nan)
+    realised[fold < 0], unseen[fold < 0] = (half_rewards(rewards, model.lists, heldout, half) for half in (0, 1))
     features = read_features(vectors, policy, users, fold, rules.samples)
     reward = estimated_rewards(features, realised, rules.reward)
     table = knowledge.texts(policy)
     table = table[table.user.isin(users) & (table["sample"] < reward.shape[1])].set_index("user")
-    if rules.finished_only:
-        reward = np.where(table.finished.to_numpy(bool).reshape(reward.shape), reward, np.nan)
+    finished = table.finished.to_numpy(bool).reshape(reward.shape)
+    if rules.unfinished != "paired":
+        worst = np.nan if rules.unfinished == "left_out" else reward.min(axis=1, keepdims=True)
+        reward = np.where(finished, reward, worst)
     texts = table.text.groupby(level=0).apply(list)
     prompts, counts = knowledge.prompts(), np.ones(len(users))
     if ESTIMATES[rules.reward.estimate].of_lists:  # a mean of few lists is less certain; an estimate from texts is not
@@ -89,20 +104,23 @@ def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rul
         list_counts=counts,
         features=features,
         realised=realised,
+        choosable=finished if rules.unfinished == "rejected" else None,
+        unseen=unseen,
     )
 
 
 def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFrame:
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
-    No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes no
-    pair. Columns: COLUMNS.
+    No text stands in two pairs: of a user's equal texts the first counts. A text that is not choosable is none of the
+    best. A gap of `config.margin` or less makes no pair. Columns: COLUMNS.
     """
     rows, texts = [], rewarded.texts
+    choosable = np.isfinite(rewarded.rewards) if rewarded.choosable is None else rewarded.choosable
     for i, user in enumerate(rewarded.users):
         rewards = np.where(_first_of_equals(texts[i]), rewarded.rewards[i], np.nan)
-        order = np.argsort(-rewards, kind="stable")[: np.isfinite(rewards).sum()]
-        for rank in range(min(config.pairs_per_user, len(order) // 2)):
+        order = np.lexsort((-rewards, ~choosable[i], np.isnan(rewards)))[: np.isfinite(rewards).sum()]
+        for rank in range(min(config.pairs_per_user, len(order) // 2, int(choosable[i][order].sum()))):
             best, worst = order[rank], order[-1 - rank]
             gap = float(rewards[best] - rewards[worst])
             if gap > config.margin:
@@ -128,9 +146,22 @@ def require_pairs(pairs: pd.DataFrame, config: AlignmentConfig, name: str) -> No
 
 
 def swapped_at_random(pairs: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """The control: the same pairs, chosen and rejected swapped in half of them, drawn at random."""
-    swap, out = rng.permutation(len(pairs)) < len(pairs) // 2, pairs.copy()
-    for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
+    """A control: the same pairs, chosen and rejected swapped in half of them, drawn at random."""
+    return _swapped(pairs, rng.permutation(len(pairs)) < len(pairs) // 2)
+
+
+def longer_chosen(pairs: pd.DataFrame, texts: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A control: the same pairs, the longer text chosen; of equally long ones either, drawn at random. `texts`: what
+    the pairs are of (user, sample, tokens)."""
+    tokens = texts.set_index(["user", "sample"]).tokens
+    chosen, rejected = (tokens[list(zip(pairs.user, pairs[f"{side}_sample"], strict=True))] for side in SIDES)
+    more = chosen.to_numpy() - rejected.to_numpy()
+    return _swapped(pairs, np.where(more == 0, rng.random(len(pairs)) < 0.5, more < 0))
+
+
+def _swapped(pairs: pd.DataFrame, swap: np.ndarray) -> pd.DataFrame:
+    out = pairs.copy()
+    for side, other in (SIDES, SIDES[::-1]):
         for column in ("", "_sample"):
             out[side + column] = pairs[side + column].where(~swap, pairs[other + column])
     return out.assign(gap=pairs.gap.where(~swap, -pairs.gap))

@@ -29,10 +29,10 @@ def pair_differences(values: np.ndarray, rewarded: RewardedTexts, pairs: pd.Data
 
 
 def described_pairs(rewarded: RewardedTexts, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with what is known of them beside the order: `tokens`, `realised` and a column for each of
-    `HELDOUT_PROBES`, each of the chosen text less that of the rejected one. Probes were not fitted on users of fold
-    -1."""
-    features, columns = rewarded.features, {"tokens": rewarded.features.tokens, "realised": rewarded.realised}
+    """Pairs with what is known of them beside the order: `tokens`, `unseen` (what lists that gave no reward say) and a
+    column for each of `HELDOUT_PROBES`, each of the chosen text less that of the rejected one. Probes were not fitted
+    on users of fold -1."""
+    features, columns = rewarded.features, {"tokens": rewarded.features.tokens, "unseen": rewarded.unseen}
     # A text that may not be paired says nothing: it has the mean of its user's others, and 0 where there are none.
     allowed = np.isfinite(rewarded.rewards)
     total = np.where(allowed, rewarded.rewards, 0).sum(axis=1, keepdims=True)

@@ -12,11 +12,11 @@ from dpo4rec_utils.rewards.model import RewardModel
 class Round:
     """One turn of a loop, `number` of 1, 2, ...
 
-    before: the policy that it trains on, and samples from unless the loop borrows; model: what rewarded its texts;
-    pairs: the preference pairs of users whom steps may be trained on, `pairs.COLUMNS`; examples: what the policy
-    was trained on, the pairs as they are or what the loop makes of them; after: the policy that it leaves; heldout:
-    the pairs of held-out users, `probe.described_pairs`. A loop that borrows has the model and the pairs of the
-    loop `dpo`, whose policy sampled them. loop: its name, or the variant's.
+    before: the policy that it samples from and trains on; model: what rewarded its texts; pairs: the preference
+    pairs of users whom steps may be trained on, `pairs.COLUMNS`; examples: what the policy was trained on, the pairs
+    as they are or what the loop makes of them; after: the policy that it leaves; heldout: the pairs of held-out users
+    that it is asked about, `probe.described_pairs`: its own, a control those of the headline's round of this number.
+    loop: its name, or the variant's.
     """
 
     number: int

@@ -53,11 +53,31 @@ class TokenRows:
 
 
 class StockDPOTrainer(TokenRows, DPOTrainer):
-    """`DPOTrainer` on our rows."""
+    """`DPOTrainer` on our rows, with a margin that pays for length.
+
+    length_margin: alpha of R-DPO (Park et al., arXiv 2403.19159, eq. 9): alpha * (tokens of the chosen text - tokens of
+    the rejected one) is added to the margin, so that a pair whose chosen text is longer pulls less. It is taken from
+    the reference log-probabilities, which have to be computed beforehand; trl's logged rewards hold it, too.
+    """
+
+    def __init__(self, model, *, args: DPOConfig, length_margin: float = 0.0, **options):
+        if length_margin and not args.precompute_ref_log_probs:
+            raise ValueError("length_margin needs precompute_ref_log_probs=True")
+        self.length_margin = length_margin
+        super().__init__(model, args=args, **options)
+
+    def _compute_loss(self, model, inputs, return_outputs):
+        if self.length_margin:
+            chosen, rejected = inputs["completion_mask"].sum(dim=1).chunk(2)
+            bonus = self.length_margin / self.beta
+            inputs = dict(inputs)
+            inputs["ref_chosen_logps"] = inputs["ref_chosen_logps"] - bonus * chosen
+            inputs["ref_rejected_logps"] = inputs["ref_rejected_logps"] - bonus * rejected
+        return super()._compute_loss(model, inputs, return_outputs)
 
 
-class PrefixSharedDPOTrainer(TokenRows, DPOTrainer):
-    """`DPOTrainer` with every distinct prompt of a batch computed once; same losses, metrics and options.
+class PrefixSharedDPOTrainer(StockDPOTrainer):
+    """`StockDPOTrainer` with every distinct prompt of a batch computed once; same losses, metrics and options.
 
     Needs `precompute_ref_log_probs=True`, and no truncation, which would cut chosen and rejected differently.
     """
@@ -293,13 +313,14 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
         loss_type=[config.loss] + (["sft"] if config.chosen_weight else []),
         loss_weights=[1.0] + ([config.chosen_weight] if config.chosen_weight else []),
         label_smoothing=config.label_smoothing,
-        precompute_ref_log_probs=shared,
+        precompute_ref_log_probs=shared or config.length_margin > 0,
         precompute_ref_batch_size=REFERENCE_PAIRS,
     )
     tokenizer, model = load_tokenizer(policy.model), _model(policy, run)
     return (PrefixSharedDPOTrainer if shared else StockDPOTrainer)(
         model,
         args=arguments,
+        length_margin=config.length_margin,
         train_dataset=pair_rows(policy.model, pairs),
         processing_class=tokenizer,
         peft_config=_lora(run.config, model),

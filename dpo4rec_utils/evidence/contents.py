@@ -10,7 +10,7 @@ import pandas as pd
 import PIL.Image
 from IPython.display import HTML, Image, Markdown, display
 
-from dpo4rec_utils.evidence import figures, ladder, loop_figures, loop_tables, tables
+from dpo4rec_utils.evidence import agreement, figures, ladder, loop_figures, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError, atomic_path, write_text
 from dpo4rec_utils.locks import HOLDS
@@ -37,6 +37,7 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "variants": loop_tables.variants,
     "ablation_adapter": loop_tables.ablation_adapter,
     "rounds": loop_tables.rounds,
+    "agreement": agreement.agreement,
     "rewards_by_round": loop_tables.rewards_by_round,
     "cost": loop_tables.cost,
     "samples": loop_tables.samples,

@@ -99,8 +99,8 @@ def rounds(records: Records) -> pd.DataFrame:
     its log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the
     longer text; matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. over_random: DPO's
     accuracy less that of random labels of the same round on the same pairs. realised_accuracy: how often the
-    log-ratio agrees with the realised reward of the same pairs, and label_realised: how often the pairs' own order
-    does. facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector,
+    log-ratio agrees with those of the user's own lists that gave no reward, and label_realised: how often the pairs'
+    own order does. facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector,
     and all that the amortised reward is made of, which makes the last a ceiling. reward_*: change by the round's own
     reward model, referees_validation: by referees (t in referees_t), both log-likelihood in nats a candidate against
     the policy before the round. kl: nats a text from the policy before. mean_tokens, finished (share), distinct_texts
@@ -153,30 +153,31 @@ ROUNDS = [
 
 
 def _pair_shares(pairs: pd.DataFrame) -> dict:
-    """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, realised, probes,
+    """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, unseen, probes,
     value)."""
-    user, margin = pairs.user.to_numpy(), pairs.value.to_numpy()
+    user, margin, read = pairs.user.to_numpy(), pairs.value.to_numpy(), read_by_lists(pairs)
     matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
     shares = {
         "heldout": clustered_share(rightly_ordered(margin), user),
         "matched": clustered_share(rightly_ordered(margin[matched]), user[matched]),
-        "realised": clustered_share(rightly_ordered(margin * np.sign(pairs.realised)), user),
+        "realised": clustered_share(rightly_ordered(read.value * np.sign(read.unseen)), read.user.to_numpy()),
     }
-    intervals = [_interval(name, share) for name, share in shares.items()]
-    return (
-        intervals[0]
-        | intervals[1]
-        | intervals[2]
-        | {
-            "heldout_pairs": len(pairs),
-            "longer_wins": rightly_ordered(pairs.tokens).mean(),
-            "matched_pairs": int(matched.sum()),
-            "label_realised": rightly_ordered(pairs.realised).mean(),
-            "facts_accuracy": rightly_ordered(pairs.probe_facts).mean(),
-            "vector_accuracy": rightly_ordered(pairs.probe_vector).mean(),
-            "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
-        }
-    )
+    columns = {name: value for part, share in shares.items() for name, value in _interval(part, share).items()}
+    return columns | {
+        "heldout_pairs": len(pairs),
+        "longer_wins": rightly_ordered(pairs.tokens).mean(),
+        "matched_pairs": int(matched.sum()),
+        "label_realised": rightly_ordered(read.unseen).mean(),
+        "facts_accuracy": rightly_ordered(pairs.probe_facts).mean(),
+        "vector_accuracy": rightly_ordered(pairs.probe_vector).mean(),
+        "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
+    }
+
+
+def read_by_lists(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The held-out pairs of users with a list that gave no reward; `unseen`: what those lists say."""
+    read = pairs if "unseen" in pairs else pairs.assign(unseen=pairs.realised)  # older records kept none apart
+    return read[read.unseen.notna()]
 
 
 def _interval(name: str, share: tuple[float, float, float], value: str = "_accuracy") -> dict:

@@ -86,10 +86,13 @@ class RewardModels:
         return self.knowledge.data.lists_of("popularity", "train", "validation")
 
     def mixture(self, policies: list[Policy]) -> np.ndarray:
-        """(U, S, T): every sample of these policies and the randomised templated profiles."""
-        samples = [self.vectors.policy_vectors(policy) for policy in policies]
+        """(U, S, T): as many texts of every user of each of these policies, and the randomised templated profiles."""
+        samples = self._texts(policies)
         templates = self.vectors.template_vectors(self.config.reward.templates, full=False)
         return np.concatenate([*samples, templates], axis=1)
+
+    def _texts(self, policies: list[Policy]) -> list[np.ndarray]:
+        return [self.vectors.equal_vectors(policy, self.config.llm.evaluation_samples) for policy in policies]
 
     def of(self, policy: Policy, sources: list[Policy], residual: bool = False, llm_only: bool = False) -> RewardModel:
         """The reward model of a policy's texts, trained on the texts of `sources`, oldest first, and templates (not
@@ -99,7 +102,7 @@ class RewardModels:
         """
         name = policy.name + ("-residual" if residual else "") + ("-llm-only" if llm_only else "")
         vectors, seed = self.vectors.policy_vectors(policy), derive_seed(self.seed, "reward", name)
-        texts = [self.vectors.policy_vectors(source) for source in sources] if llm_only else [self.mixture(sources)]
+        texts = self._texts(sources) if llm_only else [self.mixture(sources)]
         train = self.cohort.of("train")
         fold = assigned_folds(train, self.config.reward.folds, seed)
         history_vector = self.vectors.history_mean if residual else None

@@ -3,6 +3,7 @@
 import numpy as np
 
 from dpo4rec_utils.data.lists import CandidateLists
+from dpo4rec_utils.rewards.values import half_rewards
 
 
 def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
@@ -12,15 +13,11 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     by one half gains on the other half over the mean text, and `ci_half`, half the width of its 95 % interval over
     users; `users`, those with two lists or more; `x` and `y`, the points.
     """
-    first, second = [], []
-    for user in users:
-        of_user = rewards[lists.user == user]
-        if len(of_user) >= 2 and not np.isnan(of_user).any():
-            first.append(of_user[::2].mean(axis=0))
-            second.append(of_user[1::2].mean(axis=0))
-    if not first:
+    halves = np.array([half_rewards(rewards, lists, users, half) for half in (0, 1)])
+    halves = halves[:, ~np.isnan(halves).any(axis=(0, 2))]
+    if not halves.size:
         return {"r": float("nan"), "gain": float("nan"), "ci_half": float("nan"), "users": 0, "x": [], "y": []}
-    a, b = (np.array(half) - np.array(half).mean(axis=1, keepdims=True) for half in (first, second))
+    a, b = halves - halves.mean(axis=2, keepdims=True)
     rows = np.arange(len(a))
     gain = (b[rows, a.argmax(axis=1)] + a[rows, b.argmax(axis=1)]) / 2
     interval = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else float("nan")

@@ -27,6 +27,14 @@ def list_rewards(scores: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarra
     return out
 
 
+def half_rewards(rewards: np.ndarray, lists: CandidateLists, users, half: int) -> np.ndarray:
+    """(len(users), S): each user's mean over every second list, from the first (`half` 0) or the second (1) on; NaN
+    where there is none."""
+    rows = [np.flatnonzero(lists.user == user)[half::2] for user in users]
+    empty = np.full(rewards.shape[1], np.nan)
+    return np.array([rewards[row].mean(axis=0) if len(row) else empty for row in rows]).reshape(len(rows), -1)
+
+
 def user_rewards(rewards: np.ndarray, lists: CandidateLists, users) -> np.ndarray:
     """(len(users), S): each user's mean over lists, so users weigh the same however many lists they have."""
     keep = np.isin(lists.user, users)

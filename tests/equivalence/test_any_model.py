@@ -122,7 +122,7 @@ def aligned(family, model, tmp_path_factory):
         texts = [[completion.text for completion in row] for row in answers]
         reward = np.array([[-float(len(text)) for text in row] for row in texts])
         candidates = RewardedTexts(np.array([0, 1]), asked(model), texts, reward, np.array([4, 4]))
-        pairs.append(build_pairs(candidates, TRAINING.changed(pairs_per_user=2, finished_only=False)))
+        pairs.append(build_pairs(candidates, TRAINING.changed(pairs_per_user=2)))
         run = trainers.Run(folder / f"round-{number}", TRAINING, 3, "fp32")
         trainers.dpo(policy, pairs[-1], run)
         policy = policy.extended(f"dpo_round_{number}", run.folder / "adapter", round=number)

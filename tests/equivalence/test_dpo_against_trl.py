@@ -1,5 +1,6 @@
 """Prefix sharing against stock trl: the same loss and LoRA gradients, on a tiny model and on one SmolLM2 batch."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -121,6 +122,25 @@ def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
     likelihood = found[1.0] - found[0.0]
     assert likelihood > 5, "an untrained model: about ln 49152 a token"
     assert found[0.5] - found[0.0] == pytest.approx(likelihood / 2, rel=1e-5)
+
+
+def test_a_margin_that_pays_for_length_by_hand(tmp_path):
+    """R-DPO: one pair whose chosen text is longer by three tokens; before the first step the policy is the reference."""
+    pair = pd.DataFrame({"prompt": ["Once"], "chosen": [" upon a time there was"], "rejected": [" upon a"]})
+    rows = trainers.pair_rows(EMBEDDED.model, pair)
+    longer = len(rows[0]["chosen_ids"]) - len(rows[0]["rejected_ids"])
+    assert longer == 3
+    for kind in ("prefix_shared", "stock"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainers, "load_model", tiny_model)
+            config = CONFIG.changed(implementation=kind, length_margin=0.2)
+            trainer = trainers.dpo_trainer(EMBEDDED, pair, Run(tmp_path / kind, config, 3, "fp32"))
+        batch = trainer.data_collator([trainer.train_dataset[0]])
+        chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
+        batch |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        loss = trainer.compute_loss(trainer.model, batch).item()
+        assert loss == pytest.approx(np.log1p(np.exp(-0.2 * longer)), rel=1e-5)
+        assert (batch["ref_chosen_logps"] == chosen).all(), "the batch itself is left as it is"
 
 
 def test_one_smollm2_batch(tmp_path):

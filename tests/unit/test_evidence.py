@@ -15,9 +15,9 @@ from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
-from dpo4rec_utils.evidence import answer, loop_figures, loop_tables, report, tables, words
+from dpo4rec_utils.evidence import agreement, answer, loop_figures, loop_tables, report, tables, words
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.files import MissingRecordError, StudyError
+from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
 from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import Stage, Store, write_values
@@ -295,7 +295,7 @@ def test_what_a_round_has_learnt_by_hand():
         {
             "user": [1, 1, 2, 2],
             "tokens": [0, 5, -2, -9],
-            "realised": [0.1, -0.2, 0.3, 0.4],
+            "unseen": [0.1, -0.2, 0.3, np.nan],
             "probe_facts": [1.0, -1.0, 1.0, 1.0],
             "probe_vector": [-1.0, -1.0, 1.0, 0.0],
             "probe_fit": [1.0, 1.0, 1.0, 1.0],
@@ -305,9 +305,30 @@ def test_what_a_round_has_learnt_by_hand():
     found = loop_tables._pair_shares(pairs)
     assert found["heldout_accuracy"] == 0.75 and found["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert (found["matched_pairs"], found["matched_accuracy"]) == (2, 0.5)
-    assert found["realised_accuracy"] == 0.5 and found["label_realised"] == 0.75
+    assert found["realised_accuracy"] == pytest.approx(1 / 3) and found["label_realised"] == pytest.approx(2 / 3)
     assert [found[f"{name}_accuracy"] for name in ("facts", "vector", "probe")] == [0.75, 0.375, 1]
     assert found["heldout_ci_low"] < 0.75 < found["heldout_ci_high"]
+
+
+def test_agreement_with_own_lists_by_hand():
+    def pairs(values):
+        unseen, tokens = [0.1, -0.2, 0.3, np.nan], [0, 5, -2, -9]
+        return pd.DataFrame({"user": [1, 1, 2, 2], "tokens": tokens, "unseen": unseen, "value": values})
+
+    values = {"dpo": [2.0, 1.0, -1.0, 0.5], "random_labels": [1.0, -1.0, 1.0, -1.0]}
+    made = SimpleNamespace(
+        config={"alignment": {"rounds": 2}, "evaluation": {"arms": ["random_labels"]}},
+        values=lambda _, name: pairs(values[name.partition("_round_")[0]]),
+    )
+    table = agreement.agreement(made).set_index("order")
+    assert table.agreement.to_dict() == pytest.approx(
+        {"reward": 2 / 3, "longer": 0.5 / 3, "dpo": 1 / 3, "random_labels": 1}
+    )
+    assert (table.pairs == 6).all() and (table.users == 2).all() and (table["rounds"] == 2).all()
+    made.values = lambda *_: pairs(values["dpo"]).rename(columns={"unseen": "realised"}).assign(profile="old")
+    made.profile = "old"
+    with pytest.raises(NotAskedError, match="older than this measure"):
+        agreement.agreement(made)
 
 
 def test_dpo_less_random_labels_pair_by_pair():

@@ -215,6 +215,18 @@ def test_best_against_worst_by_hand():
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
 
 
+def test_an_unfinished_text_is_rejected_and_never_chosen():
+    texts, rewards = [["a", "b", "c", "d", "e"]], np.array([[0.1, 0.1, 0.5, 0.3, 0.2]])  # a and b were cut
+    ended = np.array([[False, False, True, True, True]])
+    choice = RewardedTexts(np.array([4]), ["p"], texts, rewards, np.array([1]), choosable=ended)
+    pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=2, pairs=10))
+    assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("c", "b"), ("d", "a")]
+    few = replace(choice, choosable=np.array([[False, False, True, False, False]]))
+    pairs = preference.build_pairs(few, AlignmentConfig().changed(pairs_per_user=2, pairs=10))
+    assert pairs.chosen.tolist() == ["c"], "there is one text that may be chosen"
+    assert preference.build_pairs(replace(choice, choosable=~ended & ended), AlignmentConfig()).empty
+
+
 def test_no_text_stands_in_two_pairs_even_if_it_was_sampled_twice():
     texts, rewards = [["a", "b ", " b", "c", "d"]], np.array([[0.5, 0.9, 0.9, 0.1, 0.3]])
     choice = RewardedTexts(np.array([0]), ["p"], texts, rewards, np.array([1]))
@@ -234,11 +246,24 @@ def test_random_labels_are_the_same_pairs_half_of_them_swapped():
     assert 0.3 < turned[:150].mean() < 0.7, "swapped in one place"
 
 
+def test_longer_wins_are_the_same_pairs_ordered_by_length():
+    rows = [(u, "p", f"c{u}", f"r{u}", 0, 1, 0.5) for u in range(300)]
+    tokens = [(u, sample, 9 + (sample == 0) * ((u % 3) - 1)) for u in range(300) for sample in (0, 1)]
+    texts = pd.DataFrame(tokens, columns=["user", "sample", "tokens"])
+    ordered = preference.longer_chosen(
+        pd.DataFrame(rows, columns=preference.COLUMNS), texts, np.random.default_rng(0)
+    )
+    turned = ordered.chosen.str.startswith("r").to_numpy()
+    assert turned[0::3].all() and not turned[2::3].any(), "shorter by a token, longer by a token"
+    assert 30 < turned[1::3].sum() < 70, "of equally long texts either is chosen"
+    assert (ordered.chosen_sample == turned).all() and (ordered.rejected_sample == ~turned).all()
+
+
 def test_supervised_controls_have_as_many_examples_for_the_same_users(tmp_path):
     study = made_study(load_config("smoke", {"alignment": {"pairs_per_user": 2}}), tmp_path)
     rows = [(u, f"p{u}", f"c{u}{n}", f"r{u}{n}", 1, 2, 0.5) for u, n in ((3, 0), (5, 0), (3, 1))]
     pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
-    best, templates = (study._examples(LOOPS[name], pairs, 1) for name in ("rft", "template_sft"))
+    best, templates = (study._examples(LOOPS[name], pairs, pd.DataFrame(), 1) for name in ("rft", "template_sft"))
     assert best.completion.tolist() == ["c30", "c50", "c31"] and templates.user.tolist() == [3, 5, 3]
     drawn = study.knowledge.template_texts(2, full=True)
     assert templates.completion.tolist() == [drawn[3][0], drawn[5][0], drawn[3][1]]
@@ -309,7 +334,8 @@ def made_rewarded(users, samples=8):
     texts = [[f"t{u} {s}" for s in range(samples)] for u in range(users)]
     arrays = rng.normal(size=(users, samples, 6)), rng.normal(size=(users, samples, 3)), rng.normal(size=(users, 3))
     features = TextFeatures(*arrays, np.arange(users) % 5)
-    return RewardedTexts(np.arange(users), ["p"] * users, texts, rewards, np.ones(users), features, rewards)
+    users = np.arange(users)
+    return RewardedTexts(users, ["p"] * len(users), texts, rewards, np.ones(len(users)), features, rewards, None, rewards)
 
 
 def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
@@ -332,8 +358,8 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
         choice.rewards[np.flatnonzero(~heldout)[0]] = np.nan  # none of this user's texts may be paired
         train, kept = study.pairs(choice, "variant", study.config.alignment.changed(pairs=8))
         assert len(train) == 8 and set(kept.user) <= set(study.knowledge.heldout_users) and len(kept) >= 3
-        assert kept[["tokens", "realised", "probe_facts", "probe_vector", "probe_fit"]].notna().all(axis=None)
-        assert (kept.realised > 0).all(), "made of realised rewards, so every pair agrees with them"
+        assert kept[["tokens", "unseen", "probe_facts", "probe_vector", "probe_fit"]].notna().all(axis=None)
+        assert (kept.unseen > 0).all(), "the same rewards here, so every pair agrees with them"
 
 
 def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
