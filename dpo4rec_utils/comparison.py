@@ -9,7 +9,7 @@ from dpo4rec_utils.arms import VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.keys import fingerprint
-from dpo4rec_utils.knowledge.vectors import TextVectors
+from dpo4rec_utils.knowledge.vectors import TextVectors, as_read
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
 from dpo4rec_utils.rewards.referees import Judged, referees_stage
 from dpo4rec_utils.rewards.reliability import split_half
@@ -49,12 +49,12 @@ def fold_studies(study: Study) -> list[Study]:
 
 
 def arm_knowledge(study: Study, name: str) -> ArmKnowledge:
-    """What an arm gives to re-rankers: vectors of users' texts (U, S, T), S texts a user, of items (I, T), zeros
+    """What an arm gives to re-rankers: vectors of users' texts as they read them (`as_read`), of items (I, T), zeros
     where it has none; and the history mean (U, T) where it is a second user input."""
     entry, vectors = arm(name), study.vectors
     return ArmKnowledge(
         name=name,
-        user_vectors=MAKERS[entry.user](study, entry),
+        user_vectors=as_read(MAKERS[entry.user](study, entry), study.config.reranker.texts),
         item_vectors=ITEM_MAKERS[entry.item](vectors),
         history_vector=vectors.history_mean if entry.history else None,
     )
@@ -177,9 +177,11 @@ def judge(study: Study) -> None:
 
 
 def judged_vectors(study: Study, name: str) -> np.ndarray:
-    """(U, S, T) vectors of an arm's texts, or of a variant's, which are those of a policy of its name."""
+    """The vectors of an arm's texts as re-rankers read them, or of a variant's, which are those of a policy of its
+    name."""
     if name in study.config.evaluation.ablations:
-        return study.vectors.policy_vectors(study.policy(name), study.config.llm.evaluation_samples)
+        texts = study.vectors.policy_vectors(study.policy(name), study.config.llm.evaluation_samples)
+        return as_read(texts, study.config.reranker.texts)
     return arm_knowledge(study, name).user_vectors
 
 

@@ -134,6 +134,10 @@ class RerankerConfig(Section):
     knowledge_dim: int = Field(32, ge=2, le=512, description="width of the adapted user and item knowledge")
     hidden: int = Field(64, ge=8, le=1024)
     heads: int = Field(2, ge=1, le=16)
+    texts: Literal["each", "mean"] = Field(
+        "each",
+        description="a user's texts: each by itself (one drawn a list in training, scores averaged), or their mean vector as one",
+    )
     adapter: Literal["hea", "moe", "mlp"] = "hea"
     interaction: bool = Field(True, description="explicit user-knowledge x item-knowledge interaction")
     learning_rate: float = Field(6e-3, ge=1e-6, le=1.0, description="the highest of one cycle")
@@ -201,7 +205,10 @@ class AlignmentConfig(Section):
     )
     label_smoothing: float = Field(0.0, ge=0.0, le=0.5)
     length_margin: float = Field(
-        0.0, ge=0.0, le=1.0, description="alpha of R-DPO (arXiv 2403.19159): a longer chosen text has so much a token already"
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="alpha of R-DPO (arXiv 2403.19159): a longer chosen text has so much a token already",
     )
     learning_rate: float = Field(2e-4, ge=1e-7, le=1.0, description="of a round, by DPO or by a control")
     batch_size: int = Field(16, ge=1, le=4096)

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from dpo4rec_utils.arms import label, round_name
-from dpo4rec_utils.evidence import loop_tables, tables, words
+from dpo4rec_utils.evidence import loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
@@ -28,7 +28,7 @@ def plain_lines(profiles: list[Records]) -> str:
 def _unlearnt_line(records: Records) -> str:
     """The rounds of DPO whose held-out accuracy may be chance, in plain words; nothing where there is none."""
     try:
-        learning = loop_tables.learning(records, loop_tables.trained_policies(records, ["dpo"]))
+        learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     except MissingRecordError:
         return ""
     chance = learning[learning.heldout_ci_low <= 0.5]["round"]
@@ -94,7 +94,7 @@ def learning_line(records: Records) -> str:
     """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' lists and
     referees."""
     try:
-        table = loop_tables.learning(records)
+        table = loop_learning.learning(records)
     except MissingRecordError:
         return "-"
     parts = [_round_line(row) for row in table[table["loop"] == "dpo"].itertuples()]
@@ -112,7 +112,7 @@ def _round_line(row) -> str:
 
 def _referees(records: Records) -> list[str]:
     try:
-        table = loop_tables.rounds(records)
+        table = loop_learning.rounds(records)
     except MissingRecordError:
         return []
     return [
@@ -135,7 +135,7 @@ def verdict(records: Records) -> str:
             parts.append(f"{text}: {words.listing(names)}.")
     unconfirmed = words.confirmed(records, [name for name, value in sides.items() if value > 0])[1]
     parts.append(f"Not confirmed by one re-ranker for all texts: {words.listing(map(label, unconfirmed))}.")
-    learning = loop_tables.learning(records, loop_tables.trained_policies(records, ["dpo"]))
+    learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     names = [f"round {number}" for number in learning["round"]]
     return " ".join(parts) + words.unlearnt(learning, names) + words.short_of(records)
 
@@ -170,7 +170,7 @@ def learning_by_round(profiles: list[Records]) -> pd.DataFrame:
     """What every round of DPO has learnt, a column a round of a data set."""
     columns = {}
     for records in profiles:
-        table = loop_tables.rounds(records)
+        table = loop_learning.rounds(records)
         for row in table[table["loop"] == "dpo"].itertuples():
             points = [f"{100 * x:+.1f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
             over, outside = f"{points[0]} ({points[1]} to {points[2]})", row.over_random_ci_low > 0
@@ -214,7 +214,7 @@ def effect_table(records: Records) -> pd.DataFrame:
 
 def learning_table(records: Records) -> pd.DataFrame:
     """What every round of every loop has learnt."""
-    table = loop_tables.rounds(records)
+    table = loop_learning.rounds(records)
     rows = list(table.itertuples())
     columns = {"round": [label(round_name(row.round, row.loop)) for row in rows]} | learning_columns(table)
     columns["above random labels"] = [

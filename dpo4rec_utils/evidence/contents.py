@@ -10,7 +10,7 @@ import pandas as pd
 import PIL.Image
 from IPython.display import HTML, Image, Markdown, display
 
-from dpo4rec_utils.evidence import agreement, figures, ladder, loop_figures, loop_tables, tables
+from dpo4rec_utils.evidence import figures, ladder, loop_figures, loop_learning, loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError, atomic_path, write_text
 from dpo4rec_utils.locks import HOLDS
@@ -34,10 +34,10 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "breakdown": tables.breakdown,
     "ablation_knowledge": loop_tables.ablation_knowledge,
     "ablation_preference": loop_tables.ablation_preference,
-    "variants": loop_tables.variants,
+    "variants": loop_learning.variants,
     "ablation_adapter": loop_tables.ablation_adapter,
-    "rounds": loop_tables.rounds,
-    "agreement": agreement.agreement,
+    "rounds": loop_learning.rounds,
+    "agreement": loop_learning.agreement,
     "rewards_by_round": loop_tables.rewards_by_round,
     "cost": loop_tables.cost,
     "samples": loop_tables.samples,

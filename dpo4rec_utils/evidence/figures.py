@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import VARIANTS, label
-from dpo4rec_utils.evidence import loop_tables, plots, tables, words
+from dpo4rec_utils.evidence import loop_learning, loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import NotAskedError
 
@@ -226,7 +226,7 @@ def variants(records: Records):
     A variant with another reward has pairs of its own, so it is not ranked among the others. Raises `NotAskedError`
     where the profile trains no variant.
     """
-    table = loop_tables.variants(records)
+    table = loop_learning.variants(records)
     trained = table[~table.policy.isin(["dpo_round_1", "random_labels_round_1"])]
     if trained.empty:
         raise NotAskedError(f"{records.profile} asks for no variant that is trained; ml-100k-ablations does.")

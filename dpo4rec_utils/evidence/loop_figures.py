@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import label, round_name
-from dpo4rec_utils.evidence import loop_tables, plots, words
+from dpo4rec_utils.evidence import loop_learning, loop_tables, plots, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
@@ -129,7 +129,7 @@ def probe(records: Records):
 def heldout(records: Records):
     """Share of held-out pairs that each round's policy orders rightly, beside "the longer wins" and probes of the
     texts."""
-    table = loop_tables.learning(records)
+    table = loop_learning.learning(records)
     table["name"] = [label(round_name(row["round"], row["loop"])) for _, row in table.iterrows()]
     columns = {"the policy": "heldout_accuracy", "lengths within two tokens": "matched_accuracy"}
     columns |= {"the longer wins": "longer_wins", "probe: facts named": "facts_accuracy"}

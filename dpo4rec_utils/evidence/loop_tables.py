@@ -5,12 +5,11 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import ABLATION_ARMS, ARMS, LOOPS, VARIANTS, round_name, trained_loops
+from dpo4rec_utils.arms import ABLATION_ARMS, ARMS, LOOPS, round_name, trained_loops
 from dpo4rec_utils.config import REFEREE_KINDS, SPLITS
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t_of_mean
+from dpo4rec_utils.evidence.statistics import clustered_share, t_of_mean
 from dpo4rec_utils.files import MissingRecordError
-from dpo4rec_utils.metrics import rightly_ordered
 
 REFEREE_SPLITS = (*SPLITS, "train_later")
 
@@ -73,126 +72,6 @@ def probe(records: Records) -> pd.DataFrame:
         }
         rows.append(row | dict(zip(("accuracy", "ci_low", "ci_high"), share, strict=True)))
     return pd.DataFrame(rows)
-
-
-MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
-
-
-def learning(records: Records, policies: list[str] | None = None) -> pd.DataFrame:
-    """The columns of `rounds` that held-out pairs and texts tell, before any referee has read a text; a row a round
-    of every loop, or a policy of `policies`."""
-    rows = []
-    for name in policies or trained_policies(records):
-        metrics, texts = records.metrics("heldout", name), records.metrics("texts", name)
-        row = {key: metrics[key] for key in ("loop", "round", "pairs", "pair_users")}
-        row |= _pair_shares(records.values("heldout", name)) | _over_random(records, name)
-        row |= {"kl": metrics["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
-        shares = {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
-        rows.append(row | shares)
-    return pd.DataFrame(rows)
-
-
-def rounds(records: Records) -> pd.DataFrame:
-    """What every round of every loop was given, has learnt and is worth: a row a loop and round.
-
-    pairs, pair_users: trained on. heldout_*: share of held-out pairs that the policy orders rightly, by the sign of
-    its log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the
-    longer text; matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. over_random: DPO's
-    accuracy less that of random labels of the same round on the same pairs. realised_accuracy: how often the
-    log-ratio agrees with those of the user's own lists that gave no reward, and label_realised: how often the pairs'
-    own order does. facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector,
-    and all that the amortised reward is made of, which makes the last a ceiling. reward_*: change by the round's own
-    reward model, referees_validation: by referees (t in referees_t), both log-likelihood in nats a candidate against
-    the policy before the round. kl: nats a text from the policy before. mean_tokens, finished (share), distinct_texts
-    (share): of all texts.
-    """
-    values, rows = referee_values(records), []
-    for turn in records.metrics("referees", "rounds")["turns"]:
-        name, before = turn["after"], turn["before"]
-        row = {key: turn[key] for key in ("loop", "round")}
-        row |= {f"reward_{split}": values[f"{name}/{split}/claimed"].mean() for split in ("train", "validation")}
-        change = values[f"{name}/validation/log_likelihood"] - values[f"{before}/validation/log_likelihood"]
-        rows.append(row | {"referees_validation": change.mean(), "referees_t": t_of_mean(change)})
-    return learning(records).merge(pd.DataFrame(rows))[list(ROUNDS)]
-
-
-# The columns of `rounds`, in their order.
-ROUNDS = [
-    "loop",
-    "round",
-    "pairs",
-    "pair_users",
-    "heldout_pairs",
-    "heldout_accuracy",
-    "heldout_ci_low",
-    "heldout_ci_high",
-    "longer_wins",
-    "matched_accuracy",
-    "reward_train",
-    "reward_validation",
-    "referees_validation",
-    "kl",
-    "mean_tokens",
-    "finished",
-    "distinct_texts",
-    "over_random",
-    "over_random_ci_low",
-    "over_random_ci_high",
-    "matched_pairs",
-    "matched_ci_low",
-    "matched_ci_high",
-    "realised_accuracy",
-    "realised_ci_low",
-    "realised_ci_high",
-    "label_realised",
-    "facts_accuracy",
-    "vector_accuracy",
-    "probe_accuracy",
-    "referees_t",
-]
-
-
-def _pair_shares(pairs: pd.DataFrame) -> dict:
-    """The columns of `rounds` that are read from one policy's held-out pairs (user, tokens, unseen, probes,
-    value)."""
-    user, margin, read = pairs.user.to_numpy(), pairs.value.to_numpy(), read_by_lists(pairs)
-    matched = (pairs.tokens.abs() <= MATCHED).to_numpy()
-    shares = {
-        "heldout": clustered_share(rightly_ordered(margin), user),
-        "matched": clustered_share(rightly_ordered(margin[matched]), user[matched]),
-        "realised": clustered_share(rightly_ordered(read.value * np.sign(read.unseen)), read.user.to_numpy()),
-    }
-    columns = {name: value for part, share in shares.items() for name, value in _interval(part, share).items()}
-    return columns | {
-        "heldout_pairs": len(pairs),
-        "longer_wins": rightly_ordered(pairs.tokens).mean(),
-        "matched_pairs": int(matched.sum()),
-        "label_realised": rightly_ordered(read.unseen).mean(),
-        "facts_accuracy": rightly_ordered(pairs.probe_facts).mean(),
-        "vector_accuracy": rightly_ordered(pairs.probe_vector).mean(),
-        "probe_accuracy": rightly_ordered(pairs.probe_fit).mean(),
-    }
-
-
-def read_by_lists(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The held-out pairs of users with a list that gave no reward; `unseen`: what those lists say."""
-    read = pairs if "unseen" in pairs else pairs.assign(unseen=pairs.realised)  # older records kept none apart
-    return read[read.unseen.notna()]
-
-
-def _interval(name: str, share: tuple[float, float, float], value: str = "_accuracy") -> dict:
-    return dict(zip((f"{name}{value}", f"{name}_ci_low", f"{name}_ci_high"), share, strict=True))
-
-
-def _over_random(records: Records, name: str) -> dict:
-    """How much more often a round of DPO orders the pairs rightly than random labels of the same round, pair by
-    pair."""
-    loop, _, number = name.partition("_round_")
-    if loop != "dpo":
-        return _interval("over_random", (float("nan"),) * 3, "")
-    policy, control = (records.values("heldout", policy) for policy in (name, round_name(int(number), "random_labels")))
-    gain = rightly_ordered(policy.value) - rightly_ordered(control.value)
-    return _interval("over_random", clustered_mean(gain, policy.user), "")
 
 
 def training_summary(records: Records) -> pd.DataFrame:
@@ -290,29 +169,6 @@ def ablation_preference(records: Records) -> pd.DataFrame:
             half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
             rows.append((arm, split, kind, len(change), change.mean(), half, t_of_mean(change)))
     return pd.DataFrame(rows, columns=["arm", "split", "reward", "users", "difference", "ci_half", "t"])
-
-
-def variants(records: Records) -> pd.DataFrame:
-    """What one round learns with one thing changed: round 1, random labels and every trained variant.
-
-    Columns as in `rounds`; mean_tokens, finished and distinct_texts are of validation users' texts for variants, who
-    have no others, and of all users' for the first two rows. pairs of GRPO: its groups. referees_ci_half: half the
-    width of the 95 % interval of users; minutes: of training. A variant with another reward is judged on pairs by
-    that reward, all others on the pairs of round 1.
-    """
-    trained = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
-    names = [
-        *(name for name in trained_policies(records) if name in ("dpo_round_1", "random_labels_round_1")),
-        *trained,
-    ]
-    judged = ablation_preference(records)
-    judged = judged[(judged.split == "validation") & (judged.reward == "log_likelihood")].set_index("arm").loc[names]
-    minutes = [records.get("policy", name)["seconds"] / 60 for name in names]
-    columns = {"referees_validation": judged.difference, "referees_ci_half": judged.ci_half, "referees_t": judged.t}
-    table = learning(records, names).assign(policy=names, minutes=minutes)
-    table = table.assign(**{name: values.to_numpy() for name, values in columns.items()})
-    table = table.drop(columns=["loop", "round", *(name for name in ROUNDS if name.startswith("over_random"))])
-    return table[["policy", *(name for name in ROUNDS if name in table), "referees_ci_half", "minutes"]]
 
 
 def _later(name: str) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.data_config import PROFILE_NAME
-from dpo4rec_utils.evidence import answer, loop_tables, tables, words
+from dpo4rec_utils.evidence import answer, loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import copy_prose, write_report
@@ -155,7 +155,7 @@ def _expected(records: Records) -> dict[str, str]:
     head = tables.last_round(records)
     row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
     mean = loop_tables.ablation_knowledge(records).groupby("arm")["mean"].mean()
-    rounds = loop_tables.rounds(records).set_index(["loop", "round"])
+    rounds = loop_learning.rounds(records).set_index(["loop", "round"])
     first = rounds.loc[("dpo", 1)]
     closer = records.metrics("guards", "similarity")["own_above_another"]
     return {
@@ -222,7 +222,7 @@ def variants_block(results: Path) -> str:
     if not _has(results, ABLATIONS, "heldout-"):
         return f"Not run: `make study PROFILE={ABLATIONS}` makes it."
     records = read_records(results / ABLATIONS)
-    table = loop_tables.variants(records)
+    table = loop_learning.variants(records)
     names = table.policy.map(label)
     columns = {"round 1 with": names} | answer.learning_columns(table)
     columns["minutes of training"] = table.minutes.map("{:.1f}".format)

@@ -73,6 +73,12 @@ class TextVectors:
         return np.array([self.item_vectors[list(facts.items)].mean(axis=0) for facts in self.knowledge.facts])
 
 
+def as_read(user_vectors: np.ndarray, texts: str) -> np.ndarray:
+    """The vectors of a user's texts as re-rankers read them, by `RerankerConfig.texts`: (U, S, T) as they are, or (U,
+    1, T) their mean."""
+    return user_vectors.mean(axis=1, keepdims=True) if texts == "mean" else user_vectors
+
+
 def has_texts(user_vectors: np.ndarray, users: np.ndarray) -> bool:
     """Whether any of these users (positions) has a text among vectors (U, S, T)."""
     return not np.isnan(user_vectors[:, :, 0][users]).all()

@@ -14,7 +14,7 @@ import numpy as np
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.policies import Policy
-from dpo4rec_utils.knowledge.vectors import TextVectors
+from dpo4rec_utils.knowledge.vectors import TextVectors, as_read
 from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import Task, Trained, load_reranker, score_texts, train_all
 from dpo4rec_utils.rewards.reliability import density, split_half
@@ -87,9 +87,14 @@ class RewardModels:
 
     def mixture(self, policies: list[Policy]) -> np.ndarray:
         """(U, S, T): as many texts of every user of each of these policies, and the randomised templated profiles."""
-        samples = self._texts(policies)
-        templates = self.vectors.template_vectors(self.config.reward.templates, full=False)
-        return np.concatenate([*samples, templates], axis=1)
+        return np.concatenate(self._mixed(policies), axis=1)
+
+    def read_mixture(self, policies: list[Policy]) -> np.ndarray:
+        """The mixture as re-rankers of the tables read it: `as_read` of each policy's texts, and of the templates."""
+        return np.concatenate([as_read(part, self.config.reranker.texts) for part in self._mixed(policies)], axis=1)
+
+    def _mixed(self, policies: list[Policy]) -> list[np.ndarray]:
+        return [*self._texts(policies), self.vectors.template_vectors(self.config.reward.templates, full=False)]
 
     def _texts(self, policies: list[Policy]) -> list[np.ndarray]:
         return [self.vectors.equal_vectors(policy, self.config.llm.evaluation_samples) for policy in policies]

@@ -24,7 +24,8 @@ from dpo4rec_utils.store import Stage, write_values
 
 @dataclass(frozen=True)
 class Judged:
-    """What referees are asked about: vectors of every arm's texts (U, S, T), and the names by their part in the study.
+    """What referees are asked about: vectors of every arm's texts as re-rankers read them (U, S, T), and the names by
+    their part in the study.
 
     policies: the headline loop's, zero-shot first; loop: those of its rounds, the start first; others: rounds of
     other loops, arms and variants. turns: the rounds of all loops (`before`, `after`, `model`), whose models claim
@@ -41,13 +42,13 @@ class Judged:
 def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stage:
     """Rewards that scorers who never gave one assign to every policy of the loop, by split; and the models' claim.
 
-    Referees are trained on texts of `policy` (zero-shot) and templates. Values by user, averaged over backbones and
-    seeds: arm, split, kind, user, value. 'train_later' are train users' later lists, which neither referees, reward
-    models nor pairs have read; where no user has so many, there is no such split. Kind 'claimed' is what a round's
-    reward model gives to its texts less the texts before it.
+    Referees are trained on texts of `policy` (zero-shot) and templates, read as arms' are. Values by user, averaged
+    over backbones and seeds: arm, split, kind, user, value. 'train_later' are train users' later lists, which neither
+    referees, reward models nor pairs have read; where no user has so many, there is no such split. Kind 'claimed' is
+    what a round's reward model gives to its texts less the texts before it.
     """
     config, data = models.config, models.knowledge.data
-    trained_on, parts = models.mixture([policy]), _parts(models)
+    trained_on, parts = models.read_mixture([policy]), _parts(models)
     tasks = {
         f"{b}-{s}": models.scorers.task(b, "popularity", trained_on, derive_seed(models.seed, "referee", b, s))
         for b in config.evaluation.backbones
@@ -109,10 +110,10 @@ def _frame(arm: str, split: str, kind: str, users: np.ndarray, value: np.ndarray
 
 def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
     """Each user's claimed change by every round's policy; train users by models trained without their lists."""
-    frames = []
+    frames, few = [], models.config.llm.evaluation_samples
     for turn, split in itertools.product(judged.turns, ("train", "validation")):
         users = models.cohort.of(split)
-        before, after = (judged.user_vectors[policy.name] for policy in (turn.before, turn.after))
+        before, after = (models.vectors.policy_vectors(policy, few) for policy in (turn.before, turn.after))
         frames.append(
             _frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, before, after, users))
         )

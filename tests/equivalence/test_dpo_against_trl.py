@@ -125,7 +125,7 @@ def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
 
 
 def test_a_margin_that_pays_for_length_by_hand(tmp_path):
-    """R-DPO: one pair whose chosen text is longer by three tokens; before the first step the policy is the reference."""
+    """R-DPO: a pair whose chosen text is longer by three tokens; before the first step policy and reference agree."""
     pair = pd.DataFrame({"prompt": ["Once"], "chosen": [" upon a time there was"], "rejected": [" upon a"]})
     rows = trainers.pair_rows(EMBEDDED.model, pair)
     longer = len(rows[0]["chosen_ids"]) - len(rows[0]["rejected_ids"])

@@ -15,7 +15,7 @@ from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
-from dpo4rec_utils.evidence import agreement, answer, loop_figures, loop_tables, report, tables, words
+from dpo4rec_utils.evidence import answer, loop_figures, loop_learning, report, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
@@ -302,7 +302,7 @@ def test_what_a_round_has_learnt_by_hand():
             "value": [2.0, 1.0, -1.0, 0.5],
         }
     )
-    found = loop_tables._pair_shares(pairs)
+    found = loop_learning._pair_shares(pairs)
     assert found["heldout_accuracy"] == 0.75 and found["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert (found["matched_pairs"], found["matched_accuracy"]) == (2, 0.5)
     assert found["realised_accuracy"] == pytest.approx(1 / 3) and found["label_realised"] == pytest.approx(2 / 3)
@@ -320,7 +320,7 @@ def test_agreement_with_own_lists_by_hand():
         config={"alignment": {"rounds": 2}, "evaluation": {"arms": ["random_labels"]}},
         values=lambda _, name: pairs(values[name.partition("_round_")[0]]),
     )
-    table = agreement.agreement(made).set_index("order")
+    table = loop_learning.agreement(made).set_index("order")
     assert table.agreement.to_dict() == pytest.approx(
         {"reward": 2 / 3, "longer": 0.5 / 3, "dpo": 1 / 3, "random_labels": 1}
     )
@@ -328,7 +328,7 @@ def test_agreement_with_own_lists_by_hand():
     made.values = lambda *_: pairs(values["dpo"]).rename(columns={"unseen": "realised"}).assign(profile="old")
     made.profile = "old"
     with pytest.raises(NotAskedError, match="older than this measure"):
-        agreement.agreement(made)
+        loop_learning.agreement(made)
 
 
 def test_dpo_less_random_labels_pair_by_pair():
@@ -337,9 +337,9 @@ def test_dpo_less_random_labels_pair_by_pair():
         "random_labels_round_1": pd.DataFrame({"user": [1, 1, 2, 3], "value": [-1.0, 2.0, -1.0, -1.0]}),
     }
     made = SimpleNamespace(values=lambda _, name: values[name])
-    found = loop_tables._over_random(made, "dpo_round_1")
+    found = loop_learning._over_random(made, "dpo_round_1")
     assert found["over_random"] == 0.5 and found["over_random_ci_low"] < 0.5 < found["over_random_ci_high"]
-    assert np.isnan(loop_tables._over_random(made, "random_labels_round_1")["over_random"])
+    assert np.isnan(loop_learning._over_random(made, "random_labels_round_1")["over_random"])
 
 
 def test_loops_follow_from_the_arms():

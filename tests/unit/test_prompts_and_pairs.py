@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
-from dpo4rec_utils.alignment.pairs import RewardedTexts
+from dpo4rec_utils.alignment.pairs import PairRules, RewardedTexts
 from dpo4rec_utils.arms import LOOPS, VARIANTS
-from dpo4rec_utils.config import AlignmentConfig
+from dpo4rec_utils.config import AlignmentConfig, RewardConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
@@ -250,9 +250,7 @@ def test_longer_wins_are_the_same_pairs_ordered_by_length():
     rows = [(u, "p", f"c{u}", f"r{u}", 0, 1, 0.5) for u in range(300)]
     tokens = [(u, sample, 9 + (sample == 0) * ((u % 3) - 1)) for u in range(300) for sample in (0, 1)]
     texts = pd.DataFrame(tokens, columns=["user", "sample", "tokens"])
-    ordered = preference.longer_chosen(
-        pd.DataFrame(rows, columns=preference.COLUMNS), texts, np.random.default_rng(0)
-    )
+    ordered = preference.longer_chosen(pd.DataFrame(rows, columns=preference.COLUMNS), texts, np.random.default_rng(0))
     turned = ordered.chosen.str.startswith("r").to_numpy()
     assert turned[0::3].all() and not turned[2::3].any(), "shorter by a token, longer by a token"
     assert 30 < turned[1::3].sum() < 70, "of equally long texts either is chosen"
@@ -335,7 +333,9 @@ def made_rewarded(users, samples=8):
     arrays = rng.normal(size=(users, samples, 6)), rng.normal(size=(users, samples, 3)), rng.normal(size=(users, 3))
     features = TextFeatures(*arrays, np.arange(users) % 5)
     users = np.arange(users)
-    return RewardedTexts(users, ["p"] * len(users), texts, rewards, np.ones(len(users)), features, rewards, None, rewards)
+    return RewardedTexts(
+        users, ["p"] * len(users), texts, rewards, np.ones(len(users)), features, rewards, None, rewards
+    )
 
 
 def test_variants_with_fewer_texts_or_pairs_ask_for_what_there_can_be():
@@ -360,6 +360,34 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
         assert len(train) == 8 and set(kept.user) <= set(study.knowledge.heldout_users) and len(kept) >= 3
         assert kept[["tokens", "unseen", "probe_facts", "probe_vector", "probe_fit"]].notna().all(axis=None)
         assert (kept.unseen > 0).all(), "the same rewards here, so every pair agrees with them"
+
+
+@pytest.mark.parametrize("unfinished", ["rejected", "left_out", "paired"])
+def test_held_out_users_are_rewarded_by_every_second_list(monkeypatch, unfinished):
+    """Users 0 and 2 are paired, 1 and 4 held out; user 4 has one list; the second text of user 0 was cut."""
+    lists = SimpleNamespace(user=np.array([0, 1, 1, 0, 1, 2, 4]))
+    rewards = np.array([[0.0, 4, 1], [1, 0, 0], [0, 9, 0], [2, 4, 1], [3, 0, 0], [5, 6, 7], [1, 2, 3]])
+    rows = [(u, n, f"t{u}{n}", 5, (u, n) != (0, 1)) for u in (0, 1, 2, 4) for n in range(3)]
+    texts = pd.DataFrame(rows, columns=["user", "sample", "text", "tokens", "finished"])
+    knowledge = SimpleNamespace(
+        heldout_users=np.array([1, 4]),
+        pair_users=lambda _: np.array([0, 2]),
+        texts=lambda _: texts,
+        prompts=lambda: list("abcde"),
+        seed=1,
+    )
+    monkeypatch.setattr(preference, "read_features", lambda _, __, users, fold, ___: SimpleNamespace(fold=fold))
+    model = SimpleNamespace(rewards={"ndcg": rewards}, lists=lists)
+    rules = PairRules(RewardConfig(kind="ndcg", estimate="realised", equal_length=False), unfinished)
+    choice = preference.rewarded_texts(SimpleNamespace(knowledge=knowledge), "zero_shot", model, rules)
+    cut = {"rejected": 1, "left_out": np.nan, "paired": 4}[unfinished]
+    expected = np.array([[1, cut, 1], [2, 0, 0], [5, 6, 7], [1, 2, 3]])
+    np.testing.assert_array_equal(choice.rewards, expected)
+    np.testing.assert_array_equal(choice.unseen, [[np.nan] * 3, [0, 9, 0], [np.nan] * 3, [np.nan] * 3])
+    pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=1))
+    chosen = dict(zip(pairs.user, pairs.chosen, strict=True))
+    assert chosen.get(0) == {"rejected": None, "left_out": None, "paired": "t01"}[unfinished]
+    assert (chosen[1], chosen[2], chosen[4]) == ("t10", "t22", "t42")
 
 
 def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
