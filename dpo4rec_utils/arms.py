@@ -150,6 +150,7 @@ ARMS = _named(
         policy="warm_start",
         against=("zero_shot",),
         baseline=7,
+        judged=True,
     ),
     _texts("random_labels", "random labels", "is it the preference?", "random_labels", baseline=3, judged=True),
     _texts("longer_wins", "longer wins", "is it more than length?", "longer_wins", baseline=4, judged=True),
@@ -283,6 +284,15 @@ VARIANTS = _named(
 def round_name(number: int, loop: str = "dpo") -> str:
     """The name of the arm and of the policy after round `number` (1, 2, ...) of a loop."""
     return f"{loop}_round_{number}"
+
+
+REPEATED = "repeated"  # the label of their records
+REPEATS = {"drawn": "texts drawn again", "trained": "round trained again"}
+
+
+def repeat_name(kind: str, number: int) -> str:
+    """The name of round 1's policy with its texts drawn, or itself trained, for another time."""
+    return f"{round_name(1)}_{kind}_{number}"
 
 
 def arm(name: str) -> Arm:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dpo4rec_utils.alignment.heldout import heldout_stage
-from dpo4rec_utils.arms import VARIANTS, Arm, arm, table_arms
+from dpo4rec_utils.arms import REPEATED, VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.keys import fingerprint
@@ -118,7 +118,7 @@ MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
 
 
 def compare(study: Study) -> None:
-    """Own and shared scorers of every arm and protocol, in every user fold."""
+    """Own and shared scorers of every arm and protocol, in every user fold; and own scorers of round 1 repeated."""
     for fold in fold_studies(study):
         fold.store.make(cohort_stage(fold.data))
         fold.store.make(user_facts_stage(fold.data))
@@ -130,6 +130,11 @@ def compare(study: Study) -> None:
             for name in names:
                 fold.store.make(fold.scorers.own_stage(protocol, arm_knowledge(fold, name)))
             _shared(fold, protocol, names)
+    for policy in study.repeats():
+        texts = study.vectors.equal_vectors(policy, study.config.llm.evaluation_samples)
+        vectors = as_read(texts, study.config.reranker.texts)
+        knowledge = ArmKnowledge(policy.name, vectors, study.vectors.item_vectors)
+        study.store.make(study.scorers.own_stage("popularity", knowledge, REPEATED))
 
 
 def _shared(study: Study, protocol: str, names: list[str]) -> None:
@@ -170,7 +175,8 @@ def judge(study: Study) -> None:
     policies = list(dict.fromkeys(["zero_shot", *headline]))
     rounds = [turn.after.name for turn in turns if turn.loop != "dpo"]
     others = [*rounds, *(name for name in config.evaluation.arms if arm(name).judged), *config.evaluation.ablations]
-    others = [name for name in others if name not in study.loops]  # an arm of a loop's name is its last round
+    named = {*policies, *study.loops}  # an arm of a loop's name is its last round
+    others = [name for name in others if name not in named]
     vectors = {name: judged_vectors(study, name) for name in [*policies, *others]}
     judged = Judged(vectors, policies, headline, others, turns)
     study.store.make(referees_stage(study.reward_models, study.zero_shot, judged))

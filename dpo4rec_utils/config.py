@@ -262,6 +262,12 @@ class EvaluationConfig(Section):
     folds: int = Field(1, ge=1, le=100, description="user folds in the main table, each with a loop of its own")
     seeds: int = Field(5, ge=1, le=50)
     shared_seeds: int = Field(5, ge=1, le=50)
+    repeats: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="times that round 1 is trained and its texts are drawn again: noise that is not of users",
+    )
     most_samples: int | None = Field(None, ge=2, le=64, description="largest N of the sample analysis")
     bootstrap: int = Field(10000, ge=2000, le=10**6)
     workers: int = Field(2, ge=1, le=64, description="processes that train re-rankers, one thread each")

@@ -63,7 +63,8 @@ def sampled_texts(study: Study) -> int:
     most = max(config.evaluation.most_samples or 0, *samples, 0)  # sampled once, for notebooks 06 and 07
     wide = users * few + paired * (most - few) if most > many else 0
     variants = few * len(config.evaluation.ablations) * len(study.data.cohort.of("validation"))
-    return round(config.evaluation.folds * each + wide + variants)
+    repeats = 2 * users * few * config.evaluation.repeats
+    return round(config.evaluation.folds * each + wide + variants + repeats)
 
 
 def trained_texts(study: Study) -> float:
@@ -75,7 +76,8 @@ def trained_texts(study: Study) -> float:
         trained += rounds * ((EXAMPLE if LOOPS[loop].supervised else PAIR) * examples + COMPARED * compared)
     trained += EXAMPLE * _warm_start(config) * settings.warm_start_examples
     variants = sum(not VARIANTS[name].prompt for name in config.evaluation.ablations)
-    return config.evaluation.folds * trained + variants * (PAIR * examples + COMPARED * compared / 2)
+    repeats = PAIR * examples * config.evaluation.repeats
+    return config.evaluation.folds * trained + repeats + variants * (PAIR * examples + COMPARED * compared / 2)
 
 
 def trained_rerankers(config: Config) -> int:
@@ -88,8 +90,9 @@ def trained_rerankers(config: Config) -> int:
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (arms * evaluation.seeds + shared * evaluation.shared_seeds)
     rungs = with_compared(evaluation.ladder)
+    repeats = 2 * evaluation.repeats * len(evaluation.backbones) * evaluation.seeds
     ladder = len(rungs) * sum(not BACKBONES[name].reads_history for name in evaluation.backbones) * evaluation.seeds
-    return evaluation.folds * (main + rewards) + ablations + judged + ladder
+    return evaluation.folds * (main + rewards) + ablations + judged + ladder + repeats
 
 
 def _reward_models(config: Config) -> int:

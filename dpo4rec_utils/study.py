@@ -21,7 +21,7 @@ from dpo4rec_utils.alignment.pairs import (
 )
 from dpo4rec_utils.alignment.probe import described_pairs
 from dpo4rec_utils.alignment.round import Round
-from dpo4rec_utils.arms import LOOPS, VARIANTS, Loop, round_name, trained_loops
+from dpo4rec_utils.arms import LOOPS, VARIANTS, Loop, repeat_name, round_name, trained_loops
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.files import StudyError, project_root
@@ -244,6 +244,16 @@ class Study:
                 f"There is no policy {name!r}; allowed: {names}, these with _round_1 to _round_{rounds}, or a variant."
             )
         return self.zero_shot if name == "zero_shot" else self.warm_start
+
+    def repeats(self) -> list[Policy]:
+        """Policies that differ by chance alone: round 1's with its texts drawn again, and round 1 trained again with
+        another seed, `evaluation.repeats` times each."""
+        turn, numbers = self.round(1), range(1, self.config.evaluation.repeats + 1)
+        drawn = [
+            replace(turn.after, name=repeat_name("drawn", number), rewarded=False, draw=number) for number in numbers
+        ]
+        recipes = [Recipe(repeat_name("trained", number), round=1, again=number) for number in numbers]
+        return drawn + [self.aligner.train(turn.before, turn.examples, recipe) for recipe in recipes]
 
     @functools.cache
     def variant(self, name: str) -> Round:

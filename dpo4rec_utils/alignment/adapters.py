@@ -24,7 +24,7 @@ class Recipe(Choices):
     """How a policy is trained, its name and `method`, and what the policy then says of itself, as in `Policy`.
 
     Policies of one round share their seed, so a control starts from the same adapter and reads its examples in the
-    same order.
+    same order. again: 0, or the number of another training of the same round, with a seed of its own.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Recipe(Choices):
     rewarded: bool = False
     round: int = 0
     users: Literal["all", "validation"] = "all"
+    again: int = 0
 
 
 class Aligner:
@@ -49,7 +50,8 @@ class Aligner:
     def train(self, parent: Policy, table: pd.DataFrame, recipe: Recipe, config=None) -> Policy:
         """`parent` trained on `table`; `config` replaces the settings, for variants."""
         config, precision = config or self.config, self.precision
-        seed = derive_seed(self.seed, "align", f"round {recipe.round}" if recipe.round else recipe.name)
+        again = [recipe.again] if recipe.again else []
+        seed = derive_seed(self.seed, "align", f"round {recipe.round}" if recipe.round else recipe.name, *again)
         settings = {"precision": precision, "weights": self.device.training}
         settings |= {field: getattr(config, field) for field in TRAINING_SETTINGS[recipe.method]}
 

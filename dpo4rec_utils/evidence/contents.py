@@ -31,6 +31,7 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "paired_differences": tables.paired_differences_table,
     "headline": tables.headline,
     "folds": tables.folds,
+    "repeats": tables.repeats,
     "breakdown": tables.breakdown,
     "ablation_knowledge": loop_tables.ablation_knowledge,
     "ablation_preference": loop_tables.ablation_preference,

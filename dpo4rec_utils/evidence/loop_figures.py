@@ -190,12 +190,8 @@ def texts(records: Records):
     """Shares of texts that say three things, a row a policy."""
     facts = {"decade": "a decade", "title": "a title of the history", "liked_wrong": "something disliked as liked"}
     guards = loop_tables.text_guards(records)
-    arms = [
-        "zero_shot",
-        loop_tables.start(records),
-        *(a for a in guards.arm if a.startswith("dpo_round_")),
-        "template",
-    ]
+    rounds = [name for name in guards.arm if name.startswith("dpo_round_")]
+    arms = [*loop_tables.untrained_policies(records), *rounds, "template"]
     table = guards[guards.arm.isin(arms)].melt("arm", list(facts), "says", "share")
     table = table.assign(arm=table.arm.map(label), says=table.says.map(facts))
     figure, axis = plots.dots(table, "arm", "share", "says")

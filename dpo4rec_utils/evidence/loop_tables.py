@@ -46,6 +46,12 @@ def start(records: Records) -> str:
     return "warm_start" if records.config["alignment"]["warm_start"] else "zero_shot"
 
 
+def untrained_policies(records: Records) -> list[str]:
+    """Names of the policies before any round: the zero-shot LLM, and the warm start where there is one."""
+    warm = "warm_start" in (start(records), *records.config["evaluation"]["arms"])
+    return ["zero_shot", "warm_start"] if warm else ["zero_shot"]
+
+
 def trained_policies(records: Records, loops: list[str] | None = None) -> list[str]:
     """Names of the policies after each round of these loops, or of all that this profile trains, the headline's
     first."""
@@ -107,7 +113,7 @@ def accuracy_on_new_pairs(log: list[dict]) -> float:
 def text_guards(records: Records) -> pd.DataFrame:
     """What each policy's texts and templates say, and `kl_to_start`: nats a text that a round's policy has moved."""
     trained = trained_policies(records)
-    arms = list(dict.fromkeys(["zero_shot", start(records), *trained, "template"]))
+    arms = [*untrained_policies(records), *trained, "template"]
     guards = pd.DataFrame([records.metrics("guards", name) for name in arms])
     moved = {name: records.metrics("kl", name)["nats"] for name in trained if name.startswith("dpo_round_")}
     return guards.assign(kl_to_start=guards.arm.map(moved).astype(float))

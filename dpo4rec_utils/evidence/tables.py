@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import comparisons, table_arms
+from dpo4rec_utils.arms import REPEATED, REPEATS, comparisons, repeat_name, round_name, table_arms
 from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import detectable_difference, holm, paired_differences
+from dpo4rec_utils.files import NotAskedError
 from dpo4rec_utils.registries import BACKBONES
 from dpo4rec_utils.seeds import generator
 
@@ -19,6 +20,29 @@ def scored(records: Records) -> list[dict]:
     """Protocol, scorer and the metrics of every arm, user folds pooled: own and shared of each protocol, in order."""
     folds = [fold_scored(records, fold) for fold in range(records.folds)]
     return folds[0] if len(folds) == 1 else [_pooled(parts) for parts in zip(*folds, strict=True)]
+
+
+def repeats(records: Records) -> pd.DataFrame:
+    """Noise that is not of users: NDCG@7 of round 1 when its texts are drawn again, and when it is trained again.
+
+    Own scorers, popularity negatives, mean over users, seeds and backbones that do not read the history. Columns:
+    repeated, label, times (round 1 itself counts), mean, std, lowest, highest. Raises `NotAskedError` without repeats.
+    """
+    numbers = range(1, records.config["evaluation"].get("repeats", 0) + 1)
+    if not numbers:
+        raise NotAskedError(f"{records.profile} repeats no round (evaluation.repeats).")
+    rows, first = [], _mean_ndcg(records, "own", f"popularity-{round_name(1)}", round_name(1))
+    for kind, words in REPEATS.items():
+        names = [repeat_name(kind, number) for number in numbers]
+        values = [first, *(_mean_ndcg(records, "ablation", f"{REPEATED}-popularity-{name}", name) for name in names)]
+        row = {"repeated": kind, "label": words, "times": len(values), "mean": np.mean(values)}
+        rows.append(row | {"std": np.std(values, ddof=1), "lowest": min(values), "highest": max(values)})
+    return pd.DataFrame(rows)
+
+
+def _mean_ndcg(records: Records, kind: str, name: str, arm: str) -> float:
+    means = records.metrics(kind, name)["arms"][arm]["means"]
+    return float(np.mean([means[f"{backbone}/ndcg@7"]["user"] for backbone in backbone_groups(records)["mean"]]))
 
 
 def fold_scored(records: Records, fold: int = 0) -> list[dict]:

@@ -89,13 +89,13 @@ class Knowledge:
     def _requests(self, policy: Policy) -> list[Request]:
         llm, paired = self.config.llm, {*self.pair_users(policy), *self.heldout_users} if policy.rewarded else ()
         users = range(len(self.users)) if policy.users == "all" else self.data.cohort.of(policy.users)
-        texts = self.prompts(policy.prompt)
+        texts, draw = self.prompts(policy.prompt), [policy.draw] if policy.draw else []
         return [
             Request(
                 str(user),
                 texts[user],
                 llm.train_samples if user in paired else llm.evaluation_samples,
-                derive_seed(self.seed, "sampling", self.users[user]),
+                derive_seed(self.seed, "sampling", self.users[user], *draw),
             )
             for user in users
         ]

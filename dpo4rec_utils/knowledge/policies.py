@@ -23,7 +23,7 @@ class Policy(Choices):
     `key` identifies the weights by content, so texts are never reused for another policy of the same name.
     `rewarded`: whether its texts become pairs, so that some train users get more of them; `round`: the rounds of a
     loop behind it. `users`: whom it is asked about, all or one split; `prompt`: by which user template of the
-    domain, None: the configuration's.
+    domain, None: the configuration's. `draw`: 0, or the number of another draw of its texts.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Policy(Choices):
     round: int = 0
     users: Literal["all", "validation"] = "all"
     prompt: str | None = None
+    draw: int = 0
 
     @property
     def key(self) -> str:

@@ -60,8 +60,8 @@ class Scorers:
     def own_stage(self, protocol: str, arm: ArmKnowledge, ablation: str = "", backbones=None, **change) -> Stage:
         """Metrics of one arm with re-rankers of its own: every backbone and seed.
 
-        `ablation` names a change of notebook 06: `backbones` and fields of the re-ranker's configuration (`change`)
-        differ, the texts do not, and the record is kept apart from the main table's.
+        `ablation` names a change of notebook 06, of `backbones` and fields of the re-ranker's configuration
+        (`change`), or what else keeps the record apart from the main table's.
         """
         kind, name = (
             ("ablation", f"{ablation}-{protocol}-{arm.name}") if ablation else ("own", f"{protocol}-{arm.name}")
