@@ -225,7 +225,8 @@ class Variant:
     (`prompt`).
 
     alignment, reward: fields of `AlignmentConfig` and `RewardConfig`. residual: a reward model that reads the history
-    mean, too. llm_only: one that never read a template. samples: N texts of a user instead of `llm.train_samples`.
+    mean, too. llm_only: one that never read a template. addition: one that asks what a text adds to the mean of the
+    user's others. samples: N texts of a user instead of `llm.train_samples`.
     grpo: the same texts and rewards without pairs.
     """
 
@@ -235,6 +236,7 @@ class Variant:
     reward: dict = field(default_factory=dict)
     residual: bool = False
     llm_only: bool = False
+    addition: bool = False
     samples: int | None = None
     grpo: bool = False
     prompt: str | None = None
@@ -242,7 +244,7 @@ class Variant:
     @property
     def orders_otherwise(self) -> bool:
         """Whether another reward than the round's orders its pairs."""
-        return bool(self.reward) or self.residual or self.llm_only
+        return bool(self.reward) or self.residual or self.llm_only or self.addition
 
 
 def _losses() -> list[Variant]:
@@ -267,6 +269,7 @@ VARIANTS = _named(
     Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
     Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
     Variant("residual_reward", "reward: beyond the history mean", residual=True),
+    Variant("addition_reward", "reward: what it adds to the others", addition=True),
     Variant("any_length_reward", "reward: length counts", reward={"equal_length": False}),
     Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
     Variant("map_reward", "reward: MAP", reward={"kind": "map"}),

@@ -30,7 +30,7 @@ from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.policies import Policy, base_policy
 from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.rerankers.scorers import Scorers
-from dpo4rec_utils.rewards.model import RewardModel, RewardModels
+from dpo4rec_utils.rewards.model import RewardInputs, RewardModel, RewardModels
 from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import Store
@@ -108,7 +108,7 @@ class Study:
             # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
             texts = self.knowledge.texts(before)
             # 2. Reward: how well a user's held-out lists are ranked with each text.
-            model = self.reward_models.of(before, sources, loop.residual)
+            model = self.reward_models.of(before, sources, RewardInputs(residual=loop.residual))
             # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
             pairs, heldout = self.pairs(self.rewarded_texts(before, model), round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
@@ -266,7 +266,8 @@ class Study:
         variant, before = VARIANTS[name], self.start
         config = self.config.alignment.changed(**variant.alignment)
         rules = PairRules(self.config.reward.changed(**variant.reward), config.unfinished, variant.samples)
-        model = self.reward_models.of(before, self.sources(before), variant.residual, variant.llm_only)
+        inputs = RewardInputs(variant.residual, variant.llm_only, variant.addition)
+        model = self.reward_models.of(before, self.sources(before), inputs)
         rewarded = self.rewarded_texts(before, model, rules)
         config = config.changed(pairs=min(config.pairs, self.trained(rewarded).most_pairs(config)))
         pairs, heldout = self.pairs(rewarded, name, config)

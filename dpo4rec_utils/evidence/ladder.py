@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.evidence import plots
+from dpo4rec_utils.evidence import plots, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_mean, t_of_mean
 from dpo4rec_utils.files import NotAskedError
@@ -31,6 +31,21 @@ def ladder(records: Records) -> pd.DataFrame:
             row |= {"against": rung.against, "difference": mean, "ci_low": low, "ci_high": high}
             rows.append(row | {"t": t_of_mean(difference), "users": len(values)})
     return pd.DataFrame(rows)
+
+
+def side_by_side(profiles: list[Records]) -> pd.DataFrame:
+    """Every rung's NDCG@7 and, in brackets, what it is above the rung it is compared with, with its t: two columns a
+    data set, one where nobody has later lists. Bold: t is above 2 or below -2."""
+    columns: dict[str, dict[str, str]] = {}
+    for records in profiles:
+        for row in ladder(records).itertuples():
+            column = columns.setdefault(f"{words.data_label(records)}, {SPLITS[row.split]} ({row.users})", {})
+            above = f"{row.difference:+.3f}, t {row.t:.1f}"
+            if row.rung == row.against:
+                column[row.label] = f"{row.ndcg:.3f}"
+            else:
+                column[row.label] = f"{row.ndcg:.3f} ({f'**{above}**' if abs(row.t) > 2 else above})"
+    return pd.DataFrame(columns).fillna("").rename_axis("NDCG@7").reset_index()
 
 
 def _by_user(records: Records, name: str) -> dict[str, pd.Series]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpo4rec_utils.arms import label
+from dpo4rec_utils.arms import REPEATED, label
 from dpo4rec_utils.data_config import PROFILE_NAME
-from dpo4rec_utils.evidence import answer, loop_learning, loop_tables, tables, words
+from dpo4rec_utils.evidence import answer, ladder, loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import copy_prose, write_report
@@ -230,6 +230,22 @@ def variants_block(results: Path) -> str:
     return "\n\n".join([folded(f"{len(table)} policies", pd.DataFrame(columns)), notes]).strip()
 
 
+def ladder_block(results: Path) -> str:
+    """What texts can give before any training, data sets side by side."""
+    profiles = [read_records(results / name) for name in committed(results) if _has(results, name, "ladder-")]
+    return words.markdown(ladder.side_by_side(profiles)) if profiles else "Not run: see notebook 03."
+
+
+def repeats_block(results: Path) -> str:
+    """Noise that is not of users, a profile that repeats round 1 after another."""
+    parts = []
+    for name in committed(results):
+        if _has(results, name, f"ablation-{REPEATED}-"):
+            table = tables.repeats(read_records(results / name)).drop(columns="repeated")
+            parts.append(f"`{name}`:\n\n{words.markdown(table.round(4))}")
+    return "\n\n".join(parts) or "Not measured yet: `evaluation.repeats` of a profile asks for it."
+
+
 def benchmarks_block(results: Path) -> str:
     """What is measured side by side in one run of `make bench`, a machine after another."""
     parts, path = [], results / "benchmarks.json"
@@ -276,6 +292,8 @@ BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
     ("README.md", "notebooks"): notebooks_block,
     ("docs/results.md", "side by side"): side_by_side_block,
     ("docs/results.md", "effects"): effects_block,
+    ("docs/results.md", "ladder"): ladder_block,
+    ("docs/results.md", "repeats"): repeats_block,
     ("docs/results.md", "variants"): variants_block,
     ("docs/results.md", "arms"): arms_block,
     ("docs/results.md", "cost"): cost_block,

@@ -79,6 +79,15 @@ def as_read(user_vectors: np.ndarray, texts: str) -> np.ndarray:
     return user_vectors.mean(axis=1, keepdims=True) if texts == "mean" else user_vectors
 
 
+def means_without(user_vectors: np.ndarray) -> np.ndarray:
+    """(U, S, T): in the place of each text the mean vector of its user's others; NaN where it is absent or alone."""
+    there = ~np.isnan(user_vectors[..., :1])
+    present = np.where(there, user_vectors, 0)
+    others = there.sum(axis=1, keepdims=True) - 1
+    rest = present.sum(axis=1, keepdims=True) - present
+    return np.where(there & (others > 0), rest / np.maximum(others, 1), np.nan).astype(user_vectors.dtype)
+
+
 def has_texts(user_vectors: np.ndarray, users: np.ndarray) -> bool:
     """Whether any of these users (positions) has a text among vectors (U, S, T)."""
     return not np.isnan(user_vectors[:, :, 0][users]).all()

@@ -14,7 +14,7 @@ import numpy as np
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.policies import Policy
-from dpo4rec_utils.knowledge.vectors import TextVectors, as_read
+from dpo4rec_utils.knowledge.vectors import TextVectors, as_read, means_without
 from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import Task, Trained, load_reranker, score_texts, train_all
 from dpo4rec_utils.rewards.reliability import density, split_half
@@ -32,11 +32,40 @@ class ScoredTask:
 
 
 @dataclass(frozen=True)
+class RewardInputs:
+    """What a reward model reads. Its texts are those of the policies and templates, each by itself.
+
+    residual: the history mean beside the text, so that a text earns what it adds to it. llm_only: no template.
+    addition: instead of a text the mean vector of its user's others, so that a text earns what the mean of all would
+    lack without it.
+    """
+
+    residual: bool = False
+    llm_only: bool = False
+    addition: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """What names of such models end with."""
+        names = ("residual", "llm_only", "addition")
+        return "".join(f"-{name.replace('_', '-')}" for name in names if getattr(self, name))
+
+    @property
+    def sign(self) -> int:
+        """-1 where a score is of what a text is left out of."""
+        return -1 if self.addition else 1
+
+    def asked(self, user_vectors: np.ndarray) -> np.ndarray:
+        """The vectors that stand for texts' vectors (U, S, T)."""
+        return means_without(user_vectors) if self.addition else user_vectors
+
+
+@dataclass(frozen=True)
 class RewardModel:
     """The trained models of one cross-fit and the rewards they gave. L lists of train and validation users.
 
     rewards: (L, N) by kind of the texts that the model was asked about; lists: those rewarded; fold: user (position) ->
-    fold of every train user; folder: the weights of every training.
+    fold of every train user; folder: the weights of every training; inputs: what the models read.
     """
 
     rewards: dict[str, np.ndarray]
@@ -44,6 +73,7 @@ class RewardModel:
     trainings: dict[str, ScoredTask]
     fold: dict[int, int]
     folder: Path
+    inputs: RewardInputs = RewardInputs()
 
     @property
     def key(self) -> str:
@@ -56,10 +86,10 @@ class RewardModel:
         results = {}
         for name, training in self.trainings.items():
             model = self._load(name)
-            scores = score_texts(model, training.task, training.scored, user_vectors)
+            scores = score_texts(model, training.task, training.scored, self.inputs.asked(user_vectors))
             results[name] = {kind: list_rewards(scores, training.scored.labels, kind) for kind in KINDS}
         scored = {name: training.scored for name, training in self.trainings.items()}
-        return {kind: merge_scored(results, scored, self.lists, kind) for kind in KINDS}
+        return {kind: self.inputs.sign * merge_scored(results, scored, self.lists, kind) for kind in KINDS}
 
     def model_without(self, user: int):
         """A model that was trained without this train user's lists, and its task."""
@@ -99,19 +129,19 @@ class RewardModels:
     def _texts(self, policies: list[Policy]) -> list[np.ndarray]:
         return [self.vectors.equal_vectors(policy, self.config.llm.evaluation_samples) for policy in policies]
 
-    def of(self, policy: Policy, sources: list[Policy], residual: bool = False, llm_only: bool = False) -> RewardModel:
-        """The reward model of a policy's texts, trained on the texts of `sources`, oldest first, and templates (not
-        with `llm_only`).
-
-        A `residual` one reads the history mean beside the text, so that a text earns what it adds to it.
-        """
-        name = policy.name + ("-residual" if residual else "") + ("-llm-only" if llm_only else "")
-        vectors, seed = self.vectors.policy_vectors(policy), derive_seed(self.seed, "reward", name)
-        texts = self._texts(sources) if llm_only else [self.mixture(sources)]
+    def of(self, policy: Policy, sources: list[Policy], inputs: RewardInputs | None = None) -> RewardModel:
+        """The reward model of a policy's texts, trained on the texts of `sources`, oldest first, and templates."""
+        inputs = inputs or RewardInputs()
+        name, vectors = policy.name + inputs.suffix, inputs.asked(self.vectors.policy_vectors(policy))
+        texts, seed = (
+            self._texts(sources) if inputs.llm_only else self._mixed(sources),
+            derive_seed(self.seed, "reward", name),
+        )
         train = self.cohort.of("train")
         fold = assigned_folds(train, self.config.reward.folds, seed)
-        history_vector = self.vectors.history_mean if residual else None
-        trainings = self._trainings(np.concatenate(texts, axis=1), fold, seed, history_vector)
+        history_vector = self.vectors.history_mean if inputs.residual else None
+        mixture = np.concatenate([inputs.asked(part) for part in texts], axis=1)
+        trainings = self._trainings(mixture, fold, seed, history_vector)
 
         def build(folder):
             tasks = {key: training.task for key, training in trainings.items()}
@@ -122,14 +152,14 @@ class RewardModels:
             workers = self.config.evaluation.workers
             done = train_all(tasks, folder / "models", workers, f"reward model of {name}", finish)
             scored = {key: training.scored for key, training in trainings.items()}
-            merged = {kind: merge_scored(done, scored, self.lists, kind) for kind in KINDS}
+            merged = {kind: inputs.sign * merge_scored(done, scored, self.lists, kind) for kind in KINDS}
             np.savez_compressed(folder / "rewards.npz", **merged)
             return {"reliability": self._reliability(merged), "split_half": self._densities(merged)}
 
         def read(folder):
             with np.load(folder / "rewards.npz") as saved:
                 by_user = dict(zip(train.tolist(), fold.tolist(), strict=True))
-                return RewardModel(dict(saved), self.lists, trainings, by_user, folder / "models")
+                return RewardModel(dict(saved), self.lists, trainings, by_user, folder / "models", inputs)
 
         depends = {
             "trainings": {key: training.task.key for key, training in trainings.items()},

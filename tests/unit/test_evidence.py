@@ -331,6 +331,25 @@ def test_agreement_with_own_lists_by_hand():
         loop_learning.agreement(made)
 
 
+def test_noise_that_is_not_of_users_by_hand():
+    values = {"dpo_round_1": 0.60, "dpo_round_1_drawn_1": 0.62, "dpo_round_1_drawn_2": 0.61}
+    values |= {"dpo_round_1_trained_1": 0.70, "dpo_round_1_trained_2": 0.50}
+
+    def metrics(kind, name):
+        arm = name.partition("popularity-")[2]
+        assert (kind, name.startswith("repeated-")) in {("own", False), ("ablation", True)}
+        means = {"prm/ndcg@7": {"user": [values[arm], values[arm]]}, "mir/ndcg@7": {"user": [9.0, 9.0]}}
+        return {"arms": {arm: {"means": means}}}
+
+    made = SimpleNamespace(config={"evaluation": {"repeats": 2}}, metrics=metrics, backbones=["prm", "mir"], profile="p")
+    table = tables.repeats(made).set_index("repeated")
+    assert table.times.tolist() == [3, 3] and table["mean"].tolist() == pytest.approx([0.61, 0.6])
+    assert table["std"].tolist() == pytest.approx([0.01, 0.1]), "MIR reads the history and stands beside"
+    made.config["evaluation"]["repeats"] = 0
+    with pytest.raises(NotAskedError, match="p repeats no round"):
+        tables.repeats(made)
+
+
 def test_dpo_less_random_labels_pair_by_pair():
     values = {
         "dpo_round_1": pd.DataFrame({"user": [1, 1, 2, 3], "value": [1.0, 2.0, -1.0, 3.0]}),
