@@ -247,6 +247,33 @@ class Variant:
         return bool(self.reward) or self.residual or self.llm_only or self.addition
 
 
+def _rewards() -> list[Variant]:
+    """What a text is rewarded for, with and without equal length."""
+    variants = []
+    for equal, words, end in ((False, "", ""), (True, ", equal length", "_equal")):
+        length = {"equal_length": equal}
+        variants += [
+            Variant(f"realised_reward{end}", f"reward: realised{words}", reward={"estimate": "realised"} | length),
+            Variant(f"amortised_reward{end}", f"reward: amortised{words}", reward={"estimate": "amortised"} | length),
+            Variant(f"addition_reward{end}", f"reward: what it adds{words}", reward=length, addition=True),
+        ]
+    return [
+        *variants,
+        Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
+        Variant("residual_reward", "reward: beyond the history mean", residual=True),
+    ]
+
+
+def _length() -> list[Variant]:
+    """What keeps texts short and whole."""
+    return [
+        Variant("weight_0", "chosen text's likelihood, weight 0", {"chosen_weight": 0.0}),
+        Variant("weight_1", "chosen text's likelihood, weight 1", {"chosen_weight": 1.0}),
+        Variant("length_margin", "a margin that pays for length", {"length_margin": 0.02}),
+        Variant("unfinished_paired", "unfinished texts as any others", {"unfinished": "paired"}),
+    ]
+
+
 def _losses() -> list[Variant]:
     """Losses of trl at two learning rates each; `ml-100k` is the sigmoid at the higher one."""
     variants = []
@@ -266,14 +293,11 @@ def _losses() -> list[Variant]:
 VARIANTS = _named(
     Variant("titles_prompt", "zero-shot, titles alone", prompt="titles"),
     Variant("demographics_prompt", "zero-shot, and age, gender, occupation", prompt="demographics"),
-    Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
-    Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
-    Variant("residual_reward", "reward: beyond the history mean", residual=True),
-    Variant("addition_reward", "reward: what it adds to the others", addition=True),
-    Variant("any_length_reward", "reward: length counts", reward={"equal_length": False}),
+    *_rewards(),
     Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
     Variant("map_reward", "reward: MAP", reward={"kind": "map"}),
     Variant("llm_only_reward", "reward model without templates", llm_only=True),
+    *_length(),
     Variant("samples_2", "2 texts a user", samples=2),
     Variant("samples_4", "4 texts a user", samples=4),
     Variant("samples_16", "16 texts a user", samples=16),

@@ -33,12 +33,13 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from dpo4rec_utils.alignment.packing import prefix_shared_forward
 from dpo4rec_utils.config import AlignmentConfig, DeviceConfig
 from dpo4rec_utils.device import DTYPES, the_device
-from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.files import StudyError, atomic_path, read_arrays
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids, turn_end
 from dpo4rec_utils.knowledge.policies import Policy, load_model
 
 disable_progress_bars()
 
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # trl's columns
 REFERENCE_PAIRS = 16  # of a pass that keeps nothing for a gradient
 
 
@@ -66,13 +67,24 @@ class StockDPOTrainer(TokenRows, DPOTrainer):
         self.length_margin = length_margin
         super().__init__(model, args=args, **options)
 
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        """Kept beside the checkpoints: a training that is resumed does not compute them again."""
+        path = Path(self.args.output_dir) / f"reference-{name}.npz"
+        if path.exists():
+            for column, values in read_arrays(path).items():
+                dataset = dataset.add_column(column, values)
+            return dataset
+        dataset = super()._precompute_ref_logps(dataset, name, batch_size)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **{column: np.array(dataset[column], np.float32) for column in REFERENCE})
+        return dataset
+
     def _compute_loss(self, model, inputs, return_outputs):
         if self.length_margin:
             chosen, rejected = inputs["completion_mask"].sum(dim=1).chunk(2)
             bonus = self.length_margin / self.beta
-            inputs = dict(inputs)
-            inputs["ref_chosen_logps"] = inputs["ref_chosen_logps"] - bonus * chosen
-            inputs["ref_rejected_logps"] = inputs["ref_rejected_logps"] - bonus * rejected
+            lengths = zip(REFERENCE, (chosen, rejected), strict=True)
+            inputs = inputs | {column: inputs[column] - bonus * tokens for column, tokens in lengths}
         return super()._compute_loss(model, inputs, return_outputs)
 
 

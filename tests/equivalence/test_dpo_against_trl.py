@@ -124,6 +124,19 @@ def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
     assert found[0.5] - found[0.0] == pytest.approx(likelihood / 2, rel=1e-5)
 
 
+def test_a_resumed_training_does_not_read_with_the_reference_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainers, "load_model", tiny_model)
+    run, columns = Run(tmp_path, CONFIG, 3, "fp32"), list(trainers.REFERENCE)
+    first = trainers.dpo_trainer(EMBEDDED, PAIRS, run).train_dataset
+    assert np.abs(np.array(first["ref_chosen_logps"])).min() > 1
+    monkeypatch.setattr(trainers.PrefixSharedDPOTrainer, "compute_ref_log_probs", None)  # would not be callable
+    again = trainers.dpo_trainer(EMBEDDED, PAIRS, run).train_dataset
+    assert again[:] == first[:] and set(columns) < set(again.column_names)
+    (tmp_path / "checkpoints/reference-train.npz").unlink()
+    with pytest.raises(TypeError, match="not callable"):
+        trainers.dpo_trainer(EMBEDDED, PAIRS, run)
+
+
 def test_a_margin_that_pays_for_length_by_hand(tmp_path):
     """R-DPO: a pair whose chosen text is longer by three tokens; before the first step policy and reference agree."""
     pair = pd.DataFrame({"prompt": ["Once"], "chosen": [" upon a time there was"], "rejected": [" upon a"]})

@@ -129,14 +129,8 @@ def test_tables_and_figures(finished):
     assert on_top.arm.nunique() == 4 and set(on_top.scorer) == {"own"}
     signal = pd.read_csv(results / "tables/ablation_preference.csv")
     others = {round_name(1, loop) for loop in TRAINED}
-    assert set(signal.arm) == others | {"zero_shot", "template", "titles_prompt", "samples_16"} and set(
-        signal.split
-    ) == {
-        "train",
-        "validation",
-        "test",
-        "train_later",
-    }
+    assert set(signal.arm) == others | {"warm_start", "template", "titles_prompt", "samples_16"}
+    assert set(signal.split) == {"train", "validation", "test", "train_later"}
     assert signal.difference.notna().all()
     assert set(signal[signal.arm == "titles_prompt"].split) == {"validation"}
     assert pd.read_csv(results / "tables/samples.csv").samples.unique().tolist() == [2, 4, 8, 16]
@@ -147,6 +141,13 @@ def test_tables_and_figures(finished):
     assert pd.read_csv(results / "tables/notebooks.csv").notebook.tolist() == [path.stem for path in NOTEBOOKS]
     listed = json.loads((results / "manifest.json").read_text())["records"]
     assert {path.stem for path in (results / "records").glob("*.json")} == set(listed)
+    repeats = pd.read_csv(results / "tables/repeats.csv").set_index("repeated")
+    assert repeats.times.to_dict() == {"drawn": 2, "trained": 2} and (repeats["std"] > 0).all(), (
+        "they said other things"
+    )
+    agreement = pd.read_csv(results / "tables/agreement.csv").set_index("order")
+    assert list(agreement.index) == ["reward", "longer", *TRAINED] and (agreement["rounds"] == 2).all()
+    assert agreement.agreement.between(0, 1).all() and agreement.users.max() <= 3
     stages = pd.read_csv(results / "tables/stages.csv")
     assert list(stages) == ["stage", "seconds", "peak_rss_mib"] and (stages.seconds >= 0).all()
     assert stages.peak_rss_mib.max() < 6 * 1024
@@ -161,7 +162,7 @@ def test_tables_and_figures(finished):
     shares = rounds[["heldout_accuracy", "longer_wins", "finished", "distinct_texts", "realised_accuracy"]]
     assert shares.stack().between(0, 1).all() and (rounds.pairs == 4).all()
     by_round = pd.read_csv(results / "tables/rewards_by_round.csv")
-    assert set(by_round["round"]) == {-1, 0, 1, 2} and by_round.difference_to_round_0.notna().all()
+    assert set(by_round["round"]) == {0, 1, 2} and by_round.difference_to_round_0.notna().all()
     for name in FIGURES:
         if name != "05_folds":  # smoke has one fold
             assert (results / f"figures/{name}.png").stat().st_size > 3000, name
@@ -199,15 +200,15 @@ def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     aligned = [loop for loop in map(LOOPS.get, TRAINED) if not loop.supervised]
     for name in (round_name(number, loop.name) for loop in aligned for number in (1, 2)):
         assert records[f"policy-{name}"]["metrics"]["log"][0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    assert (
-        len({record["key"] for record in records.values()}) == len(records) == 1 + 2 * len(TRAINED) + 1
-    )  # and a variant
+    # The warm start, every round, a variant, and round 1 trained again.
+    assert len({record["key"] for record in records.values()}) == len(records) == 1 + 2 * len(TRAINED) + 1 + 1
 
 
 def test_knowledge_to_take_home(finished, tmp_path):
     tables = {p.parent.name.rsplit("-", 1)[0]: pd.read_parquet(p) for p in finished.glob("runs/knowledge/*/*.parquet")}
     assert {"zero_shot", "warm_start", *ROUNDS} <= set(tables)
-    start_table = tables["warm_start"]
+    assert tables["warm_start"].reward.isna().all(), "no loop of this profile starts from it"
+    start_table = tables["zero_shot"]
     assert list(start_table) == ["user", "sample", "text", "vector", "reward"]
     assert start_table.text.str.startswith("This viewer enjoys").all() and {len(v) for v in start_table.vector} == {384}
     assert 0.5 < start_table.reward.notna().mean() < 1, "rewards of train and validation users alone"

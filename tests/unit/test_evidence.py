@@ -341,7 +341,9 @@ def test_noise_that_is_not_of_users_by_hand():
         means = {"prm/ndcg@7": {"user": [values[arm], values[arm]]}, "mir/ndcg@7": {"user": [9.0, 9.0]}}
         return {"arms": {arm: {"means": means}}}
 
-    made = SimpleNamespace(config={"evaluation": {"repeats": 2}}, metrics=metrics, backbones=["prm", "mir"], profile="p")
+    made = SimpleNamespace(
+        config={"evaluation": {"repeats": 2}}, metrics=metrics, backbones=["prm", "mir"], profile="p"
+    )
     table = tables.repeats(made).set_index("repeated")
     assert table.times.tolist() == [3, 3] and table["mean"].tolist() == pytest.approx([0.61, 0.6])
     assert table["std"].tolist() == pytest.approx([0.01, 0.1]), "MIR reads the history and stands beside"

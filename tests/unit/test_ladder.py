@@ -51,14 +51,21 @@ def test_a_rung_is_compared_by_user_with_the_one_that_it_names(tmp_path):
 
 def test_data_sets_stand_side_by_side(tmp_path):
     columns = {}
-    for name, splits in (("one", {"validation": [0.2, 0.4, 0.6], "train_later": [0.1]}), ("two", {"validation": [0.5]})):
+    for name, splits in (
+        ("one", {"validation": [0.2, 0.4, 0.6], "train_later": [0.1]}),
+        ("two", {"validation": [0.5]}),
+    ):
         config = CONFIG.changed(data=CONFIG.data.changed(name=name))
         store = Store(tmp_path / name, as_dict(config))
         store.make(rung_stage("texts_2", splits))
         columns[name] = Records(tmp_path / name / "results/smoke")
     store.make(rung_stage("mean_2", {"validation": [0.75]}))
     table = ladder.side_by_side(list(columns.values())).set_index("NDCG@7")
-    assert table.columns.tolist() == ["one, validation users (3)", "one, train users' later lists (1)", "two, validation users (1)"]
+    assert table.columns.tolist() == [
+        "one, validation users (3)",
+        "one, train users' later lists (1)",
+        "two, validation users (1)",
+    ]
     assert table.loc[RUNGS["texts_2"].label].tolist() == ["0.400", "0.100", "0.500"]
     assert table.loc[RUNGS["mean_2"].label].tolist() == ["", "", "0.750 (+0.250, t nan)"]
 
