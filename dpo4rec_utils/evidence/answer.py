@@ -91,22 +91,24 @@ def _line(row, rows: pd.DataFrame) -> str:
 
 
 def learning_line(records: Records) -> str:
-    """How often rounds order held-out pairs as the reward does, beside random labels, lengths, users' lists and
-    referees."""
+    """How often rounds agree with users' own lists on held-out pairs, then with the reward, beside random labels,
+    lengths and referees."""
     try:
         table = loop_learning.learning(records)
     except MissingRecordError:
         return "-"
     parts = [_round_line(row) for row in table[table["loop"] == "dpo"].itertuples()]
-    return "; ".join([f"held-out pairs ordered as the reward does: {parts[0]}", *parts[1:], *_referees(records)])
+    return "; ".join([f"held-out pairs: {parts[0]}", *parts[1:], *_referees(records)])
 
 
 def _round_line(row) -> str:
     points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
     return (
-        f"round {row.round} {words.share(row.heldout_accuracy, row.heldout_ci_low, row.heldout_ci_high)}, the longer text "
-        f"{row.longer_wins:.0%}, random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} points, {points[1]} to "
-        f"{points[2]}), agreeing with users' lists on {row.realised_accuracy:.0%} (the reward {row.label_realised:.0%})"
+        f"round {row.round} agrees with users' own lists on "
+        f"{words.share(row.realised_accuracy, row.realised_ci_low, row.realised_ci_high)} (the reward on {row.label_realised:.0%}), and "
+        f"orders {words.share(row.heldout_accuracy, row.heldout_ci_low, row.heldout_ci_high)} as the reward does that wrote the "
+        f"labels, the longer text {row.longer_wins:.0%}, random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} "
+        f"points, {points[1]} to {points[2]})"
     )
 
 
@@ -116,9 +118,19 @@ def _referees(records: Records) -> list[str]:
     except MissingRecordError:
         return []
     return [
-        f"referees, round {row.round}: {row.referees_validation:+.4f} nats (t {row.referees_t:.1f})"
+        f"referees, round {row.round}: {row.referees_validation:+.4f} nats (t {row.referees_t:.1f}), above random labels "
+        f"{_above_random(row)}"
         for row in table[table["loop"] == "dpo"].itertuples()
     ]
+
+
+def _above_random(row) -> str:
+    """What referees give to a round above random labels of the same round, of validation and of test users."""
+    validation, test = (
+        f"{getattr(row, name):+.4f} (t {getattr(row, f'{name}_t'):.1f})"
+        for name in ("referees_over_random_validation", "referees_over_random_test")
+    )
+    return f"{validation}, test users {test}"
 
 
 # Data sets side by side
@@ -167,21 +179,28 @@ def _cell(row) -> str:
 
 
 def learning_by_round(profiles: list[Records]) -> pd.DataFrame:
-    """What every round of DPO has learnt, a column a round of a data set."""
+    """How every round of DPO ranks and what it has learnt, a column a round of a data set."""
     columns = {}
     for records in profiles:
-        table = loop_learning.rounds(records)
+        table, before = loop_learning.rounds(records), tables.user_mean(records, loop_tables.start(records))
         for row in table[table["loop"] == "dpo"].itertuples():
+            ndcg = tables.user_mean(records, round_name(row.round))
+            ranking, before = f"{ndcg:.3f} ({ndcg - before:+.3f})", ndcg
             points = [f"{100 * x:+.1f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
             over, outside = f"{points[0]} ({points[1]} to {points[2]})", row.over_random_ci_low > 0
             columns[f"{words.data_label(records)}, round {row.round}"] = {
-                "held-out pairs ordered as the reward does": words.share(
+                "NDCG@7 (above the policy before)": ranking,
+                "held-out pairs: agreeing with users' own lists": words.share(
+                    row.realised_accuracy, row.realised_ci_low, row.realised_ci_high
+                ),
+                "so does the reward": f"{row.label_realised:.0%}",
+                "ordered as the reward does, which wrote the labels": words.share(
                     row.heldout_accuracy, row.heldout_ci_low, row.heldout_ci_high
                 ),
                 "so ordered by *the longer wins*": f"{row.longer_wins:.0%}",
                 "points over random labels": f"**{over}**" if outside or row.over_random_ci_high < 0 else over,
-                "agreeing with users' lists (the reward)": f"{row.realised_accuracy:.0%} ({row.label_realised:.0%})",
-                "referees of validation users, nats (t)": f"{row.referees_validation:+.4f} ({row.referees_t:.1f})",
+                "referees, nats (t) above the policy before": f"{row.referees_validation:+.4f} ({row.referees_t:.1f})",
+                "referees above random labels": _above_random(row),
             }
     return _table(columns, "learning")
 

@@ -22,6 +22,14 @@ def scored(records: Records) -> list[dict]:
     return folds[0] if len(folds) == 1 else [_pooled(parts) for parts in zip(*folds, strict=True)]
 
 
+def user_mean(records: Records, arm: str) -> float:
+    """NDCG@7 of an arm: own scorers, popularity negatives, mean over test users and backbones that do not read the
+    history."""
+    (part,) = [part for part in scored(records) if (part["protocol"], part["scorer"]) == ("popularity", "own")]
+    by_user = part["arms"][arm]["by_user"]
+    return float(np.mean([by_user[f"{backbone}/ndcg@7"].mean() for backbone in backbone_groups(records)["mean"]]))
+
+
 def repeats(records: Records) -> pd.DataFrame:
     """Noise that is not of users: NDCG@7 of round 1 when its texts are drawn again, and when it is trained again.
 
