@@ -170,14 +170,15 @@ def test_seeds_differ_by_name_and_repeat():
     assert len({derive_seed(1, "a", 2), derive_seed(1, "a", 3), derive_seed(2, "a", 2)}) == 3
 
 
-def test_every_variant_is_a_valid_configuration_and_changes_something():
+def test_every_variant_is_a_valid_configuration_and_those_asked_for_change_something():
     base = load_config("ml-100k-ablations")
     for variant in VARIANTS.values():
         changed = base.alignment.changed(**variant.alignment)
         reward = base.reward.changed(**variant.reward)
         prompt = base.llm.changed(prompt=variant.prompt or base.llm.prompt)
         other_samples = variant.samples not in (None, base.llm.train_samples)
-        flags = variant.residual or variant.llm_only or variant.grpo or other_samples
+        flags = variant.residual or variant.llm_only or variant.addition or variant.grpo or other_samples
+        flags = flags or variant.name not in base.evaluation.ablations  # as the default is, when another was it
         assert (changed, reward, prompt) != (base.alignment, base.reward, base.llm) or flags, variant.name
 
 
