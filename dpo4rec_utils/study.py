@@ -181,10 +181,8 @@ class Study:
         order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
         rewarded = settings.warm_start or any(LOOPS[loop].start == "warm_start" for loop in self.loops)
-        table, recipe = (
-            pd.DataFrame(rows, columns=["prompt", "completion"]),
-            Recipe("warm_start", "fine_tune", rewarded),
-        )
+        table = pd.DataFrame(rows, columns=["prompt", "completion"])
+        recipe = Recipe("warm_start", "fine_tune", rewarded)
         settings = settings.changed(learning_rate=settings.warm_start_learning_rate, lora_layers="all")
         return self.aligner.train(self.zero_shot, table, recipe, settings)
 

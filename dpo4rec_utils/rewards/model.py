@@ -133,11 +133,8 @@ class RewardModels:
         """The reward model of a policy's texts, trained on the texts of `sources`, oldest first, and templates."""
         inputs = inputs or RewardInputs()
         name, vectors = policy.name + inputs.suffix, inputs.asked(self.vectors.policy_vectors(policy))
-        texts, seed = (
-            self._texts(sources) if inputs.llm_only else self._mixed(sources),
-            derive_seed(self.seed, "reward", name),
-        )
-        train = self.cohort.of("train")
+        texts = self._texts(sources) if inputs.llm_only else self._mixed(sources)
+        train, seed = self.cohort.of("train"), derive_seed(self.seed, "reward", name)
         fold = assigned_folds(train, self.config.reward.folds, seed)
         history_vector = self.vectors.history_mean if inputs.residual else None
         mixture = np.concatenate([inputs.asked(part) for part in texts], axis=1)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.evidence import statistics
+from dpo4rec_utils.knowledge import vectors
 from dpo4rec_utils.rewards import estimates, model, reliability, values
 
 
@@ -39,6 +40,31 @@ def test_merging_averages_the_models_that_scored_a_list():
     results = {"a": {"ndcg": np.array([[1.0], [0.0]])}, "b": {"ndcg": np.array([[0.0], [0.5]])}}
     merged = model.merge_scored(results, scored, lists, "ndcg")
     assert merged[:2].tolist() == [[0.5], [0.25]] and np.isnan(merged[2, 0])
+
+
+def test_every_second_list_of_a_user():
+    lists, rewards = made_lists([0, 1, 0, 0, 2]), np.array([[1.0, 5], [2, 2], [3, 5], [5, 8], [7, 7]])
+    first, second = (values.half_rewards(rewards, lists, [0, 2], half) for half in (0, 1))
+    assert first.tolist() == [[3, 6.5], [7, 7]] and second[0].tolist() == [3, 5]
+    assert np.isnan(second[1]).all(), "one list has no other half"
+
+
+def test_what_a_text_adds_is_asked_by_leaving_it_out():
+    texts = np.array([[[1.0], [3], [8]], [[2], [4], [np.nan]], [[5], [np.nan], [np.nan]]])
+    rest = vectors.means_without(texts)[..., 0]
+    np.testing.assert_array_equal(rest, [[5.5, 4.5, 2], [4, 2, np.nan], [np.nan] * 3])
+    added, alone = model.RewardInputs(addition=True), model.RewardInputs()
+    np.testing.assert_array_equal(added.asked(texts)[..., 0], rest)
+    assert added.sign == -1 and alone.sign == 1 and alone.asked(texts) is texts
+    assert (
+        model.RewardInputs(residual=True, llm_only=True).suffix == "-residual-llm-only" and added.suffix == "-addition"
+    )
+
+
+def test_a_users_texts_as_re_rankers_read_them():
+    texts = np.array([[[1.0, 2], [3, 6]], [[5, 5], [7, 5]]])
+    assert vectors.as_read(texts, "each") is texts
+    assert vectors.as_read(texts, "mean").tolist() == [[[2, 4]], [[6, 5]]]
 
 
 def test_split_half_of_a_perfect_and_of_a_noisy_reward():
