@@ -163,7 +163,7 @@ def variants(records: Records) -> pd.DataFrame:
     columns = {"referees_validation": judged.difference, "referees_ci_half": judged.ci_half, "referees_t": judged.t}
     table = learning(records, names).assign(policy=names, minutes=minutes)
     table = table.assign(**{name: values.to_numpy() for name, values in columns.items()})
-    table = table.drop(columns=["loop", "round", *(name for name in ROUNDS if "over_random" in name)])
+    table = table.drop(columns=["loop", "round", *(name for name in table if name.startswith("over_random"))])
     return table[["policy", *(name for name in ROUNDS if name in table), "referees_ci_half", "minutes"]]
 
 
