@@ -248,20 +248,16 @@ class Variant:
 
 
 def _rewards() -> list[Variant]:
-    """What a text is rewarded for, with and without equal length."""
+    """What a text is rewarded for, at any and at equal length, whatever the profile's own reward is."""
     variants = []
-    for equal, words, end in ((False, "", ""), (True, ", equal length", "_equal")):
-        length = {"equal_length": equal}
+    for equal, end in ((False, "any"), (True, "equal")):
+        length, words = {"equal_length": equal}, f"{end} length"
         variants += [
-            Variant(f"realised_reward{end}", f"reward: realised{words}", reward={"estimate": "realised"} | length),
-            Variant(f"amortised_reward{end}", f"reward: amortised{words}", reward={"estimate": "amortised"} | length),
-            Variant(f"addition_reward{end}", f"reward: what it adds{words}", reward=length, addition=True),
+            Variant(f"realised_{end}", f"reward: realised, {words}", reward={"estimate": "realised"} | length),
+            Variant(f"amortised_{end}", f"reward: amortised, {words}", reward={"estimate": "amortised"} | length),
+            Variant(f"addition_{end}", f"reward: what it adds, {words}", reward=length, addition=True),
         ]
-    return [
-        *variants,
-        Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
-        Variant("residual_reward", "reward: beyond the history mean", residual=True),
-    ]
+    return variants
 
 
 def _length() -> list[Variant]:
@@ -293,6 +289,10 @@ def _losses() -> list[Variant]:
 VARIANTS = _named(
     Variant("titles_prompt", "zero-shot, titles alone", prompt="titles"),
     Variant("demographics_prompt", "zero-shot, and age, gender, occupation", prompt="demographics"),
+    Variant("realised_reward", "reward: realised", reward={"estimate": "realised"}),
+    Variant("embedding_reward", "reward: fit to the history mean", reward={"estimate": "embedding"}),
+    Variant("residual_reward", "reward: beyond the history mean", residual=True),
+    Variant("any_length_reward", "reward: length counts", reward={"equal_length": False}),
     *_rewards(),
     Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
     Variant("map_reward", "reward: MAP", reward={"kind": "map"}),

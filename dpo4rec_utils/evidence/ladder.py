@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from dpo4rec_utils.evidence import plots, words
 from dpo4rec_utils.evidence.records import Records
@@ -59,8 +58,7 @@ def drawn(records: Records):
     """NDCG@7 of every rung, a marker a group of users."""
     table = ladder(records)
     rows = table.assign(of=table.split.map(SPLITS))
-    figure, axis = plots.dots(rows, "label", "ndcg", "of")
-    axis.xaxis.set_major_locator(MaxNLocator(2))  # the rungs' words leave little width
+    figure, _ = plots.dots(rows, "label", "ndcg", "of")
     counts = table.groupby("split", sort=False).users.max()
     plots.below(figure, f"NDCG@7 ({', '.join(f'{SPLITS[split]}: n = {n}' for split, n in counts.items())})")
     seen = table[(table.split == "validation") & (table.rung != table.against)]

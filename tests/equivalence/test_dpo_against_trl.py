@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dpo4rec_utils.alignment import packing, trainers
+from dpo4rec_utils.alignment.trainer_classes import REFERENCE, PrefixSharedDPOTrainer
 from dpo4rec_utils.alignment.trainers import Run
 from dpo4rec_utils.config import LOSSES, AlignmentConfig
 from dpo4rec_utils.knowledge.models import load_tokenizer
@@ -126,10 +127,10 @@ def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
 
 def test_a_resumed_training_does_not_read_with_the_reference_again(tmp_path, monkeypatch):
     monkeypatch.setattr(trainers, "load_model", tiny_model)
-    run, columns = Run(tmp_path, CONFIG, 3, "fp32"), list(trainers.REFERENCE)
+    run, columns = Run(tmp_path, CONFIG, 3, "fp32"), list(REFERENCE)
     first = trainers.dpo_trainer(EMBEDDED, PAIRS, run).train_dataset
     assert np.abs(np.array(first["ref_chosen_logps"])).min() > 1
-    monkeypatch.setattr(trainers.PrefixSharedDPOTrainer, "compute_ref_log_probs", None)  # would not be callable
+    monkeypatch.setattr(PrefixSharedDPOTrainer, "compute_ref_log_probs", None)  # would not be callable
     again = trainers.dpo_trainer(EMBEDDED, PAIRS, run).train_dataset
     assert again[:] == first[:] and set(columns) < set(again.column_names)
     (tmp_path / "checkpoints/reference-train.npz").unlink()
@@ -240,7 +241,7 @@ def test_truncation_is_refused(tmp_path):
         trainer = trainers.dpo_trainer(EMBEDDED, PAIRS, Run(tmp_path, CONFIG, 3, "fp32"))
     trainer.args.max_length = 8
     with pytest.raises(ValueError, match="max_length=None"):
-        trainers.PrefixSharedDPOTrainer(
+        PrefixSharedDPOTrainer(
             tiny_model(),
             args=trainer.args,
             train_dataset=trainer.train_dataset,

@@ -11,7 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import prose
+from dpo4rec_utils.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted(
@@ -77,6 +79,11 @@ def test_tables_findings_and_report_are_byte_for_byte_those_committed(clone, rep
 def test_executed_copies_have_the_prose_of_their_sources(path):
     copy, source = (prose(json.loads(book.read_text())) for book in (path, ROOT / "notebooks" / path.name))
     assert copy == source, "run make report, or the notebook"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_committed_records_are_of_the_settings_that_their_profile_has(profile):
+    Records(ROOT / "results" / profile).require(load_config(profile))
 
 
 def test_reading_prints_commit_date_machine_and_versions(reported):

@@ -47,7 +47,7 @@ def test_errors_name_key_value_and_what_is_allowed(overrides, words):
 def test_unknown_profile_lists_the_profiles():
     with pytest.raises(
         ConfigError,
-        match="ml-100k, ml-100k-ablations, ml-100k-folds, ml-100k-gemma, ml-100k-ladder, ml-100k-thorough, ml-1m, smoke, smoke-controls",
+        match="ml-100k, ml-100k-ablations, ml-100k-cold, ml-100k-cold-ablations, ml-100k-folds, ml-100k-gemma, ml-100k-ladder, ml-100k-thorough, ml-1m, smoke, smoke-controls",
     ):
         load_config("ml100k")
 
@@ -170,16 +170,26 @@ def test_seeds_differ_by_name_and_repeat():
     assert len({derive_seed(1, "a", 2), derive_seed(1, "a", 3), derive_seed(2, "a", 2)}) == 3
 
 
-def test_every_variant_is_a_valid_configuration_and_those_asked_for_change_something():
-    base = load_config("ml-100k-ablations")
+@pytest.mark.parametrize(
+    ("profile", "own"),
+    [
+        ("ml-100k-ablations", {"amortised_equal", "weight_1"}),
+        ("ml-100k-cold-ablations", {"realised_any", "realised_reward", "any_length_reward"}),
+    ],
+)
+def test_every_variant_is_a_valid_configuration_and_changes_something(profile, own):
+    """But for those that are the profile's own recipe, which it does not ask for."""
+    base, unchanged = load_config(profile), set()
+    assert not own & set(base.evaluation.ablations)
     for variant in VARIANTS.values():
         changed = base.alignment.changed(**variant.alignment)
         reward = base.reward.changed(**variant.reward)
         prompt = base.llm.changed(prompt=variant.prompt or base.llm.prompt)
         other_samples = variant.samples not in (None, base.llm.train_samples)
         flags = variant.residual or variant.llm_only or variant.addition or variant.grpo or other_samples
-        flags = flags or variant.name not in base.evaluation.ablations  # as the default is, when another was it
-        assert (changed, reward, prompt) != (base.alignment, base.reward, base.llm) or flags, variant.name
+        if (changed, reward, prompt) == (base.alignment, base.reward, base.llm) and not flags:
+            unchanged.add(variant.name)
+    assert unchanged == own
 
 
 def test_the_names_of_embedded_models_agree():
