@@ -10,19 +10,28 @@ from dpo4rec_utils.files import MissingRecordError
 # README's three lines: a baseline each, in plain words.
 PLAIN = {
     "zero_shot": "the LLM as it comes",
-    "random_labels": "training on random labels",
+    "random_labels": "random labels",
     "history_mean": "the history's mean vector, without an LLM",
 }
 
 
 def plain_lines(profiles: list[Records]) -> str:
     """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round, of the baseline and their difference, a
-    data set after another; what the one re-ranker for all texts does not confirm is said."""
+    data set after another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7."""
     rounds = profiles[0].config["alignment"]["rounds"]
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in PLAIN.items()]
     chance = [f"- {text}" for records in profiles if (text := _unlearnt_line(records))]
-    withdrawn = ", [withdrawn until made again](docs/results.md)" * any(records.withdrawn for records in profiles)
-    return "\n".join([f"NDCG@7 after {rounds} rounds{withdrawn}:", "", *lines, *chance])
+    withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
+    return "\n".join([f"NDCG@7 after {rounds} rounds{withdrawn}:", "", *lines, _rounds_line(profiles), *chance])
+
+
+def _rounds_line(profiles: list[Records]) -> str:
+    """NDCG@7 of every trained policy of the loop, a data set after another; each has the rounds of the first one."""
+    warm, last = loop_tables.start(profiles[0]) == "warm_start", profiles[0].config["alignment"]["rounds"]
+    names = [*(["warm_start"] if warm else []), *map(round_name, range(1, last + 1))]
+    values = [", ".join(f"{tables.user_mean(records, name):.3f}" for name in names) for records in profiles]
+    parts = [f"{words.data_label(records)} {value}" for records, value in zip(profiles, values, strict=True)]
+    return f"- **{'Warm start, then each' if warm else 'Each'} round.** {'; '.join(parts)}."
 
 
 def _unlearnt_line(records: Records) -> str:
@@ -48,7 +57,7 @@ def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
         parts.append(f"{words.data_label(records)} {value}")
     verdict = words.VERDICTS[sides[0]] if len(set(sides)) == 1 else "Not the same everywhere, beside"
     line = f"**{verdict} {text}.** {', '.join(parts)}."
-    return line + f" Not confirmed on {' and '.join(unconfirmed)} by one re-ranker for all texts." * bool(unconfirmed)
+    return line + f" One re-ranker for all texts does not confirm {' and '.join(unconfirmed)}." * bool(unconfirmed)
 
 
 def answer(records: Records) -> dict[str, str]:

@@ -93,7 +93,7 @@ def test_records_of_sorted_texts_are_withdrawn_wherever_they_are_shown(tmp_path)
     assert not Records(results).withdrawn and "withdrawn" not in answer.plain_lines([Records(results)])
     store.make(Stage("texts", "warm_start", {"policy": "x"}, lambda _: {}))
     shown = Records(results)
-    assert shown.withdrawn and "[withdrawn until made again]" in answer.plain_lines([shown]).splitlines()[0]
+    assert shown.withdrawn and "[withdrawn](" in answer.plain_lines([shown]).splitlines()[0]
     assert "Withdrawn" in words.seen_on(shown) and "Withdrawn" in shown.provenance()
 
 
@@ -178,12 +178,13 @@ def test_losses_are_counted_like_wins(records):
 
 
 def test_the_three_lines_give_absolute_values_and_their_difference(records):
-    first, _, third = answer.plain_lines([records]).splitlines()[2:]
+    first, _, third, rounds = answer.plain_lines([records]).splitlines()[2:6]
     assert first == "- **Better than the LLM as it comes.** MovieLens-100K 0.513 over 0.300 (+0.213)."
     assert (
         third
         == "- **Worse than the history's mean vector, without an LLM.** MovieLens-100K 0.513 under 0.563 (-0.050)."
     )
+    assert rounds.startswith("- **Warm start, then each round.** MovieLens-100K 0.") and rounds.endswith(", 0.513.")
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
