@@ -47,6 +47,12 @@ class Loop(Choices):
         """Whether it is trained on something else than preferences."""
         return self.examples != "pairs"
 
+    def starts_at(self, warm_start: bool) -> str:
+        """The name of the policy before round 1; `warm_start`: whether the configuration has one before it."""
+        if self.start == "configured":
+            return "warm_start" if warm_start else "zero_shot"
+        return self.start
+
     @property
     def supervised(self) -> bool:
         """Whether it fine-tunes on single texts."""
@@ -163,7 +169,15 @@ ARMS = _named(
         baseline=6,
         judged=True,
     ),
-    _texts("dpo_cold", "DPO, no warm start", "the paper's path", "dpo_cold", against=("zero_shot",), judged=True),
+    _texts(
+        name="dpo_cold",
+        label="DPO, no warm start",
+        question="the paper's path",
+        policy="dpo_cold",
+        against=("zero_shot",),
+        baseline=14,
+        judged=True,
+    ),
     _texts(
         name="dpo_warm",
         label="DPO from the warm start",
@@ -260,13 +274,16 @@ def _rewards() -> list[Variant]:
     return variants
 
 
-def _length() -> list[Variant]:
-    """What keeps texts short and whole."""
+def _form() -> list[Variant]:
+    """What keeps texts short, whole and without repetition."""
     return [
         Variant("weight_0", "chosen text's likelihood, weight 0", {"chosen_weight": 0.0}),
         Variant("weight_1", "chosen text's likelihood, weight 1", {"chosen_weight": 1.0}),
         Variant("length_margin", "a margin that pays for length", {"length_margin": 0.02}),
+        Variant("beta_0_1", "beta 0.1", {"beta": 0.1}),
         Variant("unfinished_paired", "unfinished texts as any others", {"unfinished": "paired"}),
+        Variant("repetitive_paired", "repetitive texts as any others", {"repetitive": "paired"}),
+        Variant("repetitive_rejected", "repetitive texts rejected", {"repetitive": "rejected"}),
     ]
 
 
@@ -297,7 +314,7 @@ VARIANTS = _named(
     Variant("ndcg_reward", "reward: NDCG", reward={"kind": "ndcg"}),
     Variant("map_reward", "reward: MAP", reward={"kind": "map"}),
     Variant("llm_only_reward", "reward model without templates", llm_only=True),
-    *_length(),
+    *_form(),
     Variant("samples_2", "2 texts a user", samples=2),
     Variant("samples_4", "4 texts a user", samples=4),
     Variant("samples_16", "16 texts a user", samples=16),
@@ -354,8 +371,13 @@ def table_arms(evaluation: dict, alignment: dict, protocol: str = "popularity") 
     return names + (rounds if protocol == "popularity" else rounds[-1:] if names else [])
 
 
-def comparisons(names: list[str], last: str) -> list[tuple[str, str]]:
-    """(arm, baseline) pairs that the study asks about, where both are among `names`; `last`: the last round's name."""
-    pairs = [(last, baseline) for baseline in BASELINES]
+def comparisons(names: list[str], last: str, start: str) -> list[tuple[str, str]]:
+    """(arm, baseline) pairs that the study asks about, where both are among `names`: the last round, of name `last`,
+    and its baselines; every round and the policy before it, the first one's of name `start`; arms and what they are
+    against."""
+    loop, _, number = last.partition("_round_")
+    turns = [start, *(round_name(turn, loop) for turn in range(1, int(number) + 1))]
+    pairs = [(last, baseline) for baseline in BASELINES] + list(zip(turns[1:], turns, strict=False))
+    pairs = list(dict.fromkeys(pairs))  # with one round the policy before the last is a baseline, too
     pairs += [(name, baseline) for name in reversed(ARMS) for baseline in ARMS[name].against]
     return [(a, b) for a, b in pairs if a in names and b in names]

@@ -197,6 +197,10 @@ class AlignmentConfig(Section):
         "rejected",
         description="texts cut at llm.max_new_tokens: rejected: a user's worst, never chosen; left_out: in no pair; paired: as any",
     )
+    repetitive: Literal["rejected", "unchosen", "paired"] = Field(
+        "paired",
+        description="texts that repeat themselves: rejected: a user's worst, never chosen; unchosen: never chosen; paired: as any",
+    )
     implementation: Literal["prefix_shared", "stock"] = "prefix_shared"
     loss: Loss = Field("sigmoid", description="trl's losses that need chosen and rejected texts alone")
     beta: float = Field(0.1, ge=1e-4, le=10.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpo4rec_utils.alignment.heldout import MOST_USERS
-from dpo4rec_utils.arms import LOOPS, VARIANTS, Loop, table_arms, trained_loops
+from dpo4rec_utils.arms import LOOPS, VARIANTS, table_arms, trained_loops
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -54,8 +54,8 @@ def sampled_texts(study: Study) -> int:
     few, many, rounds = config.llm.evaluation_samples, config.llm.train_samples, config.alignment.rounds
     train = len(study.data.cohort.of("train")) - config.alignment.heldout_users
     paired = min(config.alignment.pair_users or train, train) + config.alignment.heldout_users
-    start = 1 + _warm_start(config)
-    rewarded = 1 + _pairs_warm_start(config) + (rounds - 1) * len(study.loops)
+    start = 1 + _warm_start(study)
+    rewarded = study.zero_shot.rewarded + study.begins_with("warm_start") + (rounds - 1) * len(study.loops)
     each = users * few * (start + rounds * len(study.loops)) + paired * (many - few) * rewarded
     if "item_llm" in config.evaluation.arms:
         each += len(study.data.dataset.items)
@@ -74,7 +74,7 @@ def trained_texts(study: Study) -> float:
     compared = 2 * (2 * settings.pairs_per_user * settings.heldout_users + MOST_USERS)
     for loop in study.loops:
         trained += rounds * ((EXAMPLE if LOOPS[loop].supervised else PAIR) * examples + COMPARED * compared)
-    trained += EXAMPLE * _warm_start(config) * settings.warm_start_examples
+    trained += EXAMPLE * _warm_start(study) * settings.warm_start_examples
     variants = sum(not VARIANTS[name].prompt for name in config.evaluation.ablations)
     repeats = PAIR * examples * config.evaluation.repeats
     return config.evaluation.folds * trained + repeats + variants * (PAIR * examples + COMPARED * compared / 2)
@@ -99,23 +99,16 @@ def _reward_models(config: Config) -> int:
     """One a round of every loop, those of one start shared, notebook 03's without templates, and that of zero-shot
     texts where the ladder asks it and no loop does."""
     loops = [LOOPS[name] for name in trained_loops(config.evaluation.arms)]
-    first = {(_is_warm(loop, config), loop.residual) for loop in loops}
-    ladder = (False, False) not in first and any(rung.rewarded for rung in with_compared(config.evaluation.ladder))
+    first = {(loop.starts_at(config.alignment.warm_start), loop.residual) for loop in loops}
+    ladder = ("zero_shot", False) not in first and any(
+        rung.rewarded for rung in with_compared(config.evaluation.ladder)
+    )
     return len(first) + len(loops) * (config.alignment.rounds - 1) + 1 + ladder
 
 
-def _is_warm(loop: Loop, config: Config) -> bool:
-    return config.alignment.warm_start if loop.start == "configured" else loop.start == "warm_start"
-
-
-def _pairs_warm_start(config: Config) -> bool:
-    """Whether the warm start's texts become pairs."""
-    return any(_is_warm(LOOPS[name], config) for name in trained_loops(config.evaluation.arms))
-
-
-def _warm_start(config: Config) -> bool:
+def _warm_start(study: Study) -> bool:
     """Whether there is a warm start: a loop begins with it, or it is an arm."""
-    return "warm_start" in config.evaluation.arms or _pairs_warm_start(config)
+    return "warm_start" in study.config.evaluation.arms or study.begins_with("warm_start")
 
 
 def memory(data: Data) -> float:

@@ -103,6 +103,10 @@ class Study:
         `name`: the headline's loop, or another of `arms.LOOPS`.
         """
         loop, before = LOOPS[name], self.before(name)
+        if not before.rewarded:
+            raise StudyError(
+                f"{name} begins with {before.name}, whose texts make no pairs; add {name} to evaluation.arms."
+            )
         sources, rounds = self.sources(before), self.config.alignment.rounds
         for number in range(1, rounds + 1):
             # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
@@ -123,9 +127,13 @@ class Study:
 
     def before(self, loop: str) -> Policy:
         """The policy before round 1 of a loop."""
-        if LOOPS[loop].start == "configured":
-            return self.start
-        return self.zero_shot if LOOPS[loop].start == "zero_shot" else self.warm_start
+        start = LOOPS[loop].starts_at(self.config.alignment.warm_start)
+        return self.zero_shot if start == "zero_shot" else self.warm_start
+
+    def begins_with(self, policy: str) -> bool:
+        """Whether a loop of this configuration begins with the policy of this name, so that its texts become pairs."""
+        warm_start = self.config.alignment.warm_start
+        return any(LOOPS[loop].starts_at(warm_start) == policy for loop in self.loops)
 
     def _examples(self, loop: Loop, pairs: pd.DataFrame, texts: pd.DataFrame, number: int) -> pd.DataFrame:
         """What a loop's policy is trained on in round `number`: the pairs, or as many examples for the same users."""
@@ -164,13 +172,14 @@ class Study:
 
     @cached_property
     def zero_shot(self) -> Policy:
-        """The LLM as it comes."""
-        return base_policy(self.config.llm)
+        """The LLM as it comes; its texts are rewarded where a loop begins with it, or the ladder picks among them."""
+        rewarded = self.begins_with("zero_shot") or bool(self.config.evaluation.ladder)
+        return replace(base_policy(self.config.llm), rewarded=rewarded)
 
     @property
     def start(self) -> Policy:
         """The policy before round 1 of the headline's loop: the zero-shot LLM, or the warm start."""
-        return self.warm_start if self.config.alignment.warm_start else self.zero_shot
+        return self.before("dpo")
 
     @cached_property
     def warm_start(self) -> Policy:
@@ -180,9 +189,8 @@ class Study:
         drawn = self.knowledge.template_texts(max(settings.warm_start_texts, -(-count // len(users))), full=False)
         order, prompts = generator(self.seed, "warm_start").permutation(users), self.knowledge.prompts()
         rows = [(prompts[user], text) for user in order for text in drawn[user]][:count]
-        rewarded = settings.warm_start or any(LOOPS[loop].start == "warm_start" for loop in self.loops)
         table = pd.DataFrame(rows, columns=["prompt", "completion"])
-        recipe = Recipe("warm_start", "fine_tune", rewarded)
+        recipe = Recipe("warm_start", "fine_tune", self.begins_with("warm_start"))
         settings = settings.changed(learning_rate=settings.warm_start_learning_rate, lora_layers="all")
         return self.aligner.train(self.zero_shot, table, recipe, settings)
 
@@ -192,7 +200,8 @@ class Study:
 
     def rewarded_texts(self, policy: Policy, model: RewardModel, rules: PairRules | None = None) -> RewardedTexts:
         """What pairs are built from, by the configuration's rules where none are given."""
-        rules, vectors = rules or PairRules(self.config.reward, self.config.alignment.unfinished), self.vectors
+        alignment, vectors = self.config.alignment, self.vectors
+        rules = rules or PairRules(self.config.reward, alignment.unfinished, alignment.repetitive)
         if (rules.samples or 0) > self.config.llm.train_samples:
             vectors, policy, model = self.widened(policy, model, rules.samples)
         return rewarded_texts(vectors, policy, model, rules)
@@ -263,7 +272,8 @@ class Study:
         """
         variant, before = VARIANTS[name], self.start
         config = self.config.alignment.changed(**variant.alignment)
-        rules = PairRules(self.config.reward.changed(**variant.reward), config.unfinished, variant.samples)
+        reward = self.config.reward.changed(**variant.reward)
+        rules = PairRules(reward, config.unfinished, config.repetitive, variant.samples)
         inputs = RewardInputs(variant.residual, variant.llm_only, variant.addition)
         model = self.reward_models.of(before, self.sources(before), inputs)
         rewarded = self.rewarded_texts(before, model, rules)

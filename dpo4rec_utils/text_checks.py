@@ -13,6 +13,7 @@ from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.knowledge.guards import guards_stage, mean_likes, similarity_stage, words_stage
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
+from dpo4rec_utils.knowledge.repetition import repetition_stage
 from dpo4rec_utils.registries import BACKBONES, ENGINES
 from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_reranker
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
@@ -25,14 +26,17 @@ TITLE_USERS, TITLE_SAMPLES = 16, 2
 
 
 def check_texts(study: Study, names: list[str]) -> None:
-    """Guards of validation users' texts, of policies by name and of 'template'."""
+    """Guards of validation users' texts, of policies by name and of 'template'; of policies how many of all their texts
+    repeat themselves."""
     users = study.data.cohort.of("validation")
     for name in names:
         if name == "template":
             drawn = study.knowledge.template_texts(study.config.llm.evaluation_samples, full=True)
             table = pd.DataFrame([(u, text) for u in users for text in drawn[u]], columns=["user", "text"])
         else:
-            table = study.knowledge.texts(study.policy(name))
+            policy = study.policy(name)
+            table = study.knowledge.texts(policy)
+            study.store.make(repetition_stage(name, table, study.knowledge.prompts(policy.prompt)))
             table = table[table.user.isin(users)]
         study.store.make(guards_stage(study.knowledge, name, table))
 

@@ -8,6 +8,7 @@ import pandas as pd
 from dpo4rec_utils.config import ENOUGH, AlignmentConfig, RewardConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.knowledge.repetition import repetitive_texts
 from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.registries import ESTIMATES
 from dpo4rec_utils.rewards.estimates import FOLDS, TextFeatures, estimated_rewards, read_features
@@ -26,7 +27,8 @@ class RewardedTexts:
     users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not
     be paired; list_counts: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts;
     features and realised, (P, N): what the rewards were estimated from; choosable: (P, N), False for a text that may
-    be rejected alone, None: all may be chosen; unseen: (P, N), the realised reward by the half of a held-out user's
+    be rejected alone, None: all may be chosen; lowest: (P, N), True for a text that counts as its user's worst whatever
+    its reward, None: none does; unseen: (P, N), the realised reward by the half of a held-out user's
     lists that gave none, NaN for all others.
     """
 
@@ -38,6 +40,7 @@ class RewardedTexts:
     features: TextFeatures | None = None
     realised: np.ndarray | None = None
     choosable: np.ndarray | None = None
+    lowest: np.ndarray | None = None
     unseen: np.ndarray | None = None
 
     def of(self, users) -> "RewardedTexts":
@@ -54,7 +57,14 @@ class RewardedTexts:
         )
 
     def _optional(self) -> dict[str, np.ndarray | None]:
-        return {name: getattr(self, name) for name in ("realised", "choosable", "unseen")}
+        return {name: getattr(self, name) for name in ("realised", "choosable", "lowest", "unseen")}
+
+    @property
+    def order(self) -> np.ndarray:
+        """(P, N): what texts are ordered by: their rewards, of `lowest` ones the smallest of their user."""
+        if self.lowest is None:
+            return self.rewards
+        return np.where(self.lowest, np.fmin.reduce(self.rewards, axis=1, keepdims=True), self.rewards)
 
     def most_pairs(self, config: AlignmentConfig) -> int:
         """How many pairs there are if every text may be paired."""
@@ -63,11 +73,12 @@ class RewardedTexts:
 
 @dataclass(frozen=True)
 class PairRules:
-    """What pairs are ordered by, what becomes of texts that were cut (`AlignmentConfig.unfinished`), and how many
-    texts of a user there are to choose from, the first ones (None: all)."""
+    """What pairs are ordered by, what becomes of texts that were cut or repeat themselves (`AlignmentConfig.unfinished`
+    and `.repetitive`), and how many texts of a user there are to choose from, the first ones (None: all)."""
 
     reward: RewardConfig
     unfinished: str
+    repetitive: str
     samples: int | None = None
 
 
@@ -88,40 +99,46 @@ def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rul
     reward = estimated_rewards(features, realised, rules.reward)
     table = knowledge.texts(policy)
     table = table[table.user.isin(users) & (table["sample"] < reward.shape[1])].set_index("user")
-    finished = table.finished.to_numpy(bool).reshape(reward.shape)
-    if rules.unfinished != "paired":
-        worst = np.nan if rules.unfinished == "left_out" else reward.min(axis=1, keepdims=True)
-        reward = np.where(finished, reward, worst)
-    texts = table.text.groupby(level=0).apply(list)
     prompts, counts = knowledge.prompts(), np.ones(len(users))
+    cut, repeating = ~table.finished.to_numpy(bool), repetitive_texts(table.reset_index(), prompts).to_numpy()
+    faults = [(rules.unfinished, cut.reshape(reward.shape)), (rules.repetitive, repeating.reshape(reward.shape))]
+    texts = table.text.groupby(level=0).apply(list)
     if ESTIMATES[rules.reward.estimate].of_lists:  # a mean of few lists is less certain; an estimate from texts is not
         counts = np.array([(model.lists.user == u).sum() for u in users])
     return RewardedTexts(
         users=users,
         prompts=[prompts[user] for user in users],
         texts=[texts[user] for user in users],
-        rewards=reward,
+        rewards=np.where(_with_rule(faults, "left_out"), np.nan, reward),
         list_counts=counts,
         features=features,
         realised=realised,
-        choosable=finished if rules.unfinished == "rejected" else None,
+        choosable=~_with_rule(faults, "unchosen", "rejected", "left_out"),
+        lowest=_with_rule(faults, "rejected"),
         unseen=unseen,
     )
+
+
+def _with_rule(faults: list[tuple[str, np.ndarray]], *rules: str) -> np.ndarray:
+    """(P, N): the texts that are faulty in a way for which one of `rules` stands; faults: (rule, faulty) pairs."""
+    return np.any([faulty & (rule in rules) for rule, faulty in faults], axis=0)
 
 
 def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFrame:
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
-    No text stands in two pairs: of a user's equal texts the first counts. A text that is not choosable is none of the
-    best. A gap of `config.margin` or less makes no pair. Columns: COLUMNS.
+    The best are those of the choosable texts, the worst those of all; of equal rewards a text that is not choosable is
+    worse. No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes
+    no pair. Columns: COLUMNS.
     """
     rows, texts = [], rewarded.texts
-    choosable = np.isfinite(rewarded.rewards) if rewarded.choosable is None else rewarded.choosable
+    order_by, choosable = rewarded.order, rewarded.choosable
+    choosable = np.ones(order_by.shape, bool) if choosable is None else choosable
     for i, user in enumerate(rewarded.users):
-        rewards = np.where(_first_of_equals(texts[i]), rewarded.rewards[i], np.nan)
-        order = np.lexsort((-rewards, ~choosable[i], np.isnan(rewards)))[: np.isfinite(rewards).sum()]
-        for rank in range(min(config.pairs_per_user, len(order) // 2, int(choosable[i][order].sum()))):
-            best, worst = order[rank], order[-1 - rank]
+        rewards = np.where(_first_of_equals(texts[i]), order_by[i], np.nan)
+        order = np.lexsort((~choosable[i], -rewards))[: np.isfinite(rewards).sum()]  # NaN comes last
+        ranks = zip(order[choosable[i][order]], order[::-1], range(config.pairs_per_user), strict=False)
+        for best, worst, _ in ranks:  # where they meet, the gap is 0 or below
             gap = float(rewards[best] - rewards[worst])
             if gap > config.margin:
                 row = (user, rewarded.prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
@@ -170,12 +187,12 @@ def _swapped(pairs: pd.DataFrame, swap: np.ndarray) -> pd.DataFrame:
 def groups(rewarded: RewardedTexts) -> pd.DataFrame:
     """What GRPO reads of the same samples: user, prompt, texts (N completions), rewards (N, None where there is none).
 
-    A user with fewer than two rewards is left out.
+    A user with fewer than two rewards is left out. Texts that may not be chosen are read like all others.
     """
     rows = [
         (user, prompt, list(texts), [None if np.isnan(r) else float(r) for r in rewards])
         for user, prompt, texts, rewards in zip(
-            rewarded.users, rewarded.prompts, rewarded.texts, rewarded.rewards, strict=True
+            rewarded.users, rewarded.prompts, rewarded.texts, rewarded.order, strict=True
         )
         if np.isfinite(rewards).sum() >= 2
     ]

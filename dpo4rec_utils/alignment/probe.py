@@ -34,9 +34,10 @@ def described_pairs(rewarded: RewardedTexts, pairs: pd.DataFrame) -> pd.DataFram
     on users of fold -1."""
     features, columns = rewarded.features, {"tokens": rewarded.features.tokens, "unseen": rewarded.unseen}
     # A text that may not be paired says nothing: it has the mean of its user's others, and 0 where there are none.
-    allowed = np.isfinite(rewarded.rewards)
-    total = np.where(allowed, rewarded.rewards, 0).sum(axis=1, keepdims=True)
-    order = np.where(allowed, rewarded.rewards, total / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
+    rewards = rewarded.order
+    allowed = np.isfinite(rewards)
+    total = np.where(allowed, rewards, 0).sum(axis=1, keepdims=True)
+    order = np.where(allowed, rewards, total / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
     columns |= {f"probe_{name}": cross_fitted(features.of(name), order, features.fold) for name in HELDOUT_PROBES}
     return pairs.assign(**{name: pair_differences(values, rewarded, pairs) for name, values in columns.items()})
 
@@ -71,9 +72,12 @@ def probe_stage(name: str, rewarded: RewardedTexts, config: AlignmentConfig, rew
         return {"texts": name, "sizes": sizes}
 
     parts = (rewarded.users, rewarded.rewards, rewarded.realised, rewarded.features.facts)
+    masks = [mask for mask in (rewarded.choosable, rewarded.lowest) if mask is not None]
     depends = {
         "texts": content_key(rewarded.texts),
-        "rewards": fingerprint(*parts, rewarded.features.vector, rewarded.features.history, rewarded.features.fold),
+        "rewards": fingerprint(
+            *parts, *masks, rewarded.features.vector, rewarded.features.history, rewarded.features.fold
+        ),
         "pairs": [config.pairs, config.pairs_per_user, config.margin],
     }
     return Stage("probe", name, depends, build)

@@ -27,7 +27,7 @@ def plain_lines(profiles: list[Records]) -> str:
 
 def _rounds_line(profiles: list[Records]) -> str:
     """NDCG@7 of every trained policy of the loop, a data set after another; each has the rounds of the first one."""
-    warm, last = loop_tables.start(profiles[0]) == "warm_start", profiles[0].config["alignment"]["rounds"]
+    warm, last = profiles[0].start == "warm_start", profiles[0].config["alignment"]["rounds"]
     names = [*(["warm_start"] if warm else []), *map(round_name, range(1, last + 1))]
     values = [", ".join(f"{tables.user_mean(records, name):.3f}" for name in names) for records in profiles]
     parts = [f"{words.data_label(records)} {value}" for records, value in zip(profiles, values, strict=True)]
@@ -191,7 +191,7 @@ def learning_by_round(profiles: list[Records]) -> pd.DataFrame:
     """How every round of DPO ranks and what it has learnt, a column a round of a data set."""
     columns = {}
     for records in profiles:
-        table, before = loop_learning.rounds(records), tables.user_mean(records, loop_tables.start(records))
+        table, before = loop_learning.rounds(records), tables.user_mean(records, records.start)
         for row in table[table["loop"] == "dpo"].itertuples():
             ndcg = tables.user_mean(records, round_name(row.round))
             ranking, before = f"{ndcg:.3f} ({ndcg - before:+.3f})", ndcg

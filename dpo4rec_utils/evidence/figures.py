@@ -198,7 +198,7 @@ def preference(records: Records):
 
     Variants are there for validation users alone.
     """
-    table, begin = loop_tables.ablation_preference(records), loop_tables.start(records)
+    table, begin = loop_tables.ablation_preference(records), records.start
     table = table[(table.reward == "log_likelihood") & table.split.isin(["validation", "test"])]
     figure, _ = plots.dots(
         _with_ends(table.assign(arm=table.arm.map(label))), "arm", "difference", "split", ("low", "high")

@@ -65,7 +65,7 @@ def similarity(records: Records):
 def split_half(records: Records):
     """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a
     kind."""
-    halves = records.metrics("reward", loop_tables.start(records)).get("split_half")
+    halves = records.metrics("reward", records.start).get("split_half")
     if halves is None:
         raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
     figure, axes = plots.blank(plots.WIDTH, 2.6, len(halves), squeeze=False)
@@ -87,7 +87,7 @@ def split_half(records: Records):
 
 def reliability(records: Records):
     """Split-half correlation of each reward, by what the reward model was trained on."""
-    table, begin = loop_tables.reward_reliability(records), loop_tables.start(records)
+    table, begin = loop_tables.reward_reliability(records), records.start
     records.get("reward", f"{begin}-llm-only")
     table = table[(table.split == "train") & table.reward_model.isin([begin, f"{begin}-llm-only"])].copy()
     table["trained"] = np.where(table.reward_model == begin, "trained on LLM texts and templates", "on LLM texts alone")
@@ -210,7 +210,7 @@ def texts(records: Records):
 
 def changed_words(records: Records):
     """The words whose share of texts changed most from the start to the last round."""
-    begin, last = loop_tables.start(records), records.last
+    begin, last = records.start, records.last
     metrics = records.metrics("words", f"{begin}-{last}")
     table = pd.DataFrame(metrics["rows"])
     figure, axis = plots.before_and_after(table, "word")

@@ -41,14 +41,9 @@ def reward_reliability(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def start(records: Records) -> str:
-    """The name of the policy before round 1."""
-    return "warm_start" if records.config["alignment"]["warm_start"] else "zero_shot"
-
-
 def untrained_policies(records: Records) -> list[str]:
     """Names of the policies before any round: the zero-shot LLM, and the warm start where there is one."""
-    warm = "warm_start" in (start(records), *records.config["evaluation"]["arms"])
+    warm = "warm_start" in (records.start, *records.config["evaluation"]["arms"])
     return ["zero_shot", "warm_start"] if warm else ["zero_shot"]
 
 
@@ -64,7 +59,7 @@ def trained_policies(records: Records, loops: list[str] | None = None) -> list[s
 def probe(records: Records) -> pd.DataFrame:
     """Can it be learned? How often probes and "the longer wins" order pairs rightly, for two estimates of the reward:
     estimate, equal_length, probe, pairs, users, accuracy, ci_low, ci_high (of users)."""
-    name, rows = start(records), []
+    name, rows = records.start, []
     values, sizes = records.values("probe", name), records.metrics("probe", name)["sizes"]
     for (estimate, equal, probe_name), part in values.groupby(
         ["estimate", "equal_length", "probe"], observed=True, sort=False
@@ -165,7 +160,7 @@ def ablation_preference(records: Records) -> pd.DataFrame:
     """What the referees think of round 1, its controls' round 1, and its variants: arm, split, reward, users,
     difference (to the policy that round 1 started from), ci_half (half the width of its 95 % interval), t."""
     metrics, rows = records.metrics("referees", "rounds"), []
-    values, begin = referee_values(records), start(records)
+    values, begin = referee_values(records), records.start
     first = list(dict.fromkeys(name for name in ("dpo_round_1", "zero_shot") if name != begin))
     # Not what only the last round has: later rounds, and the last round's texts of other users.
     others = [name for name in metrics["others"] if name != "dpo_shuffled" and not _later(name)]

@@ -151,7 +151,7 @@ def notebooks_block(results: Path) -> str:
 
 def _expected(records: Records) -> dict[str, str]:
     users = records.metrics("data", "cohort")["users"]
-    reliable = records.metrics("reward", loop_tables.start(records))["reliability"]["train/log_likelihood"]["r"]
+    reliable = records.metrics("reward", records.start)["reliability"]["train/log_likelihood"]["r"]
     head = tables.last_round(records)
     row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
     mean = loop_tables.ablation_knowledge(records).groupby("arm")["mean"].mean()

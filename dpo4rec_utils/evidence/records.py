@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpo4rec_utils.arms import round_name
+from dpo4rec_utils.arms import LOOPS, round_name
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.files import MissingRecordError, StudyError, profile_of, project_root, read_json, results_folder
 from dpo4rec_utils.settings import load_config, notebook_parameters
@@ -146,6 +146,11 @@ class Records:
     def backbones(self) -> list[str]:
         """The backbones of the main table."""
         return self.config["evaluation"]["backbones"]
+
+    @property
+    def start(self) -> str:
+        """The name of the policy before round 1 of the headline's loop."""
+        return LOOPS["dpo"].starts_at(self.config["alignment"]["warm_start"])
 
     @property
     def last(self) -> str:

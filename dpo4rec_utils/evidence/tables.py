@@ -169,7 +169,7 @@ def paired_differences_table(records: Records) -> pd.DataFrame:
     rows = []
     for part in scored(records):
         arms = part["arms"]
-        pairs = comparisons(list(arms), records.last)
+        pairs = comparisons(list(arms), records.last, records.start)
         names = [(b, m, a, c) for m in ("ndcg", "map") for b in records.backbones for a, c in pairs]
         columns = [_by_user(arms[a], b, m) - _by_user(arms[c], b, m) for b, m, a, c in names]
         seeds = [_seed_means(arms[a], b, m) - _seed_means(arms[c], b, m) for b, m, a, c in names]
@@ -201,7 +201,7 @@ def power(records: Records) -> pd.DataFrame:
     rows, last = [], records.last
     for part in (p for p in scored(records) if p["protocol"] == "popularity"):
         arms, users = part["arms"], count_test_users(records)
-        pairs = comparisons(list(arms), last)
+        pairs = comparisons(list(arms), last, records.start)
         for baseline in (b for a, b in pairs if a == last):
             change = {
                 b: np.subtract(*(arms[arm]["validation"][b] for arm in (last, baseline))) for b in records.backbones
@@ -244,7 +244,7 @@ def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]]
 
 def _asked_of_last(records: Records, arms: dict) -> list[tuple[str, str]]:
     """The comparisons of the last round with its baselines."""
-    return [pair for pair in comparisons(list(arms), records.last) if pair[0] == records.last]
+    return [pair for pair in comparisons(list(arms), records.last, records.start) if pair[0] == records.last]
 
 
 @functools.lru_cache(maxsize=4)
@@ -292,7 +292,7 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     paired = paired[paired.metric == metric].set_index(["protocol", "scorer", "arm", "baseline"]).sort_index()
     for part in scored(records):
         arms, place = part["arms"], (part["protocol"], part["scorer"])
-        pairs = comparisons(list(arms), records.last)
+        pairs = comparisons(list(arms), records.last, records.start)
         for group, backbones in backbone_groups(records).items():
             rng = generator(records.seed, "headline", *place, group)
             results = _mean_differences(records, arms, pairs, metric, (rng, backbones))

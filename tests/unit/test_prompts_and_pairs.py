@@ -19,6 +19,7 @@ from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import guards, prompts
 from dpo4rec_utils.knowledge.facts import FactReader, Facts
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.knowledge.repetition import is_repetitive
 from dpo4rec_utils.rewards.estimates import TextFeatures
 from dpo4rec_utils.settings import load_config
 from tests.conftest import made_study
@@ -216,15 +217,57 @@ def test_best_against_worst_by_hand():
 
 
 def test_an_unfinished_text_is_rejected_and_never_chosen():
-    texts, rewards = [["a", "b", "c", "d", "e"]], np.array([[0.1, 0.1, 0.5, 0.3, 0.2]])  # a and b were cut
+    texts, rewards = [["a", "b", "c", "d", "e"]], np.array([[0.9, 0.4, 0.5, 0.3, 0.1]])  # a and b were cut
     ended = np.array([[False, False, True, True, True]])
-    choice = RewardedTexts(np.array([4]), ["p"], texts, rewards, np.array([1]), choosable=ended)
+    choice = RewardedTexts(np.array([4]), ["p"], texts, rewards, np.array([1]), choosable=ended, lowest=~ended)
     pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=2, pairs=10))
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("c", "b"), ("d", "a")]
     few = replace(choice, choosable=np.array([[False, False, True, False, False]]))
     pairs = preference.build_pairs(few, AlignmentConfig().changed(pairs_per_user=2, pairs=10))
     assert pairs.chosen.tolist() == ["c"], "there is one text that may be chosen"
     assert preference.build_pairs(replace(choice, choosable=~ended & ended), AlignmentConfig()).empty
+
+
+def test_an_unchosen_text_is_rejected_where_its_reward_puts_it():
+    texts, rewards = [["a", "b", "c", "d", "e"]], np.array([[0.9, 0.2, 0.5, 0.3, 0.1]])  # a and b repeat themselves
+    whole = np.array([[False, False, True, True, True]])
+    choice = RewardedTexts(np.array([4]), ["p"], texts, rewards, np.array([1]), choosable=whole)
+    pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=3, pairs=10))
+    assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("c", "e"), ("d", "b")], "e is worse than b"
+
+
+@settings(max_examples=80)
+@given(st.integers(2, 9), st.integers(0, 10**6))
+def test_masks_keep_pairs_true(n, seed):
+    """Whatever may not be chosen or counts as worst: none is chosen that may not be, no text is in two pairs, the
+    chosen one is ahead."""
+    rng = np.random.default_rng(seed)
+    rewards, masks = rng.choice([0.1, 0.3, 0.5, 0.9, np.nan], (1, n)), rng.random((2, 1, n)) < 0.5
+    texts = [[chr(97 + place) for place in range(n)]]
+    choice = RewardedTexts(np.array([0]), ["p"], texts, rewards, np.array([1]), choosable=masks[0], lowest=masks[1])
+    pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=9))
+    paired = [*pairs.chosen_sample, *pairs.rejected_sample]
+    assert len(set(paired)) == len(paired) and masks[0][0][pairs.chosen_sample].all()
+    order = choice.order[0]
+    assert (order[pairs.chosen_sample] > order[pairs.rejected_sample]).all() and np.isfinite(order[paired]).all()
+
+
+def test_a_repetitive_text_says_three_words_twice_and_more_often_than_its_prompt():
+    assert is_repetitive("Films from the 1990s, especially from the 1980s; especially, from the 1990s.", "A viewer.")
+    assert not is_repetitive("Films from the 1990s and from the 1980s.", "A viewer."), "two words are no phrase"
+    prompt = "Liked: The Lord of the Rings, The Lord of the Rings 2."
+    assert not is_repetitive("The Lord of the Rings and The Lord of the Rings 2.", prompt)
+    assert is_repetitive("The lord of the rings, the lord of the rings, THE LORD OF the rings.", prompt)
+    assert not is_repetitive("", prompt)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12))
+def test_repetition_counted_another_way(text, prompt):
+    def times(words, phrase):
+        return sum(words[place : place + 3] == phrase for place in range(len(words)))
+
+    expected = any(times(text, text[n : n + 3]) > max(1, times(prompt, text[n : n + 3])) for n in range(len(text) - 2))
+    assert is_repetitive(" ".join(text), " ".join(prompt)) == expected
 
 
 def test_no_text_stands_in_two_pairs_even_if_it_was_sampled_twice():
@@ -334,7 +377,7 @@ def made_rewarded(users, samples=8):
     features = TextFeatures(*arrays, np.arange(users) % 5)
     users = np.arange(users)
     return RewardedTexts(
-        users, ["p"] * len(users), texts, rewards, np.ones(len(users)), features, rewards, None, rewards
+        users, ["p"] * len(users), texts, rewards, np.ones(len(users)), features, realised=rewards, unseen=rewards
     )
 
 
@@ -362,12 +405,18 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
         assert (kept.unseen > 0).all(), "the same rewards here, so every pair agrees with them"
 
 
-@pytest.mark.parametrize("unfinished", ["rejected", "left_out", "paired"])
-def test_held_out_users_are_rewarded_by_every_second_list(monkeypatch, unfinished):
-    """Users 0 and 2 are paired, 1 and 4 held out; user 4 has one list; the second text of user 0 was cut."""
+RULES = [("rejected", "paired"), ("left_out", "paired"), ("paired", "paired"), ("paired", "unchosen")]
+
+
+@pytest.mark.parametrize(("unfinished", "repetitive"), [*RULES, ("paired", "rejected")])
+def test_held_out_users_are_rewarded_by_every_second_list(monkeypatch, unfinished, repetitive):
+    """Users 0 and 2 are paired, 1 and 4 held out; user 4 has one list; the second text of user 0 was cut and repeats
+    itself."""
     lists = SimpleNamespace(user=np.array([0, 1, 1, 0, 1, 2, 4]))
     rewards = np.array([[0.0, 4, 1], [1, 0, 0], [0, 9, 0], [2, 4, 1], [3, 0, 0], [5, 6, 7], [1, 2, 3]])
-    rows = [(u, n, f"t{u}{n}", 5, (u, n) != (0, 1)) for u in (0, 1, 2, 4) for n in range(3)]
+    faulty = "t01 t01 t01 t01"
+    rows = [(u, n, f"t{u}{n}", 5, True) for u in (0, 1, 2, 4) for n in range(3)]
+    rows[1] = (0, 1, faulty, 5, False)
     texts = pd.DataFrame(rows, columns=["user", "sample", "text", "tokens", "finished"])
     knowledge = SimpleNamespace(
         heldout_users=np.array([1, 4]),
@@ -378,15 +427,18 @@ def test_held_out_users_are_rewarded_by_every_second_list(monkeypatch, unfinishe
     )
     monkeypatch.setattr(preference, "read_features", lambda _, __, users, fold, ___: SimpleNamespace(fold=fold))
     model = SimpleNamespace(rewards={"ndcg": rewards}, lists=lists)
-    rules = PairRules(RewardConfig(kind="ndcg", estimate="realised", equal_length=False), unfinished)
+    rules = PairRules(RewardConfig(kind="ndcg", estimate="realised", equal_length=False), unfinished, repetitive)
     choice = preference.rewarded_texts(SimpleNamespace(knowledge=knowledge), "zero_shot", model, rules)
-    cut = {"rejected": 1, "left_out": np.nan, "paired": 4}[unfinished]
+    rule = unfinished if unfinished != "paired" else repetitive
+    cut = {"rejected": 1, "left_out": np.nan, "paired": 4, "unchosen": 4}[rule]
     expected = np.array([[1, cut, 1], [2, 0, 0], [5, 6, 7], [1, 2, 3]])
-    np.testing.assert_array_equal(choice.rewards, expected)
+    np.testing.assert_array_equal(choice.order, expected)
+    if rule != "left_out":
+        assert choice.rewards[0, 1] == 4, "what a text is worth is kept"
     np.testing.assert_array_equal(choice.unseen, [[np.nan] * 3, [0, 9, 0], [np.nan] * 3, [np.nan] * 3])
     pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=1))
     chosen = dict(zip(pairs.user, pairs.chosen, strict=True))
-    assert chosen.get(0) == {"rejected": None, "left_out": None, "paired": "t01"}[unfinished]
+    assert chosen.get(0) == (faulty if rule == "paired" else None)
     assert (chosen[1], chosen[2], chosen[4]) == ("t10", "t22", "t42")
 
 
