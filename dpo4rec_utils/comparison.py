@@ -9,6 +9,7 @@ from dpo4rec_utils.arms import REPEATED, VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.knowledge.repetition import repetition_stage
 from dpo4rec_utils.knowledge.vectors import TextVectors, as_read
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
 from dpo4rec_utils.rewards.referees import Judged, referees_stage
@@ -161,6 +162,8 @@ def ablate(study: Study) -> None:
     for name in study.config.evaluation.ablations:
         if not VARIANTS[name].prompt:
             study.store.make(heldout_stage(study.knowledge, study.variant(name)))
+            texts = study.knowledge.texts(study.policy(name))
+            study.store.make(repetition_stage(name, texts, study.knowledge.prompts()))
     judge(study)
 
 

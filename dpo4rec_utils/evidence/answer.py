@@ -7,22 +7,28 @@ from dpo4rec_utils.evidence import loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
-# README's three lines: a baseline each, in plain words.
+# README's lines: a baseline each, in plain words, those that all answered profiles have.
 PLAIN = {
     "zero_shot": "the LLM as it comes",
     "random_labels": "random labels",
+    "warm_start": "the warm start",
+    "longer_wins": "preferring longer texts",
     "history_mean": "the history's mean vector, without an LLM",
 }
 
 
 def plain_lines(profiles: list[Records]) -> str:
     """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round, of the baseline and their difference, a
-    data set after another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7."""
+    data set after another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7,
+    and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
-    lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in PLAIN.items()]
+    asked = [set(tables.last_round(records).baseline) for records in profiles]
+    plain = {name: text for name, text in PLAIN.items() if all(name in baselines for baselines in asked)}
+    lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in plain.items()]
     chance = [f"- {text}" for records in profiles if (text := _unlearnt_line(records))]
+    short = [f"- Short of what was asked: {line}." for records in profiles for line in words.shortfalls(records)]
     withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
-    return "\n".join([f"NDCG@7 after {rounds} rounds{withdrawn}:", "", *lines, _rounds_line(profiles), *chance])
+    return "\n".join([f"NDCG@7 after {rounds} rounds{withdrawn}:", "", *lines, _rounds_line(profiles), *chance, *short])
 
 
 def _rounds_line(profiles: list[Records]) -> str:
@@ -40,7 +46,7 @@ def _unlearnt_line(records: Records) -> str:
         learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     except MissingRecordError:
         return ""
-    chance = learning[learning.heldout_ci_low <= 0.5]["round"]
+    chance = learning[words.at_chance(learning)]["round"]
     named = f"{words.listing(map(str, chance))} of {words.data_label(records)}"
     return f"**Round {named} may have learnt nothing.**" if len(chance) else ""
 
@@ -270,4 +276,5 @@ def learning_columns(table: pd.DataFrame) -> dict:
         "nats moved": table.kl.map("{:.1f}".format),
         "tokens": table.mean_tokens.map("{:.0f}".format),
         "ended": table.finished.map("{:.0%}".format),
+        "repeating": [f"{share:.0%}" if share == share else "" for share in table.repetitive],
     }

@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import LOOPS, VARIANTS, label, round_name, trained_loops
-from dpo4rec_utils.evidence.loop_tables import ablation_preference, referee_values, trained_policies
+from dpo4rec_utils.evidence.loop_tables import (
+    ablation_preference,
+    referee_values,
+    repetitive_share,
+    trained_policies,
+)
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t_of_mean
 from dpo4rec_utils.files import NotAskedError
@@ -22,7 +27,8 @@ def learning(records: Records, policies: list[str] | None = None) -> pd.DataFram
         row = {key: metrics[key] for key in ("loop", "round", "pairs", "pair_users")}
         row |= _pair_shares(records.values("heldout", name)) | _over_random(records, name)
         row |= {"kl": metrics["kl"], "mean_tokens": texts["tokens"] / texts["texts"]}
-        shares = {"finished": texts["finished"] / texts["texts"], "distinct_texts": texts["distinct"] / texts["texts"]}
+        shares = {"finished": texts["finished"] / texts["texts"], "repetitive": repetitive_share(records, name)}
+        shares |= {"distinct_texts": texts["distinct"] / texts["texts"]}
         rows.append(row | shares)
     return pd.DataFrame(rows)
 
@@ -40,7 +46,7 @@ def rounds(records: Records) -> pd.DataFrame:
     model, referees_validation: by referees (t in referees_t), both log-likelihood in nats a candidate against the
     policy before the round; referees_over_random_*: a round of DPO above random labels of the same round, the baseline
     that ranking has, of validation and of test users. kl: nats a text from the policy before. mean_tokens, finished
-    (share), distinct_texts (share): of all texts.
+    (share), repetitive (share that repeat themselves), distinct_texts (share): of all texts.
     """
     values, rows = referee_values(records), []
     for turn in records.metrics("referees", "rounds")["turns"]:
@@ -82,6 +88,7 @@ ROUNDS = [
     "kl",
     "mean_tokens",
     "finished",
+    "repetitive",
     "distinct_texts",
     "over_random",
     "over_random_ci_low",
@@ -147,10 +154,10 @@ def _over_random(records: Records, name: str) -> dict:
 def variants(records: Records) -> pd.DataFrame:
     """What one round learns with one thing changed: round 1, random labels and every trained variant.
 
-    Columns as in `rounds`; mean_tokens, finished and distinct_texts are of validation users' texts for variants, who
-    have no others, and of all users' for the first two rows. pairs of GRPO: its groups. referees_ci_half: half the
-    width of the 95 % interval of users; minutes: of training. A variant with another reward is judged on pairs by
-    that reward, all others on the pairs of round 1.
+    Columns as in `rounds`; mean_tokens, finished, repetitive and distinct_texts are of validation users' texts for
+    variants, who have no others, and of all users' for the first two rows. pairs of GRPO: its groups. referees_ci_half:
+    half the width of the 95 % interval of users; minutes: of training. A variant with another reward is judged on pairs
+    by that reward, all others on the pairs of round 1.
     """
     trained = [name for name in records.config["evaluation"]["ablations"] if not VARIANTS[name].prompt]
     names = [

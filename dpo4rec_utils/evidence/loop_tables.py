@@ -75,6 +75,14 @@ def probe(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def repetitive_share(records: Records, name: str) -> float:
+    """Share of a policy's texts that repeat themselves; NaN in records from before it was counted."""
+    if f"repetition-{name}" not in records.listed:
+        return float("nan")
+    counts = records.metrics("repetition", name)
+    return counts["repetitive"] / counts["texts"]
+
+
 def training_summary(records: Records) -> pd.DataFrame:
     """DPO runs: policy, pairs, steps, first_loss, last_loss, last_margin (nats times beta), accuracy on new pairs."""
     rows = []
@@ -106,12 +114,14 @@ def accuracy_on_new_pairs(log: list[dict]) -> float:
 
 
 def text_guards(records: Records) -> pd.DataFrame:
-    """What each policy's texts and templates say, and `kl_to_start`: nats a text that a round's policy has moved."""
+    """What each policy's texts and templates say; `repetitive`: the share of all its texts that repeat themselves;
+    `kl_to_start`: nats a text that a round's policy has moved."""
     trained = trained_policies(records)
     arms = [*untrained_policies(records), *trained, "template"]
     guards = pd.DataFrame([records.metrics("guards", name) for name in arms])
     moved = {name: records.metrics("kl", name)["nats"] for name in trained if name.startswith("dpo_round_")}
-    return guards.assign(kl_to_start=guards.arm.map(moved).astype(float))
+    repetitive = [repetitive_share(records, name) for name in arms]
+    return guards.assign(repetitive=repetitive, kl_to_start=guards.arm.map(moved).astype(float))
 
 
 def ablation_knowledge(records: Records) -> pd.DataFrame:

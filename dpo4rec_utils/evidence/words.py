@@ -134,9 +134,13 @@ def short_of(records: Records) -> str:
     return "".join(f" Short of what was asked: {line}." for line in shortfalls(records))
 
 
+def at_chance(table: pd.DataFrame) -> pd.Series:
+    """Which rows of `learning` or `variants` are not seen to order held-out pairs better than chance."""
+    return table.heldout_ci_low <= 0.5
+
+
 def unlearnt(table: pd.DataFrame, names: Iterable[str]) -> str:
     """The policies of `learning` or `variants` that are not seen to order held-out pairs better than chance, in a
     sentence."""
-    rows = table.assign(name=list(names))
-    rows = rows[rows.heldout_ci_low <= 0.5]
+    rows = table.assign(name=list(names))[at_chance(table).to_numpy()]
     return f" Not seen to learn: {listing(rows.name)}." if len(rows) else ""

@@ -177,12 +177,12 @@ def test_losses_are_counted_like_wins(records):
     ]
 
 
-def test_the_three_lines_give_absolute_values_and_their_difference(records):
-    first, _, third, rounds = answer.plain_lines([records]).splitlines()[2:6]
+def test_the_lines_give_absolute_values_and_their_difference(records):
+    first, random, warm, mean, rounds = answer.plain_lines([records]).splitlines()[2:7]
+    assert "random labels" in random and "the warm start" in warm, "longer wins is no arm here, so it has no line"
     assert first == "- **Better than the LLM as it comes.** MovieLens-100K 0.513 over 0.300 (+0.213)."
     assert (
-        third
-        == "- **Worse than the history's mean vector, without an LLM.** MovieLens-100K 0.513 under 0.563 (-0.050)."
+        mean == "- **Worse than the history's mean vector, without an LLM.** MovieLens-100K 0.513 under 0.563 (-0.050)."
     )
     assert rounds.startswith("- **Warm start, then each round.** MovieLens-100K 0.") and rounds.endswith(", 0.513.")
 
@@ -383,13 +383,30 @@ def test_every_arm_is_made_and_compared_by_its_entry():
         )
     assert arm("dpo_round_3").policy == "dpo_round_3" and label("dpo_round_3") == "DPO round 3"
     assert label("ipo_low") == "loss: IPO, rate 0.0003" and isinstance(Variant("x", "y").alignment, dict)
-    asked = comparisons(["none", "item", "zero_shot", "dpo_round_2"], "dpo_round_2")
-    assert asked == [
+    names = ["none", "item", "zero_shot", "dpo_round_1", "dpo_round_2"]
+    assert comparisons(names, "dpo_round_2", "zero_shot") == [
         ("dpo_round_2", "zero_shot"),
         ("dpo_round_2", "item"),
+        ("dpo_round_1", "zero_shot"),
+        ("dpo_round_2", "dpo_round_1"),
         ("zero_shot", "item"),
         ("item", "none"),
     ]
+    assert comparisons(["warm_start", "dpo_round_1"], "dpo_round_1", "warm_start") == [("dpo_round_1", "warm_start")]
+
+
+@pytest.mark.parametrize(("loop", "begins"), [("dpo", None), ("dpo_cold", "zero_shot"), ("dpo_warm", "warm_start")])
+def test_a_loop_begins_as_configured_or_always_the_same(loop, begins):
+    assert LOOPS[loop].starts_at(True) == (begins or "warm_start")
+    assert LOOPS[loop].starts_at(False) == (begins or "zero_shot")
+
+
+def test_a_loop_whose_start_has_too_few_texts_is_refused(tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(study_module.Data, "dataset", dataset)
+    study = made_study(load_config("smoke", CHANGE | {"evaluation": {"ladder": []}}), tmp_path)
+    assert not study.zero_shot.rewarded
+    with pytest.raises(StudyError, match="dpo_cold begins with zero_shot, whose texts make no pairs; add dpo_cold to"):
+        study.round(1, "dpo_cold")
 
 
 def test_folds_share_no_test_user(tmp_path, monkeypatch, dataset):
