@@ -22,8 +22,8 @@ def plain_lines(profiles: list[Records]) -> str:
     data set after another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7,
     and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
-    asked = [set(tables.last_round(records).baseline) for records in profiles]
-    plain = {name: text for name, text in PLAIN.items() if all(name in baselines for baselines in asked)}
+    everywhere = set.intersection(*(set(tables.last_round(records).baseline) for records in profiles))
+    plain = {name: text for name, text in PLAIN.items() if name in everywhere}
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in plain.items()]
     chance = [f"- {text}" for records in profiles if (text := _unlearnt_line(records))]
     short = [f"- Short of what was asked: {line}." for records in profiles for line in words.shortfalls(records)]

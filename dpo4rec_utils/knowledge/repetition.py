@@ -38,5 +38,5 @@ def repetition_stage(name: str, table: pd.DataFrame, prompts: Sequence[str]) -> 
     def build(_):
         return {"texts": len(table), "repetitive": int(repetitive_texts(table, prompts).sum())}
 
-    asked = [prompts[user] for user in table.user]
-    return Stage("repetition", name, {"texts": content_key([list(table.text), asked])}, build)
+    text_prompts = [prompts[user] for user in table.user]
+    return Stage("repetition", name, {"texts": content_key([list(table.text), text_prompts])}, build)
