@@ -58,7 +58,8 @@ def run_notebooks(profile: str, only: str = "", overrides: dict | None = None) -
 
     A run of all of them publishes into a folder beside `results/<profile>`, which replaces it when the last notebook
     has succeeded: a run that fails leaves what was published as it was. It writes `tables/notebooks.csv` (notebook,
-    seconds, peak_rss_mib). Raises `StudyError` where another process writes the same results.
+    seconds, peak_rss_mib), which counts what interrupted runs before it took. Raises `StudyError` where another process
+    writes the same results.
     """
     root = project_root()
     profile, overrides = _from_root(root, profile, overrides or {})
@@ -97,7 +98,7 @@ def _run_profile(profile: str, only: str, overrides: dict) -> None:
         parameters = {"PROFILE": profile, "OVERRIDES": overrides}
         if only:
             results = results_folder(root, config.profile)
-            _run(paths, results, parameters)
+            _run(paths, results, parameters, None)
             _draw_report(results)
         else:
             _run_all(config, paths, parameters)
@@ -124,20 +125,23 @@ def _run_all(config: Config, paths: list[Path], parameters: dict) -> None:
     require_free_disk(root / "runs", 2)
     require_free_memory(3)
     remove(staged)
+    journals = root / "runs" / "notebooks" / config.profile
     with _variables(**{STAGED: str(staged)}):
-        rows = _run(paths, staged, parameters)
+        rows = _run(paths, staged, parameters, journals)
     write_text(staged / "tables" / "notebooks.csv", "notebook,seconds,peak_rss_mib\n" + "".join(rows))
     _record_setup(staged)
     _draw_report(staged)
     replace_folder(staged, published)
+    remove(journals)
 
 
-def _run(paths: list[Path], results: Path, parameters: dict) -> list[str]:
-    """Execute notebooks; a line of the table of notebooks for each."""
+def _run(paths: list[Path], results: Path, parameters: dict, journals: Path | None) -> list[str]:
+    """Execute notebooks; a line of the table of notebooks for each. `journals`: where their seconds outlive an
+    interruption."""
     rows = []
     for path in paths:
         print(f"== {path.stem}", flush=True)
-        with measure() as cost:
+        with measure(journals and journals / f"{path.stem}.json") as cost:
             _execute(path, results / "notebooks" / path.name, parameters)
         rows.append(f"{path.stem},{cost.seconds:.1f},{cost.peak_rss_mib:.0f}\n")
         print(f"== {path.stem}: {cost.seconds:.0f} s, peak {cost.peak_rss_mib:.0f} MiB", flush=True)

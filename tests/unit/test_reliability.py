@@ -564,3 +564,17 @@ def test_words_of_a_table_are_text_on_a_page(tmp_path):
     records = type("Made", (), {"folder": tmp_path / "results/made"})
     shown = report._table(records, "main_results")["html"]
     assert "<img" not in shown and shown.count("&lt;img") == 2
+
+
+def test_seconds_of_a_notebook_outlive_an_interruption(tmp_path, monkeypatch):
+    def interrupted(*_):
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+
+    book, journals = [Path("00_a.ipynb")], tmp_path / "journals"
+    monkeypatch.setattr(execute, "_execute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute._run(book, tmp_path, {}, journals)
+    monkeypatch.setattr(execute, "_execute", lambda *_: time.sleep(0.3))
+    (row,) = execute._run(book, tmp_path, {}, journals)
+    assert row.startswith("00_a,") and float(row.split(",")[1]) >= 0.6
