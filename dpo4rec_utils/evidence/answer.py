@@ -48,7 +48,7 @@ def _unlearnt_line(records: Records) -> str:
         return ""
     chance = learning[words.at_chance(learning)]["round"]
     named = f"{words.listing(map(str, chance))} of {words.data_label(records)}"
-    return f"**Round {named} may have learnt nothing.**" if len(chance) else ""
+    return f"**Round{'s' * (len(chance) > 1)} {named} may have learnt nothing.**" if len(chance) else ""
 
 
 def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
