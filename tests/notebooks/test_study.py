@@ -154,13 +154,13 @@ def test_tables_and_figures(finished):
     assert stages.peak_rss_mib.max() < 6 * 1024
     rounds = pd.read_csv(results / "tables/rounds.csv")
     names = "loop round pairs pair_users heldout_pairs heldout_accuracy heldout_ci_low heldout_ci_high longer_wins"
-    names += (
-        " matched_accuracy reward_train reward_validation referees_validation kl mean_tokens finished distinct_texts"
-    )
-    assert (
-        list(rounds)[:17] == names.split() and set(rounds["loop"]) == set(TRAINED) and len(rounds) == 2 * len(TRAINED)
-    )
-    shares = rounds[["heldout_accuracy", "longer_wins", "finished", "distinct_texts", "realised_accuracy"]]
+    names += " matched_accuracy reward_train reward_validation referees_validation kl mean_tokens finished repetitive"
+    names += " distinct_texts"
+    assert list(rounds)[:18] == names.split()
+    assert set(rounds["loop"]) == set(TRAINED) and len(rounds) == 2 * len(TRAINED)
+    shares = rounds[
+        ["heldout_accuracy", "longer_wins", "finished", "repetitive", "distinct_texts", "realised_accuracy"]
+    ]
     assert shares.stack().between(0, 1).all() and (rounds.pairs == 4).all()
     by_round = pd.read_csv(results / "tables/rewards_by_round.csv")
     assert set(by_round["round"]) == {-1, 0, 1, 2} and by_round.difference_to_round_0.notna().all()
