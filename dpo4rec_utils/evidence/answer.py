@@ -18,17 +18,19 @@ PLAIN = {
 
 
 def plain_lines(profiles: list[Records]) -> str:
-    """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round, of the baseline and their difference, a
-    data set after another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7,
-    and what a stage got less of than it asked for."""
+    """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round minus the baseline's, a data set after
+    another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7, the rounds that
+    may have learnt nothing, and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
     everywhere = set.intersection(*(set(tables.last_round(records).baseline) for records in profiles))
     plain = {name: text for name, text in PLAIN.items() if name in everywhere}
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in plain.items()]
-    chance = [f"- {text}" for records in profiles if (text := _unlearnt_line(records))]
+    chance = [text for records in profiles if (text := _chance_rounds(records))]
+    unlearnt = [f"- **May have learnt nothing:** {', '.join(chance)}."] if chance else []
     short = [f"- Short of what was asked: {line}." for records in profiles for line in words.shortfalls(records)]
     withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
-    return "\n".join([f"NDCG@7 after {rounds} rounds{withdrawn}:", "", *lines, _rounds_line(profiles), *chance, *short])
+    head = f"Difference in NDCG@7 after {rounds} rounds{withdrawn}:"
+    return "\n".join([head, "", *lines, _rounds_line(profiles), *unlearnt, *short])
 
 
 def _rounds_line(profiles: list[Records]) -> str:
@@ -37,18 +39,18 @@ def _rounds_line(profiles: list[Records]) -> str:
     names = [*(["warm_start"] if warm else []), *map(round_name, range(1, last + 1))]
     values = [", ".join(f"{tables.user_mean(records, name):.3f}" for name in names) for records in profiles]
     parts = [f"{words.data_label(records)} {value}" for records, value in zip(profiles, values, strict=True)]
-    return f"- **{'Warm start, then each' if warm else 'Each'} round.** {'; '.join(parts)}."
+    return f"- **NDCG@7 of {'the warm start, then each' if warm else 'each'} round.** {'; '.join(parts)}."
 
 
-def _unlearnt_line(records: Records) -> str:
+def _chance_rounds(records: Records) -> str:
     """The rounds of DPO whose held-out accuracy may be chance, in plain words; nothing where there is none."""
     try:
         learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     except MissingRecordError:
         return ""
     chance = learning[words.at_chance(learning)]["round"]
-    named = f"{words.listing(map(str, chance))} of {words.data_label(records)}"
-    return f"**Round{'s' * (len(chance) > 1)} {named} may have learnt nothing.**" if len(chance) else ""
+    named = f"{' and '.join(map(str, chance))} of {words.data_label(records)}"
+    return f"round{'s' * (len(chance) > 1)} {named}" if len(chance) else ""
 
 
 def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
@@ -58,10 +60,12 @@ def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
         sides.append(words.side(row.ci_low, row.ci_high))
         if sides[-1] > 0 and words.confirmed(records, [baseline])[1]:
             unconfirmed.append(words.data_label(records))
-        beside = "over" if row.difference > 0 else "under"
-        value = f"{row.value:.3f} {beside} {row.baseline_value:.3f} ({row.difference:+.3f})"
-        parts.append(f"{words.data_label(records)} {value}")
-    verdict = words.VERDICTS[sides[0]] if len(set(sides)) == 1 else "Not the same everywhere, beside"
+        parts.append(f"{words.data_label(records)} {row.difference:+.3f}")
+    if len(set(sides)) == 1:
+        verdict = words.VERDICTS[sides[0]]
+    else:
+        verdict = "Beside"
+        parts = [f"{part} ({words.SHORT_VERDICTS[side]})" for part, side in zip(parts, sides, strict=True)]
     line = f"**{verdict} {text}.** {', '.join(parts)}."
     return line + f" One re-ranker for all texts does not confirm {' and '.join(unconfirmed)}." * bool(unconfirmed)
 

@@ -33,6 +33,7 @@ ADAPTERS = {
     "hea-no-interaction": "hybrid experts, no interaction",
 }
 VERDICTS = {1: "Better than", 0: "Not told apart from", -1: "Worse than"}
+SHORT_VERDICTS = {1: "better", 0: "not told apart", -1: "worse"}
 
 
 # Labels
