@@ -26,7 +26,7 @@ def plain_lines(profiles: list[Records]) -> str:
     plain = {name: text for name, text in PLAIN.items() if name in everywhere}
     lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in plain.items()]
     chance = [text for records in profiles if (text := _chance_rounds(records))]
-    unlearnt = [f"- **May have learnt nothing:** {', '.join(chance)}."] if chance else []
+    unlearnt = [f"- **May have learnt nothing:** {'; '.join(chance)}."] if chance else []
     short = [f"- Short of what was asked: {line}." for records in profiles for line in words.shortfalls(records)]
     withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
     head = f"Difference in NDCG@7 after {rounds} rounds{withdrawn}:"
@@ -49,7 +49,7 @@ def _chance_rounds(records: Records) -> str:
     except MissingRecordError:
         return ""
     chance = learning[words.at_chance(learning)]["round"]
-    named = f"{' and '.join(map(str, chance))} of {words.data_label(records)}"
+    named = f"{words.listing(map(str, chance))} of {words.data_label(records)}"
     return f"round{'s' * (len(chance) > 1)} {named}" if len(chance) else ""
 
 
@@ -61,9 +61,8 @@ def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
         if sides[-1] > 0 and words.confirmed(records, [baseline])[1]:
             unconfirmed.append(words.data_label(records))
         parts.append(f"{words.data_label(records)} {row.difference:+.3f}")
-    if len(set(sides)) == 1:
-        verdict = words.VERDICTS[sides[0]]
-    else:
+    verdict = words.VERDICTS[sides[0]]
+    if len(set(sides)) > 1:
         verdict = "Beside"
         parts = [f"{part} ({words.SHORT_VERDICTS[side]})" for part, side in zip(parts, sides, strict=True)]
     line = f"**{verdict} {text}.** {', '.join(parts)}."

@@ -155,8 +155,7 @@ def test_tables_and_figures(finished):
     rounds = pd.read_csv(results / "tables/rounds.csv")
     names = "loop round pairs pair_users heldout_pairs heldout_accuracy heldout_ci_low heldout_ci_high longer_wins"
     names += " matched_accuracy reward_train reward_validation referees_validation kl mean_tokens finished repetitive"
-    names += " distinct_texts"
-    assert list(rounds)[:18] == names.split()
+    assert list(rounds)[:18] == [*names.split(), "distinct_texts"]
     assert set(rounds["loop"]) == set(TRAINED) and len(rounds) == 2 * len(TRAINED)
     shares = rounds[
         ["heldout_accuracy", "longer_wins", "finished", "repetitive", "distinct_texts", "realised_accuracy"]

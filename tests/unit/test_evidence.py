@@ -57,14 +57,16 @@ def made(tmp_path_factory):
         yield make_records(tmp_path_factory.mktemp("made"))
 
 
-def make_records(root):
-    """Three folds; the last round gains 0.1, 0.2, 0.3 over every other arm, and the history mean 0.05 more."""
+def make_records(root, equal=()):
+    """Three folds; the last round gains 0.1, 0.2, 0.3 over every other arm but the `equal` ones, and the history mean
+    0.05 more."""
     config = as_dict(CONFIG)
     names, first = table_arms(config["evaluation"], config["alignment"]), 0
     for fold, count in enumerate(USERS):
         store, users = Store(root, config, f"-fold{fold}" * bool(fold)), np.arange(first, first + count)
         first += count
         values = dict.fromkeys(names, 0.3) | {"dpo_round_2": 0.4 + 0.1 * fold, "history_mean": 0.45 + 0.1 * fold}
+        values |= dict.fromkeys(equal, values["dpo_round_2"])
         for name in names:
             store.make(scored_stage("own", f"popularity-{name}", {name: values[name]}, users))
         del values["none"]
@@ -185,6 +187,21 @@ def test_the_lines_give_differences_and_every_round(records):
     assert rounds.startswith("- **NDCG@7 of the warm start, then each round.** MovieLens-100K 0.") and rounds.endswith(
         ", 0.513."
     )
+
+
+def test_data_sets_that_differ_are_told_one_by_one(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "release_memory", lambda: None)
+    learning = pd.DataFrame({"round": [1, 2, 3], "heldout_ci_low": [0.6, 0.5, 0.4]})
+    monkeypatch.setattr(answer.loop_tables, "trained_policies", lambda *_: [])
+    monkeypatch.setattr(answer.loop_learning, "learning", lambda *_: learning)
+    equal = Records(make_records(tmp_path / "equal", equal=["warm_start"]))
+    first, _, warm, *_, unlearnt = answer.plain_lines([records, equal]).splitlines()[2:]
+    assert first == "- **Better than the LLM as it comes.** MovieLens-100K +0.213, MovieLens-100K +0.213."
+    assert warm == (
+        "- **Beside the warm start.** MovieLens-100K +0.213 (better), MovieLens-100K +0.000 (not told apart)."
+    )
+    rounds = "rounds 2, 3 of MovieLens-100K"
+    assert unlearnt == f"- **May have learnt nothing:** {rounds}; {rounds}."
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
