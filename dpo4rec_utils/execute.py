@@ -45,7 +45,7 @@ EXPECTED = ("StudyError", "UnmadeStageError", "MissingRecordError", "ConfigError
 
 def notebook_paths(only: str = "") -> list[Path]:
     """The study's notebooks in order; `StudyError` if none starts with `only`."""
-    paths = (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb")
+    paths = (project_root() / "notebooks").glob("[0-9][0-9]*_*.ipynb")
     # "05_main_results-Copy1.ipynb" is what JupyterLab calls a duplicate.
     paths = sorted(path for path in paths if path.name.startswith(only) and NOTEBOOK.fullmatch(path.stem))
     if not paths:

@@ -145,7 +145,7 @@ def notebooks_block(results: Path) -> str:
     for path in sorted((results.parent / "notebooks").glob("0*.ipynb")):
         title, question = _head(path)
         link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
-        rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem[:2]]))
+        rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem.split("_")[0]]))
     return words.markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
 
 
@@ -164,6 +164,7 @@ def _expected(records: Records) -> dict[str, str]:
         "02": f"{closer:.0%} nearer to their user",
         "03": f"r = {reliable:.2f} between halves of the lists",
         "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
+        "04a": "first loss 0.6931, by hand, by trl and by the package",
         "05": f"{row.difference:+.4f} NDCG@7 over zero-shot text",
         "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",
         "07": f"{first.referees_validation:+.4f} nats (t = {first.referees_t:.1f}), referees, round 1",
