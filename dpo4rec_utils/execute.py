@@ -231,7 +231,8 @@ def _record_setup(results: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Take what papermill and progress bars left, and machine paths in printed text, out of an executed notebook."""
+    """Take what papermill, progress bars and controls left, and machine paths in printed text, out of an executed
+    notebook."""
     import nbformat
 
     book = nbformat.read(path, as_version=4)
@@ -243,13 +244,21 @@ def tidy(path: Path) -> None:
             continue
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = public_text(cell.source)
-        cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+        cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
         for output in cell.outputs:
             if output.output_type == "stream":
                 output.text = output.text.replace(root, ".")
                 output.text = output.text.replace(home, "~") if len(home) > 1 else output.text
     book.metadata.pop("papermill", None)
+    book.metadata.pop("widgets", None)
     nbformat.write(book, path)
+
+
+def _is_passing(output) -> bool:
+    """Whether an output is a progress bar's or a control's, which says nothing once its kernel has ended."""
+    if output.output_type == "stream":
+        return output.name == "stderr"
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def install_kernel() -> None:

@@ -36,14 +36,15 @@ from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import Store
 
 
-def open_study(source: dict | str) -> "Study":
+def open_study(source: dict | str, **own: type) -> "Study":
     """The study of a profile's name, or of a notebook's `globals()` right after its parameters cell.
 
-    A notebook's study makes what is missing only if its `MAKE` is true; a profile's always does.
+    A notebook's study makes what is missing only if its `MAKE` is true; a profile's always does. `own`: the parameters
+    that the notebook has beside the usual ones, and their types.
     """
     if isinstance(source, str):
         return Study(load_config(source))
-    config, making = notebook_parameters(source)
+    config, making = notebook_parameters(source, **own)
     return Study(config, Store(project_root(), as_dict(config), making=making))
 
 

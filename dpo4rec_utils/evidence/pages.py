@@ -1,9 +1,12 @@
-"""Pages of the repository whose numbers are written from records: README.md, docs/results.md, and the loop's diagram.
+"""Pages of the repository whose numbers are written from records: README.md, docs/results.md, the notebooks' prose, and
+the loop's diagram.
 
-A page holds blocks between marks; `write_pages` replaces what stands between them and nothing else.
+A page holds blocks between marks; `write_pages` and `write_notebooks` replace what stands between them and nothing
+else.
 """
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from dpo4rec_utils.arms import REPEATED, label
 from dpo4rec_utils.data_config import PROFILE_NAME
 from dpo4rec_utils.evidence import answer, ladder, loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
+from dpo4rec_utils.evidence.findings import FINDINGS, seen
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import copy_prose, write_report
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
@@ -41,6 +45,9 @@ def report_profiles(profile: str = "") -> Iterator[str]:
     names = [profile] if profile else committed(results)
     if not names:
         raise StudyError("results/ holds no records; make them with `make study`.")
+    if not profile and MAIN in names:
+        for path in write_notebooks(project_root()):
+            yield f"wrote {path.relative_to(project_root())}"
     for name in names:
         if not PROFILE_NAME.fullmatch(name):
             raise StudyError(f"{name!r} is no profile's name; allowed: {', '.join(committed(results))}.")
@@ -67,6 +74,24 @@ def write_pages(root: Path) -> list[Path]:
     for path, text in pages.items():
         write_text(path, text)
     return list(pages)
+
+
+def write_notebooks(root: Path) -> list[Path]:
+    """Write the number to expect and what was seen into the prose of every notebook; returns those that changed."""
+    results, changed = root / "results", []
+    profiles, expected = _answered(results), _expected(read_records(results / MAIN))
+    for path in sorted((root / "notebooks").glob("0*.ipynb")):
+        number, book = path.stem.split("_")[0], read_json(path)
+        blocks = {"expect": expected[number], "seen": seen(number, profiles) if number in FINDINGS else ""}
+        before = json.dumps(book)
+        for cell in book["cells"]:
+            for block, text in blocks.items():
+                if f"<!-- {block}: " in "".join(cell["source"]):
+                    cell["source"] = replaced("".join(cell["source"]), block, text).splitlines(keepends=True)
+        if json.dumps(book) != before:
+            write_text(path, json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            changed.append(path)
+    return changed
 
 
 def replaced(page: str, block: str, text: str) -> str:
