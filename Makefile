@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= ml-100k
 PIP_FLAGS ?=
 BIN := .venv/bin
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DPO4REC_TEST_STUDY=build/study
 
-.PHONY: study test test-all kill report lab setup doctor bench clean
+.PHONY: study test test-all long kill report lab setup doctor bench clean
 study: setup
 	$(BIN)/python -m dpo4rec_utils study --profile $(PROFILE)
 
@@ -12,13 +13,17 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest
+	$(OFFLINE) $(BIN)/python -m pytest
+
+test-all: test long
+
+# What takes longer: solutions of the exercises and controls in a browser, on the smoke study that `make test` has left.
+long: setup
+	$(OFFLINE) $(BIN)/python -m pytest -m long
 
 # The whole study on smoke-controls, killed at 20 moments and resumed, against an undisturbed one: about half an hour.
 kill: setup
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest tests/kill/test_smoke.py -m kill -s
-
-test-all: test kill
+	$(OFFLINE) $(BIN)/python -m pytest tests/kill/test_smoke.py -m kill -s
 
 # Every table, figure, report and page again, from the committed records alone.
 report: .venv/.ready

@@ -19,42 +19,13 @@ from dpo4rec_utils.arms import ARMS, BASELINES, LOOPS, round_name, trained_loops
 from dpo4rec_utils.evidence.contents import FIGURES
 from dpo4rec_utils.files import file_sha256
 from dpo4rec_utils.settings import load_config
+from tests.notebooks.conftest import checkout, start
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = ("dpo_round_1", "dpo_round_2")
 GIVEN = {*load_config("smoke").evaluation.arms}
 TRAINED = trained_loops(GIVEN)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
-
-def checkout(folder: Path) -> Path:
-    """A folder that looks like a checkout to the study, with runs and results of its own."""
-    for name in ("notebooks", "dpo4rec_utils", "requirements.txt"):
-        (folder / name).symlink_to(ROOT / name)
-    return folder
-
-
-def start(root: Path, *command: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    root = checkout(tmp_path_factory.mktemp("study"))
-    process = start(root, "-m", "dpo4rec_utils", "study", "--profile", "smoke")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-3000:]
-    (root / "output.txt").write_text(output)
-    return root
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

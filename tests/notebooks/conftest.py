@@ -1,0 +1,48 @@
+"""The smoke study, run once for all tests that read it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def checkout(folder: Path) -> Path:
+    """A folder that looks like a checkout to the study, with runs and results of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("notebooks", "dpo4rec_utils", "requirements.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def start(root: Path, *command: str) -> subprocess.Popen:
+    """A Python command in a checkout, offline, with what it prints in one pipe."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, request):
+    """A checkout in which the smoke study has run; `make test` leaves it in build/study for the long tests."""
+    kept = os.environ.get("DPO4REC_TEST_STUDY")
+    root = Path(kept).resolve() if kept else tmp_path_factory.mktemp("study")
+    if request.config.option.markexpr == "long" and (root / "output.txt").exists():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    process = start(checkout(root), "-m", "dpo4rec_utils", "study", "--profile", "smoke")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    (root / "output.txt").write_text(output)
+    return root
