@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.alignment.adapters import Aligner, Recipe
+from dpo4rec_utils.alignment.controls import within_rules
 from dpo4rec_utils.alignment.pairs import (
     PairRules,
     RewardedTexts,
@@ -115,11 +116,14 @@ class Study:
             # 2. Reward: how well a user's held-out lists are ranked with each text.
             model = self.reward_models.of(before, sources, RewardInputs(residual=loop.residual))
             # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
-            pairs, heldout = self.pairs(self.rewarded_texts(before, model), round_name(number, name))
+            rewarded = self.rewarded_texts(before, model)
+            pairs, heldout = self.pairs(rewarded, round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "dpo"
             recipe = Recipe(round_name(number, name), method, number < rounds, number)
             examples = self._examples(loop, pairs, texts, number)
+            if loop.examples == "longer":
+                examples = within_rules(examples, pairs, rewarded)
             after = self.aligner.train(before, examples, recipe)
             if loop.control:  # asked about the pairs that the headline is asked about
                 heldout = self.round(number).heldout

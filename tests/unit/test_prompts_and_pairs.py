@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
+from dpo4rec_utils.alignment.controls import within_rules
 from dpo4rec_utils.alignment.pairs import PairRules, RewardedTexts
 from dpo4rec_utils.arms import LOOPS, VARIANTS
 from dpo4rec_utils.config import AlignmentConfig, RewardConfig
@@ -298,6 +299,19 @@ def test_longer_wins_are_the_same_pairs_ordered_by_length():
     assert turned[0::3].all() and not turned[2::3].any(), "shorter by a token, longer by a token"
     assert 30 < turned[1::3].sum() < 70, "of equally long texts either is chosen"
     assert (ordered.chosen_sample == turned).all() and (ordered.rejected_sample == ~turned).all()
+
+
+def test_a_control_never_chooses_what_may_not_be_chosen():
+    rows = [(u, "p", f"c{u}", f"r{u}", 0, 1, 0.5) for u in (7, 4)]
+    pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
+    turned = pairs.assign(chosen=pairs.rejected, rejected=pairs.chosen, chosen_sample=1, rejected_sample=0, gap=-0.5)
+    choosable = np.array([[True, True], [True, False]])  # users 4 and 7; of 7 the second text was cut
+    texts = [["c4", "r4"], ["c7", "r7"]]
+    rewarded = RewardedTexts(np.array([4, 7]), ["p", "p"], texts, np.zeros((2, 2)), np.ones(2), choosable=choosable)
+    kept = within_rules(turned, pairs, rewarded)
+    assert kept.chosen.tolist() == ["c7", "r4"] and kept.rejected.tolist() == ["r7", "c4"]
+    assert kept.chosen_sample.tolist() == [0, 1] and kept.gap.tolist() == [0.5, -0.5]
+    assert within_rules(turned, pairs, replace(rewarded, choosable=None)) is turned
 
 
 def test_supervised_controls_have_as_many_examples_for_the_same_users(tmp_path):
