@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DPO4REC_TEST_STUDY=build/study
 
-.PHONY: study test test-all long kill report lab setup doctor bench clean
+.PHONY: study test test-all long kill report lab slides setup doctor bench clean
 study: setup
 	$(BIN)/python -m dpo4rec_utils study --profile $(PROFILE)
 
@@ -30,7 +30,11 @@ report: .venv/.ready
 	$(BIN)/python -m dpo4rec_utils report
 
 lab: .venv/.ready
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/START.md
+	$(BIN)/jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/START.md
+
+# The executed walkthrough as slides, a section each; the page fetches reveal.js when it is opened.
+slides: .venv/.ready
+	$(BIN)/jupyter nbconvert --to slides --no-input --output-dir build results/ml-100k/notebooks/00_walkthrough.ipynb
 
 doctor: setup
 	$(BIN)/python -m dpo4rec_utils doctor

@@ -7,8 +7,8 @@ from dpo4rec_utils.alignment.pairs import RewardedTexts
 
 
 def within_rules(turned: pd.DataFrame, pairs: pd.DataFrame, rewarded: RewardedTexts) -> pd.DataFrame:
-    """Pairs as a control has turned them, but for those whose chosen text may not be chosen (`RewardedTexts.choosable`):
-    these stand as they did.
+    """Pairs as a control has turned them, but for those whose chosen text may not be chosen
+    (`RewardedTexts.choosable`): these stand as they did.
 
     A control without this rule is taught to ramble by what DPO never sees, and loses for that alone.
     """
