@@ -27,9 +27,8 @@ def clone(tmp_path_factory):
     """A checkout with records and no tables, figures or reports, on a machine where nothing that makes can be
     imported."""
     root = tmp_path_factory.mktemp("clone")
-    for name in ("notebooks", "dpo4rec_utils"):
-        (root / name).symlink_to(ROOT / name)
-    for name in ("docs", "README.md"):
+    (root / "dpo4rec_utils").symlink_to(ROOT / "dpo4rec_utils")
+    for name in ("notebooks", "docs", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, root / name)
     for profile in PROFILES:
@@ -94,6 +93,8 @@ def test_reading_prints_commit_date_machine_and_versions(reported):
 def test_pages_are_written_from_the_records(clone, reported):
     for page in ("README.md", "docs/results.md"):
         assert (clone / page).read_text() == (ROOT / page).read_text(), f"{page}: run make report"
+    for book in (ROOT / "notebooks").glob("*.ipynb"):
+        assert (clone / "notebooks" / book.name).read_bytes() == book.read_bytes(), f"{book.name}: run make report"
     assert (clone / "docs/loop.svg").read_bytes() == (ROOT / "docs/loop.svg").read_bytes()
 
 

@@ -134,6 +134,15 @@ def test_a_misspelt_papermill_parameter_stops_the_notebook():
     assert notebook_parameters({"PROFILE": "smoke", "OVERRIDES": {}, "MAKE": True})[1] is True
 
 
+def test_a_parameter_that_a_notebook_has_beside_is_its_own_alone():
+    cell = {"PROFILE": "smoke", "OVERRIDES": {}, "MAKE": True, "USER": 3}
+    assert notebook_parameters(cell, USER=int)[1] is True
+    with pytest.raises(ConfigError, match="Unknown notebook parameter USER = 3; allowed: PROFILE, OVERRIDES, MAKE"):
+        notebook_parameters(cell)
+    with pytest.raises(ConfigError, match="USER = True has the wrong type; allowed: int"):
+        notebook_parameters(cell | {"USER": True}, USER=int)
+
+
 def test_a_trial_has_a_results_folder_of_its_own():
     names = [load_config("smoke", change).profile for change in ({}, {"seed": 1}, {"seed": 2}, {"seed": 1})]
     assert names[0] == "smoke" and names[1] == names[3] != names[2] and names[1].startswith("smoke-")

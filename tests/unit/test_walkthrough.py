@@ -1,0 +1,63 @@
+"""What notebook 00 shows: facts marked, shares by hand, the pair, the picture; and what an executed copy keeps."""
+
+import math
+import re
+
+import nbformat
+import numpy as np
+import pytest
+
+from dpo4rec_utils import execute
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge.facts import Facts
+from dpo4rec_utils.settings import load_config
+from dpo4rec_utils.walkthrough import Walkthrough, chosen_and_rejected, marked, ranking_figure, shares
+from tests.conftest import made_study
+
+
+def test_facts_are_marked_and_the_template_is_not():
+    facts = Facts(("Alien", "Aliens", "Romeo & <Juliet>"), (("Drama", 11),), (), (("1990s", 3),))
+    prompt = "<|im_start|>user\nMovies liked: Aliens; Alien; Romeo & <Juliet>\nGenres liked: drama 11\nDecades: 1990s 3"
+    page = marked(prompt, facts).data
+    stated = re.findall("<mark>(.*?)</mark>", page)
+    assert stated == ["Aliens", "Alien", "Romeo &amp; &lt;Juliet&gt;", "drama 11", "1990s 3"]
+    assert "&lt;|im_start|&gt;user" in page and "<Juliet>" not in page
+    assert "<mark>" not in marked("nothing", Facts((), (), (), ())).data
+
+
+def test_shares_by_hand():
+    rewards = np.array([-0.5, -0.5 - 0.1 * math.log(3)])
+    assert shares(rewards, 0.1) == pytest.approx([0.75, 0.25])  # e^0 : e^(-ln 3)
+    assert shares(rewards, 100.0) == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert shares(rewards - 1000, 0.1) == pytest.approx([0.75, 0.25]), "only differences count"
+
+
+def test_a_cut_text_is_rejected_whatever_its_reward():
+    rewards = np.array([-0.3, -0.5, -0.4])
+    assert chosen_and_rejected(rewards, np.array([True, True, True])) == (0, 1)
+    assert chosen_and_rejected(rewards, np.array([False, True, True])) == (2, 0)
+    assert chosen_and_rejected(rewards, np.array([False, False, False])) == (0, 1)
+
+
+def test_the_ranking_is_a_picture_with_words_for_who_cannot_see_it():
+    picture = ranking_figure(["a", "b"], np.array([1, 0]), {"one": np.array([0.1, 0.9]), "two": np.array([0.9, 0.1])})
+    assert picture.data.startswith(b"\x89PNG") and "rank" in picture.alt
+
+
+def test_a_user_who_is_not_there_is_one_sentence(tmp_path):
+    study = made_study(load_config("smoke"), tmp_path)
+    walkthrough = Walkthrough(study, None, None, None)
+    assert walkthrough.user(0) == study.data.cohort.of("validation")[0]
+    with pytest.raises(StudyError, match="There is no validation user 99; allowed: 0 to"):
+        walkthrough.user(99)
+
+
+def test_an_executed_copy_keeps_no_control(tmp_path):
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "interactive(...)"}
+    cell = nbformat.v4.new_code_cell("walkthrough.controls(0, '')")
+    cell.outputs = [nbformat.v4.new_output("display_data", view), nbformat.v4.new_output("stream", text="kept")]
+    book = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
+    nbformat.write(book, tmp_path / "copy.ipynb")
+    execute.tidy(tmp_path / "copy.ipynb")
+    tidied = nbformat.read(tmp_path / "copy.ipynb", as_version=4)
+    assert [output.get("text") for output in tidied.cells[0].outputs] == ["kept"] and "widgets" not in tidied.metadata
