@@ -59,14 +59,14 @@ def _alignment(records: Records) -> tuple[str, ...]:
     rounds = loop_learning.rounds(records).query("loop == 'dpo'")
     learnt = rounds[~words.at_chance(rounds)]["round"].astype(int).map(str)
     pooled = loop_learning.agreement(records).set_index("order")
-    dpo, random = pooled.loc["dpo"], pooled.loc["random_labels"]
+    dpo, others = pooled.loc["dpo"], pooled.drop(index=["dpo", "reward"])
+    beside = words.listing(f"{row.label} on {row.agreement:.0%}" for row in others.itertuples())
     told = f"round {' and '.join(learnt)} is seen to learn" if len(learnt) else "no round is seen to learn"
     return (
         f"After each round the texts have {_numbers(rounds.mean_tokens)} tokens, {_shares(rounds.finished)} end and "
         f"{_shares(rounds.repetitive)} repeat themselves.",
         f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does: {told}.",
-        f"With users' own lists DPO agrees on {words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)} of the pairs, random labels "
-        f"on {random.agreement:.0%}, the longer text on {pooled.agreement['longer']:.0%}.",
+        f"With users' own lists DPO agrees on {words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)} of the pairs; {beside}.",
     )
 
 
