@@ -117,7 +117,7 @@ class Study:
             model = self.reward_models.of(before, sources, RewardInputs(residual=loop.residual))
             # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
             rewarded = self.rewarded_texts(before, model)
-            pairs, heldout = self.pairs(rewarded, round_name(number, name))
+            pairs = self.training_pairs(rewarded, round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "dpo"
             recipe = Recipe(round_name(number, name), method, number < rounds, number)
@@ -125,8 +125,8 @@ class Study:
             if loop.examples == "longer":
                 examples = within_rules(examples, pairs, rewarded)
             after = self.aligner.train(before, examples, recipe)
-            if loop.control:  # asked about the pairs that the headline is asked about
-                heldout = self.round(number).heldout
+            # A control is asked about the pairs that the headline is asked about.
+            heldout = self.round(number).heldout if loop.control else self.heldout_pairs(rewarded, after.name)
             yield Round(number, before, model, pairs, examples, after, heldout, name)
             before, sources = after, [*sources, after]
 
@@ -221,16 +221,22 @@ class Study:
         sampled = replace(policy, name=f"{policy.name}_{samples}")
         return vectors, sampled, replace(model, rewards=model.rescore(vectors.policy_vectors(sampled)))
 
-    def pairs(self, rewarded: RewardedTexts, name: str, config=None) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The pairs to train on and those of held-out users, chosen alike; `StudyError` where there are too few of
-        either."""
-        config, heldout = config or self.config.alignment, rewarded.of(self.knowledge.heldout_users)
-        train = build_pairs(self.trained(rewarded), config)
-        require_pairs(train, config, name)
+    def training_pairs(self, rewarded: RewardedTexts, name: str, config=None) -> pd.DataFrame:
+        """The pairs that a round is trained on; `StudyError` where there are too few."""
+        config = config or self.config.alignment
+        pairs = build_pairs(self.trained(rewarded), config)
+        require_pairs(pairs, config, name)
+        return pairs
+
+    def heldout_pairs(self, rewarded: RewardedTexts, name: str, config=None) -> pd.DataFrame:
+        """The pairs of held-out users, chosen like those that are trained on, all of them; `StudyError` where there
+        are too few."""
+        heldout = rewarded.of(self.knowledge.heldout_users)
+        config = config or self.config.alignment
         every = config.changed(pairs=heldout.most_pairs(config))
-        heldout_pairs = build_pairs(heldout, every)
-        require_pairs(heldout_pairs, every, f"{name}, held-out users,")
-        return train, described_pairs(rewarded, heldout_pairs)
+        pairs = build_pairs(heldout, every)
+        require_pairs(pairs, every, f"{name}, held-out users,")
+        return described_pairs(rewarded, pairs)
 
     def trained(self, rewarded: RewardedTexts) -> RewardedTexts:
         """Without the held-out users."""
@@ -283,8 +289,9 @@ class Study:
         model = self.reward_models.of(before, self.sources(before), inputs)
         rewarded = self.rewarded_texts(before, model, rules)
         config = config.changed(pairs=min(config.pairs, self.trained(rewarded).most_pairs(config)))
-        pairs, heldout = self.pairs(rewarded, name, config)
+        pairs = self.training_pairs(rewarded, name, config)
         examples, method = (groups(self.trained(rewarded)), "grpo") if variant.grpo else (pairs, "dpo")
         after = self.aligner.train(before, examples, Recipe(name, method, round=1, users="validation"), config)
-        heldout = heldout if variant.orders_otherwise else self.round(1).heldout
+        own = variant.orders_otherwise  # other rewards make other pairs
+        heldout = self.heldout_pairs(rewarded, name, config) if own else self.round(1).heldout
         return Round(1, before, model, pairs, examples, after, heldout, name)
