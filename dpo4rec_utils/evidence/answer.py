@@ -7,7 +7,7 @@ from dpo4rec_utils.evidence import loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
-# README's lines: a baseline each, in plain words, those that all answered profiles have.
+# README's lines: a baseline each, in plain words.
 PLAIN = {
     "zero_shot": "the LLM as it comes",
     "random_labels": "random labels",
@@ -22,9 +22,10 @@ def plain_lines(profiles: list[Records]) -> str:
     another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7, the rounds that
     may have learnt nothing, and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
-    everywhere = set.intersection(*(set(tables.last_round(records).baseline) for records in profiles))
-    plain = {name: text for name, text in PLAIN.items() if name in everywhere}
-    lines = [f"- {_plain_line(profiles, baseline, text)}" for baseline, text in plain.items()]
+    lines = []
+    for baseline, text in PLAIN.items():
+        having = [records for records in profiles if baseline in set(tables.last_round(records).baseline)]
+        lines += [f"- {_plain_line(having, baseline, text)}"] if having else []
     chance = [text for records in profiles if (text := _chance_rounds(records))]
     unlearnt = [f"- **May have learnt nothing:** {'; '.join(chance)}."] if chance else []
     short = [f"- Short of what was asked: {line}." for records in profiles for line in words.shortfalls(records)]
