@@ -40,7 +40,8 @@ def test_executed_copy_is_whole(finished, path):
 def test_tables_fit_the_page_and_texts_stand_in_full(finished, path):
     book = nbformat.read(finished / "results/smoke/notebooks" / path.name, as_version=4)
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
-    for html in (output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})):
+    pages = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    for html in (page for page in pages if "<table" in page):
         head, body = html.split("</thead>")
         assert head.count("<th") - (body.count("<th>") > 0) <= 9 and body.count("<tr") <= 10, html[:300]
         assert "...</td>" not in html and "<script" not in html
