@@ -298,20 +298,20 @@ def _is_set(node: ast.Name) -> bool:
     return isinstance(node.ctx, ast.Store)
 
 
-def notebook_parameters(namespace: dict, **own: type) -> tuple[Config, bool]:
+def notebook_parameters(namespace: dict, **beside: type) -> tuple[Config, bool]:
     """The configuration of a notebook and whether it makes what is missing, from its parameters cell.
 
     `namespace` is the notebook's `globals()` right after that cell, so any other plain value in it is a misspelt
-    papermill parameter: an error, never a silent default. `own`: the parameters that this notebook has beside, and
-    their types.
+    papermill parameter: an error, never a silent default. `beside`: the parameters that this notebook has beside these,
+    and their types.
     """
-    plain, parameters = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE", *own)
+    plain, parameters = (str, int, float, bool, list, dict, type(None)), ("PROFILE", "OVERRIDES", "MAKE", *beside)
     for name in sorted(_assigned(namespace)):
         value = namespace.get(name)
         if isinstance(value, plain) and name not in parameters:
             raise ConfigError(f"Unknown notebook parameter {name} = {value!r}; allowed: {', '.join(parameters)}.")
-        if name in own and type(value) is not own[name]:
-            raise ConfigError(f"{name} = {value!r} has the wrong type; allowed: {own[name].__name__}.")
+        if name in beside and type(value) is not beside[name]:
+            raise ConfigError(f"{name} = {value!r} has the wrong type; allowed: {beside[name].__name__}.")
     making = namespace.get("MAKE", False)
     if not isinstance(making, bool):
         raise ConfigError(f"MAKE = {making!r} has the wrong type; allowed: True, False.")

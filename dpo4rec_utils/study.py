@@ -37,15 +37,15 @@ from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import Store
 
 
-def open_study(source: dict | str, **own: type) -> "Study":
+def open_study(source: dict | str, **beside: type) -> "Study":
     """The study of a profile's name, or of a notebook's `globals()` right after its parameters cell.
 
-    A notebook's study makes what is missing only if its `MAKE` is true; a profile's always does. `own`: the parameters
-    that the notebook has beside the usual ones, and their types.
+    A notebook's study makes what is missing only if its `MAKE` is true; a profile's always does. `beside`: the
+    parameters that the notebook has beside the usual ones, and their types.
     """
     if isinstance(source, str):
         return Study(load_config(source))
-    config, making = notebook_parameters(source, **own)
+    config, making = notebook_parameters(source, **beside)
     return Study(config, Store(project_root(), as_dict(config), making=making))
 
 
@@ -292,6 +292,6 @@ class Study:
         pairs = self.training_pairs(rewarded, name, config)
         examples, method = (groups(self.trained(rewarded)), "grpo") if variant.grpo else (pairs, "dpo")
         after = self.aligner.train(before, examples, Recipe(name, method, round=1, users="validation"), config)
-        own = variant.orders_otherwise  # other rewards make other pairs
-        heldout = self.heldout_pairs(rewarded, name, config) if own else self.round(1).heldout
+        reordered = variant.orders_otherwise  # other rewards make other pairs
+        heldout = self.heldout_pairs(rewarded, name, config) if reordered else self.round(1).heldout
         return Round(1, before, model, pairs, examples, after, heldout, name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 from IPython.display import HTML, Image, display
 
 from dpo4rec_utils.data.lists import CandidateLists
@@ -65,9 +66,10 @@ def ranking_figure(candidates: list[str], labels: np.ndarray, scores: dict[str, 
     axis.set_yticks(range(1, len(candidates) + 1))
     axis.set(ylim=(len(candidates) + 0.5, 0.5), xlim=(-1.4, len(ranks) + 0.4), ylabel="rank")
     axis.grid(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)
+    PIL.Image.open(drawn).convert("RGB").quantize(64).save(picture, "PNG", optimize=True)
     return Image(picture.getvalue(), alt="Liked candidates are bold; a line joins a candidate's ranks.")
 
 
@@ -79,7 +81,7 @@ class Walkthrough:
     sampler: Sampler
     task: Task
     trained: Trained
-    kept: dict[tuple[int, int], list[Completion]] = field(default_factory=dict)
+    memory: dict[tuple[int, int], list[Completion]] = field(default_factory=dict)
 
     def user(self, number: int) -> int:
         """The position of the validation user of this number; raises `StudyError` for one that is not there."""
@@ -99,10 +101,10 @@ class Walkthrough:
     def completions(self, user: int, number: int) -> list[Completion]:
         """`number` texts that the LLM writes about a user, the same each time: they are kept, because an engine that
         remembers a prompt may round otherwise when it is asked again."""
-        if (user, number) not in self.kept:
+        if (user, number) not in self.memory:
             prompt = self.study.knowledge.prompts()[user]
-            (self.kept[user, number],) = self.sampler.sample([prompt], [number], [self.study.seed])
-        return self.kept[user, number]
+            (self.memory[user, number],) = self.sampler.sample([prompt], [number], [self.study.seed])
+        return self.memory[user, number]
 
     def scores(self, user: int, texts: list[str]) -> np.ndarray:
         """(L, N, C) scores of the user's L lists of C candidates with each of N texts."""

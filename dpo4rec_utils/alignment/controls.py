@@ -16,6 +16,6 @@ def within_rules(turned: pd.DataFrame, pairs: pd.DataFrame, rewarded: RewardedTe
         return turned
     row = pd.Series(np.arange(len(rewarded.users)), index=rewarded.users)
     allowed = rewarded.choosable[row[turned.user].to_numpy(), turned.chosen_sample.to_numpy()]
-    kept = pairs.copy()
-    kept.loc[allowed] = turned.loc[allowed]
-    return kept
+    result = pairs.copy()
+    result.loc[allowed] = turned.loc[allowed]
+    return result

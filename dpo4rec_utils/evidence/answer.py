@@ -13,7 +13,7 @@ PLAIN = {
     "random_labels": "random labels",
     "warm_start": "the warm start",
     "longer_wins": "preferring longer texts",
-    "history_mean": "the history's mean vector, without an LLM",
+    "history_mean": "the history's mean vector",
 }
 
 
@@ -40,7 +40,7 @@ def _rounds_line(profiles: list[Records]) -> str:
     names = [*(["warm_start"] if warm else []), *map(round_name, range(1, last + 1))]
     values = [", ".join(f"{tables.user_mean(records, name):.3f}" for name in names) for records in profiles]
     parts = [f"{words.data_label(records)} {value}" for records, value in zip(profiles, values, strict=True)]
-    return f"- **NDCG@7 of {'the warm start, then each' if warm else 'each'} round.** {'; '.join(parts)}."
+    return f"- **NDCG@7, {'warm start, then each' if warm else 'each'} round.** {'; '.join(parts)}."
 
 
 def _chance_rounds(records: Records) -> str:

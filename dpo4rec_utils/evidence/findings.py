@@ -57,15 +57,15 @@ def _reward(records: Records) -> tuple[str, ...]:
 
 def _alignment(records: Records) -> tuple[str, ...]:
     rounds = loop_learning.rounds(records).query("loop == 'dpo'")
-    learnt = rounds[~words.at_chance(rounds)]["round"].astype(int).map(str)
+    numbers = rounds[~words.at_chance(rounds)]["round"].astype(int).map(str)
     pooled = loop_learning.agreement(records).set_index("order")
     dpo, others = pooled.loc["dpo"], pooled.drop(index=["dpo", "reward"])
     beside = words.listing(f"{row.label} on {row.agreement:.0%}" for row in others.itertuples())
-    told = f"round {' and '.join(learnt)} is seen to learn" if len(learnt) else "no round is seen to learn"
+    verdict = f"round {' and '.join(numbers)} is seen to learn" if len(numbers) else "no round is seen to learn"
     return (
         f"After each round the texts have {_numbers(rounds.mean_tokens)} tokens, {_shares(rounds.finished)} end and "
         f"{_shares(rounds.repetitive)} repeat themselves.",
-        f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does: {told}.",
+        f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does: {verdict}.",
         f"With users' own lists DPO agrees on {words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)} of the pairs; {beside}.",
     )
 

@@ -413,7 +413,8 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
         heldout = np.isin(choice.users, study.knowledge.heldout_users)
         choice.features.fold[heldout] = -1
         choice.rewards[np.flatnonzero(~heldout)[0]] = np.nan  # none of this user's texts may be paired
-        train, kept = study.pairs(choice, "variant", study.config.alignment.changed(pairs=8))
+        config = study.config.alignment.changed(pairs=8)
+        train, kept = study.training_pairs(choice, "variant", config), study.heldout_pairs(choice, "variant", config)
         assert len(train) == 8 and set(kept.user) <= set(study.knowledge.heldout_users) and len(kept) >= 3
         assert kept[["tokens", "unseen", "probe_facts", "probe_vector", "probe_fit"]].notna().all(axis=None)
         assert (kept.unseen > 0).all(), "the same rewards here, so every pair agrees with them"
@@ -463,4 +464,4 @@ def test_held_out_users_who_give_too_few_pairs_stop_the_round(tmp_path):
     one = np.isin(choice.users, heldout)
     choice.rewards[one] = 0.5  # no gap, no pair
     with pytest.raises(StudyError, match="dpo_round_1, held-out users, found 0 pairs of 6 asked for"):
-        study.pairs(choice, "dpo_round_1")
+        study.heldout_pairs(choice, "dpo_round_1")
