@@ -184,7 +184,7 @@ def test_the_lines_give_differences_and_every_round(records):
     assert "random labels" in random and "the warm start" in warm, "longer wins is no arm here, so it has no line"
     assert first == "- **Better than the LLM as it comes.** MovieLens-100K +0.213."
     assert mean == "- **Worse than the history's mean vector.** MovieLens-100K -0.050."
-    assert rounds.startswith("- **NDCG@7 of the warm start, then each round.** MovieLens-100K 0.") and rounds.endswith(
+    assert rounds.startswith("- **NDCG@7, warm start, then each round.** MovieLens-100K 0.") and rounds.endswith(
         ", 0.513."
     )
 
