@@ -4,16 +4,15 @@ Nothing here is published. Everything works without ipywidgets, controls apart.
 """
 
 import html
-import io
 import re
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import PIL.Image
 from IPython.display import HTML, Image, display
 
+from dpo4rec_utils.alignment.pairs import RewardedTexts, build_pairs
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.evidence import plots
 from dpo4rec_utils.files import StudyError
@@ -43,13 +42,6 @@ def shares(rewards: np.ndarray, beta: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def chosen_and_rejected(rewards: np.ndarray, finished: np.ndarray) -> tuple[int, int]:
-    """Which of a user's N texts is chosen and which rejected, from (N,) each; one that was cut counts as the worst,
-    unless all were."""
-    order = np.where(finished | ~finished.any(), rewards, rewards.min() - 1)
-    return int(order.argmax()), int(order.argmin())
-
-
 def ranking_figure(candidates: list[str], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Image:
     """A list ranked by each of `scores` (name -> (C,)), a column each; liked candidates stand out."""
     ranks = {name: (-values).argsort().argsort() + 1 for name, values in scores.items()}
@@ -66,11 +58,9 @@ def ranking_figure(candidates: list[str], labels: np.ndarray, scores: dict[str, 
     axis.set_yticks(range(1, len(candidates) + 1))
     axis.set(ylim=(len(candidates) + 0.5, 0.5), xlim=(-1.4, len(ranks) + 0.4), ylabel="rank")
     axis.grid(False)
-    drawn, picture = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+    picture = plots.png(figure)
     plt.close(figure)
-    PIL.Image.open(drawn).convert("RGB").quantize(64).save(picture, "PNG", optimize=True)
-    return Image(picture.getvalue(), alt="Liked candidates are bold; a line joins a candidate's ranks.")
+    return Image(picture, alt="Liked candidates are bold; a line joins a candidate's ranks.")
 
 
 @dataclass(frozen=True)
@@ -113,6 +103,15 @@ class Walkthrough:
         vectors[user] = self.study.encoder.encode([knowledge.prefix + text for text in texts])
         return score_texts(load_reranker(self.task, self.trained), self.task, self.lists(user), vectors)
 
+    def pairs(self, user: int, completions: list[Completion], rewards: np.ndarray) -> pd.DataFrame:
+        """The best of a user's N texts against the worst, by rewards (N,), as the study builds its pairs: one that was
+        cut counts as the worst, unless all were. Empty where all earn the same."""
+        ended = np.array([[completion.finished for completion in completions]])
+        ended |= not ended.any()
+        prompts, texts = [self.study.knowledge.prompts()[user]], [[completion.text for completion in completions]]
+        rewarded = RewardedTexts(np.array([user]), prompts, texts, rewards[None], np.ones(1), None, None, ended, ~ended)
+        return build_pairs(rewarded, self.study.config.alignment.changed(pairs_per_user=1))
+
     def show(self, number: int, text: str, samples: int = 4, beta: float = 0.5) -> None:
         """A user's prompt, the LLM's texts and `text` with their rewards, the pair, and the first list ranked."""
         user, knowledge = self.user(number), self.study.knowledge
@@ -122,11 +121,12 @@ class Walkthrough:
         reward = list_rewards(scores, lists.labels, "log_likelihood").mean(axis=0)
         by = [*("the LLM" if completion.finished else "the LLM, cut" for completion in completions), "you"]
         table = pd.DataFrame({"by": by, "text": texts, "reward": reward, "share": shares(reward, beta)})
-        chosen, rejected = chosen_and_rejected(reward[:samples], np.array([text.finished for text in completions]))
+        pairs = self.pairs(user, completions, reward[:samples])
         display(marked(knowledge.prompts()[user], knowledge.facts[user]))
         display(table.sort_values("reward", ascending=False).round(3))
-        print(f"chosen:   {texts[chosen].strip()}\nrejected: {texts[rejected].strip()}")
-        columns = {"with the rejected text": scores[0, rejected], "with yours": scores[0, -1]}
+        for pair in pairs.itertuples():
+            print(f"chosen:   {pair.chosen.strip()}\nrejected: {pair.rejected.strip()}")
+        columns = {"with the LLM's worst": scores[0, reward[:samples].argmin()], "with yours": scores[0, -1]}
         display(ranking_figure(self.titles(lists.items[0]), lists.labels[0], columns))
 
     def controls(self, number: int, text: str):
@@ -142,5 +142,7 @@ class Walkthrough:
             number=ipywidgets.BoundedIntText(number, min=0, max=last, description="user"),
             text=ipywidgets.Textarea(text, description="your text", continuous_update=False),
             samples=ipywidgets.IntSlider(4, min=2, max=8, description="texts", continuous_update=False),
-            beta=ipywidgets.FloatLogSlider(0.5, base=10, min=-2, max=0, description="beta", continuous_update=False),
+            beta=ipywidgets.FloatLogSlider(
+                self.study.config.alignment.beta, base=10, min=-2, max=0, description="beta", continuous_update=False
+            ),
         )

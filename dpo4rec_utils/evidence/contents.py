@@ -1,16 +1,14 @@
 """Every table and figure of the study by name, written from records and shown in notebooks and report alike."""
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import PIL.Image
 from IPython.display import HTML, Image, Markdown, display
 
-from dpo4rec_utils.evidence import figures, ladder, loop_figures, loop_learning, loop_tables, tables
+from dpo4rec_utils.evidence import figures, ladder, loop_figures, loop_learning, loop_tables, plots, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError, atomic_path, write_text
 from dpo4rec_utils.locks import HOLDS
@@ -122,9 +120,8 @@ def figure(records: Records, name: str) -> None:
 def draw(records: Records, name: str) -> str:
     """Write `figures/<name>.png`, in 64 colours, and `.txt`, its one-sentence finding, which is returned."""
     drawn, finding = FIGURES[name](records)
-    with io.BytesIO() as buffer, atomic_path(_picture(records, name)) as temporary:
-        drawn.savefig(buffer, format="png", dpi=110)
-        PIL.Image.open(buffer).convert("RGB").quantize(64).save(temporary, optimize=True)
+    with atomic_path(_picture(records, name)) as temporary:
+        temporary.write_bytes(plots.png(drawn))
     write_text(_picture(records, name).with_suffix(".txt"), finding + "\n")
     return finding
 

@@ -5,11 +5,12 @@
 
 from collections.abc import Callable
 
+from dpo4rec_utils.arms import label
+from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence import loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 
 BESIDE = {0: "not told apart from nothing", 1: "with an interval above zero", -1: "with an interval below zero"}
-PROTOCOLS = ("popularity", "uniform")
 
 
 def seen(notebook: str, profiles: list[Records]) -> str:
@@ -56,7 +57,9 @@ def _reward(records: Records) -> tuple[str, ...]:
 
 
 def _alignment(records: Records) -> tuple[str, ...]:
-    rounds = loop_learning.rounds(records).query("loop == 'dpo'")
+    every = loop_learning.rounds(records)
+    rounds, controls = every[every["loop"] == "dpo"], every[every["loop"] != "dpo"].groupby("loop", sort=False)
+    ordered = words.listing(f"{label(name)} {_shares(part.heldout_accuracy)}" for name, part in controls)
     numbers = rounds[~words.at_chance(rounds)]["round"].astype(int).map(str)
     pooled = loop_learning.agreement(records).set_index("order")
     dpo, others = pooled.loc["dpo"], pooled.drop(index=["dpo", "reward"])
@@ -65,7 +68,7 @@ def _alignment(records: Records) -> tuple[str, ...]:
     return (
         f"After each round the texts have {_numbers(rounds.mean_tokens)} tokens, {_shares(rounds.finished)} end and "
         f"{_shares(rounds.repetitive)} repeat themselves.",
-        f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does: {verdict}.",
+        f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does ({ordered}): {verdict}.",
         f"With users' own lists DPO agrees on {words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)} of the pairs; {beside}.",
     )
 

@@ -83,13 +83,13 @@ def write_notebooks(root: Path) -> list[Path]:
     for path in sorted((root / "notebooks").glob("0*.ipynb")):
         number, book = path.stem.split("_")[0], read_json(path)
         blocks = {"expect": expected[number], "seen": seen(number, profiles) if number in FINDINGS else ""}
-        before = json.dumps(book)
         for cell in book["cells"]:
             for block, text in blocks.items():
                 if f"<!-- {block}: " in "".join(cell["source"]):
                     cell["source"] = replaced("".join(cell["source"]), block, text).splitlines(keepends=True)
-        if json.dumps(book) != before:
-            write_text(path, json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        text = json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        if text != path.read_text(encoding="utf-8"):
+            write_text(path, text)
             changed.append(path)
     return changed
 

@@ -4,6 +4,7 @@ Series differ by colour (Okabe and Ito's palette, safe for colour-blind readers,
 by marker. A difference axis has a line at zero. Labels are wrapped, so that the axes keep most of the width.
 """
 
+import io
 import os
 import textwrap
 
@@ -13,6 +14,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
 
 matplotlib.rcParams.update({"svg.hashsalt": "dpo4rec", "svg.fonttype": "none", "text.usetex": False})
@@ -36,6 +38,14 @@ HATCHES = ["", "//", "..", "xx"]
 def blank(width: float = WIDTH, height: float = 4.0, columns: int = 1, **options):
     """A figure and its axes (one, or an array of `columns`)."""
     return plt.subplots(1, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def png(figure) -> bytes:
+    """The figure as a PNG in 64 colours, a quarter of the bytes; the figure stays open."""
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    PIL.Image.open(drawn).convert("RGB").quantize(64).save(picture, "PNG", optimize=True)
+    return picture.getvalue()
 
 
 def below(figure, text: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from dpo4rec_utils import execute
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge.engines import Completion
 from dpo4rec_utils.knowledge.facts import Facts
 from dpo4rec_utils.settings import load_config
-from dpo4rec_utils.walkthrough import Walkthrough, chosen_and_rejected, marked, ranking_figure, shares
+from dpo4rec_utils.walkthrough import Walkthrough, marked, ranking_figure, shares
 from tests.conftest import made_study
 
 
@@ -32,11 +33,16 @@ def test_shares_by_hand():
     assert shares(rewards - 1000, 0.1) == pytest.approx([0.75, 0.25]), "only differences count"
 
 
-def test_a_cut_text_is_rejected_whatever_its_reward():
-    rewards = np.array([-0.3, -0.5, -0.4])
-    assert chosen_and_rejected(rewards, np.array([True, True, True])) == (0, 1)
-    assert chosen_and_rejected(rewards, np.array([False, True, True])) == (2, 0)
-    assert chosen_and_rejected(rewards, np.array([False, False, False])) == (0, 1)
+@pytest.mark.parametrize(
+    ("ended", "chosen", "rejected"),
+    [((True, True, True), "a", "b"), ((False, True, True), "c", "a"), ((False, False, False), "a", "b")],
+)
+def test_a_cut_text_is_rejected_whatever_its_reward(tmp_path, ended, chosen, rejected):
+    walkthrough = Walkthrough(made_study(load_config("smoke"), tmp_path), None, None, None)
+    completions = [Completion(text, 3, end) for text, end in zip("abc", ended, strict=True)]
+    pairs = walkthrough.pairs(walkthrough.user(0), completions, np.array([-0.3, -0.5, -0.4]))
+    assert (pairs.chosen.item(), pairs.rejected.item()) == (chosen, rejected)
+    assert walkthrough.pairs(walkthrough.user(0), completions, np.full(3, -0.3)).empty or not all(ended)
 
 
 def test_the_ranking_is_a_picture_with_words_for_who_cannot_see_it():
