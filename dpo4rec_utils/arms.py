@@ -47,6 +47,11 @@ class Loop(Choices):
         """Whether it is trained on something else than preferences."""
         return self.examples != "pairs"
 
+    @property
+    def reordered(self) -> bool:
+        """Whether it trains on the headline's kind of pairs in another order."""
+        return self.examples in ("swapped", "longer")
+
     def starts_at(self, warm_start: bool) -> str:
         """The name of the policy before round 1; `warm_start`: whether the configuration has one before it."""
         if self.start == "configured":

@@ -122,7 +122,7 @@ class Study:
             method = "fine_tune" if loop.supervised else "dpo"
             recipe = Recipe(round_name(number, name), method, number < rounds, number)
             examples = self._examples(loop, pairs, texts, number)
-            if loop.examples == "longer":
+            if loop.reordered:
                 examples = within_rules(examples, pairs, rewarded)
             after = self.aligner.train(before, examples, recipe)
             # A control is asked about the pairs that the headline is asked about.
