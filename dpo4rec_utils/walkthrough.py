@@ -36,8 +36,9 @@ def marked(prompt: str, facts: Facts) -> HTML:
 
 
 def shares(rewards: np.ndarray, beta: float) -> np.ndarray:
-    """(N,) what each of a user's N texts gets under the policy that DPO aims at, pi_ref(y) exp(r(y) / beta), had the
-    reference drawn all of them alike (Rafailov et al., arXiv 2305.18290, eq. 4)."""
+    """(N,) what each of a user's N texts gets under the policy that maximises reward minus beta times its divergence
+    from the reference, pi_ref(y) exp(r(y) / beta), were all of them as likely under the reference (Rafailov et al.,
+    arXiv 2305.18290, eq. 4)."""
     weights = np.exp((rewards - rewards.max()) / beta)
     return weights / weights.sum()
 
@@ -126,7 +127,8 @@ class Walkthrough:
         display(table.sort_values("reward", ascending=False).round(3))
         for pair in pairs.itertuples():
             print(f"chosen:   {pair.chosen.strip()}\nrejected: {pair.rejected.strip()}")
-        columns = {"with the LLM's worst": scores[0, reward[:samples].argmin()], "with yours": scores[0, -1]}
+        rejected = int(pairs.rejected_sample[0]) if len(pairs) else int(reward[:samples].argmin())
+        columns = {"with the rejected text": scores[0, rejected], "with yours": scores[0, -1]}
         display(ranking_figure(self.titles(lists.items[0]), lists.labels[0], columns))
 
     def controls(self, number: int, text: str):

@@ -7,72 +7,75 @@ from dpo4rec_utils.evidence import loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
-# README's lines: a baseline each, in plain words.
+# README's rows: a baseline each, in plain words.
 PLAIN = {
     "zero_shot": "the LLM as it comes",
     "random_labels": "random labels",
     "warm_start": "the warm start",
     "longer_wins": "preferring longer texts",
+    "template": "a template of the same facts",
     "history_mean": "the history's mean vector",
 }
 
 
-def plain_lines(profiles: list[Records]) -> str:
-    """Markdown: a line a baseline of `PLAIN` with NDCG@7 of the last round minus the baseline's, a data set after
-    another; what the one re-ranker for all texts does not confirm is said. Then every round's NDCG@7, the rounds that
-    may have learnt nothing, and what a stage got less of than it asked for."""
+def plain_answer(profiles: list[Records]) -> str:
+    """Markdown: a row a baseline of `PLAIN` with NDCG@7 of the last round minus the baseline's, a column a data set,
+    bold where the interval leaves zero out. Then every round's NDCG@7, and the rounds that may have learnt nothing.
+    Below it what the one re-ranker for all texts does not confirm, and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
-    lines = []
-    for baseline, text in PLAIN.items():
-        having = [records for records in profiles if baseline in set(tables.last_round(records).baseline)]
-        lines += [f"- {_plain_line(having, baseline, text)}"] if having else []
-    chance = [text for records in profiles if (text := _chance_rounds(records))]
-    unlearnt = [f"- **May have learnt nothing:** {'; '.join(chance)}."] if chance else []
-    short = [f"- Short of what was asked: {line}." for records in profiles for line in words.shortfalls(records)]
+    parts = [(words.data_label(records), _plain_column(records)) for records in profiles]
+    rows = list(dict.fromkeys([*PLAIN.values(), *(name for _, column in parts for name in column)]))
+    rows = [name for name in rows if any(name in column for _, column in parts)]
     withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
-    head = f"Difference in NDCG@7 after {rounds} rounds{withdrawn}:"
-    return "\n".join([head, "", *lines, _rounds_line(profiles), *unlearnt, *short])
+    head = f"NDCG@7 after {rounds} rounds{withdrawn}, minus that of"
+    cells = {name: [column.get(name, "") for _, column in parts] for name in rows}
+    table = pd.DataFrame([[name, *row] for name, row in cells.items()], columns=[head, *(name for name, _ in parts)])
+    lines = [line for records in profiles for line in (*_unconfirmed(records), *_short_of(records))]
+    return "\n".join([words.markdown(table), *(["", *lines] if lines else [])])
 
 
-def _rounds_line(profiles: list[Records]) -> str:
-    """NDCG@7 of every trained policy of the loop, a data set after another; each has the rounds of the first one."""
-    warm, last = profiles[0].start == "warm_start", profiles[0].config["alignment"]["rounds"]
-    names = [*(["warm_start"] if warm else []), *map(round_name, range(1, last + 1))]
-    values = [", ".join(f"{tables.user_mean(records, name):.3f}" for name in names) for records in profiles]
-    parts = [f"{words.data_label(records)} {value}" for records, value in zip(profiles, values, strict=True)]
-    return f"- **NDCG@7, {'warm start, then each' if warm else 'each'} round.** {'; '.join(parts)}."
+def _plain_column(records: Records) -> dict[str, str]:
+    """A data set's cells of `plain_answer` by row."""
+    last = _own(tables.last_round(records)).set_index("baseline")
+    column = {}
+    for baseline, name in PLAIN.items():
+        if baseline in last.index:
+            row = last.loc[baseline]
+            text = f"{row.difference:+.3f}"
+            column[name] = f"**{text}**" if words.side(row.ci_low, row.ci_high) else text
+    names = map(round_name, range(1, records.config["alignment"]["rounds"] + 1))
+    names = [*(["warm_start"] if records.start == "warm_start" else []), *names]
+    title = f"*NDCG@7: {'warm start, ' * (records.start == 'warm_start')}each round*"
+    column[title] = ", ".join(f"{tables.user_mean(records, name):.3f}" for name in names)
+    if chance := _chance_rounds(records):
+        column["*rounds that may have learnt nothing*"] = ", ".join(chance)
+    return column
 
 
-def _chance_rounds(records: Records) -> str:
-    """The rounds of DPO whose held-out accuracy may be chance, in plain words; nothing where there is none."""
+def _chance_rounds(records: Records) -> list[str]:
+    """The rounds of DPO whose held-out accuracy may be chance."""
     try:
         learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     except MissingRecordError:
-        return ""
-    chance = learning[words.at_chance(learning)]["round"]
-    named = f"{words.listing(map(str, chance))} of {words.data_label(records)}"
-    return f"round{'s' * (len(chance) > 1)} {named}" if len(chance) else ""
+        return []
+    return [str(number) for number in learning[words.at_chance(learning)]["round"]]
 
 
-def _plain_line(profiles: list[Records], baseline: str, text: str) -> str:
-    parts, sides, unconfirmed = [], [], []
-    for records in profiles:
-        (row,) = [row for row in _own(tables.last_round(records)).itertuples() if row.baseline == baseline]
-        sides.append(words.side(row.ci_low, row.ci_high))
-        if sides[-1] > 0 and words.confirmed(records, [baseline])[1]:
-            unconfirmed.append(words.data_label(records))
-        parts.append(f"{words.data_label(records)} {row.difference:+.3f}")
-    verdict = words.VERDICTS[sides[0]]
-    if len(set(sides)) > 1:
-        verdict = "Beside"
-        parts = [f"{part} ({words.SHORT_VERDICTS[side]})" for part, side in zip(parts, sides, strict=True)]
-    line = f"**{verdict} {text}.** {', '.join(parts)}."
-    return line + f" One re-ranker for all texts does not confirm {' and '.join(unconfirmed)}." * bool(unconfirmed)
+def _unconfirmed(records: Records) -> list[str]:
+    """A line about the gains over baselines of `PLAIN` that the one re-ranker for all texts does not confirm."""
+    last = _own(tables.last_round(records))
+    gains = [name for name in last[last.ci_low > 0].baseline if name in PLAIN]
+    names = [PLAIN[name] for name in words.confirmed(records, gains)[1]]
+    return [f"- {words.data_label(records)}: not confirmed over {words.listing(names)}."] if names else []
+
+
+def _short_of(records: Records) -> list[str]:
+    return [f"- Short of what was asked: {line}." for line in words.shortfalls(records)]
 
 
 def answer(records: Records) -> dict[str, str]:
-    """Lines by name: above, no difference seen, below, history mean + last round, confirmed, learning, seen on;
-    NDCG@7 under popularity negatives by own scorers.
+    """Lines by name: above, no difference seen, below, history mean + last round minus each, confirmed, learning, seen
+    on; NDCG@7 under popularity negatives by own scorers.
 
     The last round is above a baseline where the interval of the mean over backbones that do not read the history lies
     above zero, and below where it lies below; a backbone that reads it stands beside. Intervals are not corrected for
@@ -84,7 +87,7 @@ def answer(records: Records) -> dict[str, str]:
         "Above": last[last.ci_low > 0],
         "No difference seen": last[(last.ci_low <= 0) & (last.ci_high >= 0)],
         "Below": last[last.ci_high < 0],
-        "History mean + last round, above": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
+        "History mean + last round, minus": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
     lines["Confirmed by one re-ranker for all texts"] = _confirmed(records, parts["Above"].baseline)

@@ -80,15 +80,17 @@ def table(records: Records, name: str) -> pd.DataFrame:
     return result
 
 
-VIEW = (10, 8)  # rows and columns of a table that fit a notebook
+VIEW = (16, 8)  # rows and columns of a table that fit a notebook
 
 
 def show(records: Records, name: str, where: str = "", columns: tuple[str, ...] = ()) -> None:
-    """Write a table as `table` does and show its first ten rows, with a link to the whole.
+    """Write a table as `table` does and show its first sixteen rows, with a link to the whole.
 
     where: a pandas query, such as "k == 7"; columns: eight at most, the first eight where none are named. Texts stand
-    in full and are escaped. Says so where the profile does not ask for the table.
+    in full and are escaped. Says so where the profile does not ask for the table. Raises `ValueError` for more columns.
     """
+    if len(columns) > VIEW[1]:
+        raise ValueError(f"{len(columns)} columns of {name}; a notebook shows {VIEW[1]}.")
     try:
         whole = table(records, name)
     except NotAskedError as error:

@@ -141,8 +141,10 @@ def folds(records: Records):
 
 
 def arms(records: Records):
-    """NDCG@7 of every arm, the highest first, mean of the backbones, with the deviation over seeds."""
+    """NDCG@7 of every arm, the highest first, mean of the backbones that do not read the history, with the deviation
+    over seeds."""
     table = tables.main_results(records)
+    table = table[table.backbone.isin(tables.backbone_groups(records)["mean"])]
     table = table[(table.metric == "ndcg") & (table.k == 7) & (table.averaging == "list")]
     table = table[(table.protocol == "popularity") & (table.scorer == "own")]
     mean = table.groupby("arm", sort=False)[["mean", "std"]].mean().reset_index()

@@ -51,7 +51,7 @@ def _reward(records: Records) -> tuple[str, ...]:
         f"A text's reward on half of a user's lists repeats on the other half with r = {model['train/log_likelihood']['r']:.2f}, "
         f"by NDCG with r = {model['train/ndcg']['r']:.2f}.",
         f"The best of eight texts by one half gains {picked.gain:+.4f} nats a candidate on the other half (t {1.96 * picked.gain / picked.ci_half:.1f}).",
-        f"Of the pairs the longer text wins {probes['longer wins']:.0%} and the best probe guesses {probes.max():.0%}; half "
+        f"Of the pairs the longer text wins {probes['the longer wins']:.0%} and the best probe guesses {probes.max():.0%}; half "
         "would be chance.",
     )
 
@@ -62,14 +62,17 @@ def _alignment(records: Records) -> tuple[str, ...]:
     ordered = words.listing(f"{label(name)} {_shares(part.heldout_accuracy)}" for name, part in controls)
     numbers = rounds[~words.at_chance(rounds)]["round"].astype(int).map(str)
     pooled = loop_learning.agreement(records).set_index("order")
-    dpo, others = pooled.loc["dpo"], pooled.drop(index=["dpo", "reward"])
+    dpo, reward, others = pooled.loc["dpo"], pooled.loc["reward"], pooled.drop(index=["dpo", "reward"])
     beside = words.listing(f"{row.label} on {row.agreement:.0%}" for row in others.itertuples())
     verdict = f"round {' and '.join(numbers)} is seen to learn" if len(numbers) else "no round is seen to learn"
+    below = rounds[rounds.over_random_ci_high < 0]["round"].astype(int).map(str)
+    verdict += f"; round {' and '.join(below)} is below random labels" * (len(below) > 0)
     return (
         f"After each round the texts have {_numbers(rounds.mean_tokens)} tokens, {_shares(rounds.finished)} end and "
         f"{_shares(rounds.repetitive)} repeat themselves.",
         f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does ({ordered}): {verdict}.",
-        f"With users' own lists DPO agrees on {words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)} of the pairs; {beside}.",
+        f"With users' own lists the reward agrees on {reward.agreement:.0%} of the pairs, DPO on "
+        f"{words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)}; {beside}.",
     )
 
 
@@ -88,9 +91,15 @@ def _main_results(records: Records) -> tuple[str, ...]:
         f"The last round ranks {_above(rows, 'zero_shot')} NDCG@7 above the LLM as it comes.",
         f"Above random labels it is {_above(rows, 'random_labels')}, above the policy before round 1 "
         f"{_above(rows, records.start)}.",
-        f"The history's mean vector, which needs no LLM, stands at {rows.loc['history_mean'].baseline_value:.3f}, the last round at "
-        f"{rows.loc['history_mean'].value:.3f}.",
+        f"NDCG@7, the least first: {_ladder(rows, records)}.",
     )
+
+
+def _ladder(rows, records: Records) -> str:
+    """Every arm of the comparison with its NDCG@7, the last round in bold."""
+    value = {label(name): value for name, value in rows.baseline_value.items()}
+    value[f"**{label(records.last)}**"] = rows.value.iloc[0]
+    return ", ".join(f"{name} {value[name]:.3f}" for name in sorted(value, key=value.get))
 
 
 def _above(rows, baseline: str) -> str:
@@ -119,8 +128,8 @@ def _iterations(records: Records) -> tuple[str, ...]:
     last, minutes = steps.iloc[-1], steps.minutes.iloc[-1] - steps.minutes[0]
     gained, half = last.difference_to_round_0, last.ci_half
     return (
-        f"Of the last round the reward models claim {turn.reward_validation:+.4f} nats a candidate for validation users; referees, "
-        f"who gave no reward, see {turn.referees_validation:+.4f}.",
+        f"Of the last round alone the reward models claim {turn.reward_validation:+.4f} nats a candidate for validation users; "
+        f"referees, who gave no reward, see {turn.referees_validation:+.4f}.",
         f"All rounds together take {minutes:.0f} minutes and change the referees' log-likelihood of test users by {gained:+.4f}, "
         f"{BESIDE[words.side(gained - half, gained + half)]}.",
         f"The best of {picked.samples:.0f} texts by half of a user's lists gains {picked.gain:+.3f} NDCG@10 on the other half.",

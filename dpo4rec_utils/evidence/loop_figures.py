@@ -106,7 +106,6 @@ def probe(records: Records):
     """How often linear probes and the rule "the longer wins" order pairs rightly, by what orders the pairs."""
     table = loop_tables.probe(records)
     labelled = table.assign(
-        probe=table.probe.map(words.PROBES),
         pairs=[words.estimate_label(row.estimate, row.equal_length) for row in table.itertuples()],
     )
     figure, axis = plots.dots(labelled, "probe", "accuracy", "pairs", ("ci_low", "ci_high"))
@@ -117,9 +116,9 @@ def probe(records: Records):
     )
     accuracy = table.set_index(["estimate", "equal_length", "probe"]).accuracy.sort_index()
     return figure, (
-        f"Of pairs by realised rewards the longer text wins {accuracy['realised', False, 'longer wins']:.0%} and the best probe guesses "
-        f"{accuracy['realised', False].max():.0%}; by amortised rewards at equal length these are "
-        f"{accuracy['amortised', True, 'longer wins']:.0%} and {accuracy['amortised', True].max():.0%} (n = {table.pairs.max()} pairs)."
+        f"Of pairs by realised rewards the longer text wins {accuracy['realised', False, 'the longer wins']:.0%} and the best probe "
+        f"guesses {accuracy['realised', False].max():.0%} (n = {table.pairs.max()} pairs). Amortised rewards are such a probe's own "
+        f"guesses, so the {accuracy['amortised', True].max():.0%} at equal length are a ceiling and no result."
     )
 
 

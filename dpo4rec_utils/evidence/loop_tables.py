@@ -11,6 +11,14 @@ from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_share, t_of_mean
 from dpo4rec_utils.files import MissingRecordError
 
+PROBES = {  # how the table writes them
+    "longer wins": "the longer wins",
+    "facts": "facts named",
+    "vector": "the vector",
+    "cosine": "fit to the history",
+    "fit": "all of these",
+}
+
 REFEREE_SPLITS = (*SPLITS, "train_later")
 
 
@@ -68,7 +76,7 @@ def probe(records: Records) -> pd.DataFrame:
         row = {
             "estimate": estimate,
             "equal_length": equal == "True",
-            "probe": probe_name,
+            "probe": PROBES[probe_name],
             **sizes[f"{estimate}/{equal}"],
         }
         rows.append(row | dict(zip(("accuracy", "ci_low", "ci_high"), share, strict=True)))

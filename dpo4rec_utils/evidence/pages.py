@@ -125,8 +125,8 @@ def _has(results: Path, name: str, kind: str) -> bool:
 
 
 def answer_block(results: Path) -> str:
-    """The answer in three lines of plain words."""
-    return answer.plain_lines(_answered(results))
+    """The answer in a table of plain words."""
+    return answer.plain_answer(_answered(results))
 
 
 def _answered(results: Path) -> list[Records]:
@@ -137,7 +137,7 @@ def run_block(results: Path) -> str:
     """Three ways to run it: command, minutes, memory, the number to expect."""
     records = read_records(results / MAIN)
     head = tables.last_round(records)
-    row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
+    row = head[(head.scorer == "own") & (head.baseline == "random_labels")].iloc[0]
     table, setup = _notebooks(results), _setup(results)
     peak = table.peak_rss_mib.max() / 1024
     rows = [
@@ -154,7 +154,7 @@ def run_block(results: Path) -> str:
             "`make study`",
             f"{(table.seconds.sum() + setup) / 60:.0f}" + (" (set-up apart)" if not setup else ""),
             f"{peak:.1f} GiB",
-            f"{row.difference:+.4f} NDCG@7 over zero-shot text",
+            f"{row.difference:+.4f} NDCG@7 over random labels",
         ),
     ]
     return words.markdown(
@@ -178,7 +178,7 @@ def _expected(records: Records) -> dict[str, str]:
     users = records.metrics("data", "cohort")["users"]
     reliable = records.metrics("reward", records.start)["reliability"]["train/log_likelihood"]["r"]
     head = tables.last_round(records)
-    row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
+    row = head[(head.scorer == "own") & (head.baseline == "random_labels")].iloc[0]
     mean = loop_tables.ablation_knowledge(records).groupby("arm")["mean"].mean()
     rounds = loop_learning.rounds(records).set_index(["loop", "round"])
     first = rounds.loc[("dpo", 1)]
@@ -190,7 +190,7 @@ def _expected(records: Records) -> dict[str, str]:
         "03": f"r = {reliable:.2f} between halves of the lists",
         "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
         "04a": "first loss 0.6931, by hand, by trl and by the package",
-        "05": f"{row.difference:+.4f} NDCG@7 over zero-shot text",
+        "05": f"{row.difference:+.4f} NDCG@7 over random labels",
         "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",
         "07": f"{first.referees_validation:+.4f} nats (t = {first.referees_t:.1f}), referees, round 1",
     }
@@ -231,7 +231,7 @@ def effects_block(results: Path) -> str:
         records = read_records(results / name)
         lines = answer.answer(records)
         learning = f"{lines['Learning'][0].upper()}{lines['Learning'][1:]}"
-        on_top = f"History mean + last round above: {lines['History mean + last round, above']}"
+        on_top = f"History mean + last round minus each: {lines['History mean + last round, minus']}"
         parts += [f"### `{name}`", f"{lines['Seen on']}. {learning}. {on_top}.{words.short_of(records)}"]
         parts.append(folded("Against every baseline, by both kinds of scorers", answer.effect_table(records)))
         parts.append(folded("What every round learnt", answer.learning_table(records)))

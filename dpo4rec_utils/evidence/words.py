@@ -19,13 +19,6 @@ DATA = {name: entry.label for name, entry in DATASETS.items()} | {
 MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
 SCORERS = {"own": "a re-ranker for each", "shared": "one re-ranker for all texts"}
 REWARDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
-PROBES = {
-    "longer wins": "the longer wins",
-    "facts": "facts named",
-    "vector": "the vector",
-    "cosine": "fit to the history",
-    "fit": "all of these",
-}
 ADAPTERS = {
     "hea": "hybrid experts",
     "moe": "mixture of experts",
@@ -33,7 +26,6 @@ ADAPTERS = {
     "hea-no-interaction": "hybrid experts, no interaction",
 }
 VERDICTS = {1: "Better than", 0: "Not told apart from", -1: "Worse than"}
-SHORT_VERDICTS = {1: "better", 0: "not told apart", -1: "worse"}
 
 
 # Labels

@@ -92,10 +92,10 @@ def test_records_of_sorted_texts_are_withdrawn_wherever_they_are_shown(tmp_path)
     store = Store(root, as_dict(CONFIG))
     assert not Records(results).withdrawn
     store.make(Stage("texts", "zero_shot", {"order": "drawn"}, lambda _: {}))
-    assert not Records(results).withdrawn and "withdrawn" not in answer.plain_lines([Records(results)])
+    assert not Records(results).withdrawn and "withdrawn" not in answer.plain_answer([Records(results)])
     store.make(Stage("texts", "warm_start", {"policy": "x"}, lambda _: {}))
     shown = Records(results)
-    assert shown.withdrawn and "[withdrawn](" in answer.plain_lines([shown]).splitlines()[0]
+    assert shown.withdrawn and "[withdrawn](" in answer.plain_answer([shown]).splitlines()[0]
     assert "Withdrawn" in words.seen_on(shown) and "Withdrawn" in shown.provenance()
 
 
@@ -179,29 +179,30 @@ def test_losses_are_counted_like_wins(records):
     ]
 
 
-def test_the_lines_give_differences_and_every_round(records):
-    first, random, warm, mean, rounds = answer.plain_lines([records]).splitlines()[2:7]
-    assert "random labels" in random and "the warm start" in warm, "longer wins is no arm here, so it has no line"
-    assert first == "- **Better than the LLM as it comes.** MovieLens-100K +0.213."
-    assert mean == "- **Worse than the history's mean vector.** MovieLens-100K -0.050."
-    assert rounds.startswith("- **NDCG@7, warm start, then each round.** MovieLens-100K 0.") and rounds.endswith(
-        ", 0.513."
-    )
+def cells_of(text: str) -> list[list[str]]:
+    """A Markdown table's cells, row by row, without the rule below its head."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [rows[0], *rows[2:]]
 
 
-def test_data_sets_that_differ_are_told_one_by_one(records, tmp_path, monkeypatch):
+def test_the_first_page_gives_differences_and_every_round(records):
+    head, first, random, warm, mean, rounds, *_ = cells_of(answer.plain_answer([records]))
+    assert head == ["NDCG@7 after 3 rounds, minus that of", "MovieLens-100K"]
+    assert random[0] == "random labels" and warm[0] == "the warm start", "longer wins is no arm here, so it has no row"
+    assert first == ["the LLM as it comes", "**+0.213**"] and mean == ["the history's mean vector", "**-0.050**"]
+    assert rounds[0] == "*NDCG@7: warm start, each round*" and rounds[1].endswith(", 0.513")
+
+
+def test_data_sets_stand_side_by_side(records, tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "release_memory", lambda: None)
     learning = pd.DataFrame({"round": [1, 2, 3], "heldout_ci_low": [0.6, 0.5, 0.4]})
     monkeypatch.setattr(answer.loop_tables, "trained_policies", lambda *_: [])
     monkeypatch.setattr(answer.loop_learning, "learning", lambda *_: learning)
     equal = Records(make_records(tmp_path / "equal", equal=["warm_start"]))
-    first, _, warm, *_, unlearnt = answer.plain_lines([records, equal]).splitlines()[2:]
-    assert first == "- **Better than the LLM as it comes.** MovieLens-100K +0.213, MovieLens-100K +0.213."
-    assert warm == (
-        "- **Beside the warm start.** MovieLens-100K +0.213 (better), MovieLens-100K +0.000 (not told apart)."
-    )
-    rounds = "rounds 2, 3 of MovieLens-100K"
-    assert unlearnt == f"- **May have learnt nothing:** {rounds}; {rounds}."
+    _, first, _, warm, *_, unlearnt = cells_of(answer.plain_answer([records, equal]))
+    assert first == ["the LLM as it comes", "**+0.213**", "**+0.213**"]
+    assert warm == ["the warm start", "**+0.213**", "+0.000"], "bold where the interval leaves zero out"
+    assert unlearnt == ["*rounds that may have learnt nothing*", "2, 3", "2, 3"]
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
