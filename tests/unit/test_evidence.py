@@ -187,7 +187,7 @@ def cells_of(text: str) -> list[list[str]]:
 
 def test_the_first_page_gives_differences_and_every_round(records):
     head, first, random, warm, mean, rounds, *_ = cells_of(answer.plain_answer([records]))
-    assert head == ["NDCG@7 after 3 rounds, minus that of", "MovieLens-100K"]
+    assert head == ["NDCG@7 after 2 rounds, minus that of", "MovieLens-100K"]
     assert random[0] == "random labels" and warm[0] == "the warm start", "longer wins is no arm here, so it has no row"
     assert first == ["the LLM as it comes", "**+0.213**"] and mean == ["the history's mean vector", "**-0.050**"]
     assert rounds[0] == "*NDCG@7: warm start, each round*" and rounds[1].endswith(", 0.513")
