@@ -120,7 +120,7 @@ def figure(records: Records, name: str) -> None:
 
 
 def draw(records: Records, name: str) -> str:
-    """Write `figures/<name>.png`, in 64 colours, and `.txt`, its one-sentence finding, which is returned."""
+    """Write `figures/<name>.png`, in 32 colours, and `.txt`, its one-sentence finding, which is returned."""
     drawn, finding = FIGURES[name](records)
     with atomic_path(_picture(records, name)) as temporary:
         temporary.write_bytes(plots.png(drawn))
