@@ -41,6 +41,11 @@ def made_study(config: Config, folder):
     return Study(config, Store(folder, as_dict(config)))
 
 
+def pytest_collection_modifyitems(items):
+    """The smoke study first: it takes longest, and other files run beside it."""
+    items.sort(key=lambda item: "notebooks" not in item.path.parts)
+
+
 @pytest.fixture
 def dataset():
     return made_dataset()
