@@ -33,7 +33,9 @@ class Loop(Choices):
     (`alignment.warm_start`) or always the same. examples: what it makes of its pairs: 'pairs' (as the reward orders
     them), 'swapped' (half of them, drawn at random, the other way round), 'longer' (the longer text is chosen),
     'chosen' (the chosen texts alone) or 'templates' (full templates of the same users); the last two are learnt by
-    supervised fine-tuning. residual: its reward model reads the history mean, too, so that a text earns what it adds.
+    supervised fine-tuning. Where a turned pair would choose a text that may not be chosen it stands as the reward
+    orders it, so where many texts may not be chosen these loops learn that rule most of all. residual: its reward
+    model reads the history mean, too, so that a text earns what it adds.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Loop(Choices):
 
     @property
     def control(self) -> bool:
-        """Whether it is trained on something else than preferences."""
+        """Whether it is trained on something else than the pairs as the reward orders them."""
         return self.examples != "pairs"
 
     @property

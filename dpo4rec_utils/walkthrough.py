@@ -19,6 +19,7 @@ from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.engines import Completion, Sampler
 from dpo4rec_utils.knowledge.facts import Facts
 from dpo4rec_utils.knowledge.prompts import titled
+from dpo4rec_utils.knowledge.repetition import is_repetitive
 from dpo4rec_utils.rerankers.training import Task, Trained, load_reranker, score_texts
 from dpo4rec_utils.rewards.values import list_rewards
 from dpo4rec_utils.study import Study
@@ -105,13 +106,26 @@ class Walkthrough:
         return score_texts(load_reranker(self.task, self.trained), self.task, self.lists(user), vectors)
 
     def pairs(self, user: int, completions: list[Completion], rewards: np.ndarray) -> pd.DataFrame:
-        """The best of a user's N texts against the worst, by rewards (N,), as the study builds its pairs: one that was
-        cut counts as the worst, unless all were. Empty where all earn the same."""
-        ended = np.array([[completion.finished for completion in completions]])
-        ended |= not ended.any()
-        prompts, texts = [self.study.knowledge.prompts()[user]], [[completion.text for completion in completions]]
-        rewarded = RewardedTexts(np.array([user]), prompts, texts, rewards[None], np.ones(1), None, None, ended, ~ended)
-        return build_pairs(rewarded, self.study.config.alignment.changed(pairs_per_user=1))
+        """The best of a user's N texts against the worst, by rewards (N,) and the study's rules for texts that were
+        cut or repeat themselves; where no text may be chosen, by rewards alone. Empty where all earn the same."""
+        prompt, config = self.study.knowledge.prompts()[user], self.study.config.alignment
+        cut = np.array([not completion.finished for completion in completions])
+        repetitive = np.array([is_repetitive(completion.text, prompt) for completion in completions])
+        faults = [(config.unfinished, cut), (config.repetitive, repetitive)]
+        choosable = ~np.any([faulty & (rule != "paired") for rule, faulty in faults], axis=0)
+        lowest = np.any([faulty & (rule == "rejected") for rule, faulty in faults], axis=0)
+        if not choosable.any():
+            choosable, lowest = ~choosable, np.zeros_like(lowest)
+        rewarded = RewardedTexts(
+            users=np.array([user]),
+            prompts=[prompt],
+            texts=[[completion.text for completion in completions]],
+            rewards=rewards[None],
+            list_counts=np.ones(1),
+            choosable=choosable[None],
+            lowest=lowest[None],
+        )
+        return build_pairs(rewarded, config.changed(pairs_per_user=1))
 
     def show(self, number: int, text: str, samples: int = 4, beta: float = 0.5) -> None:
         """A user's prompt, the LLM's texts and `text` with their rewards, the pair, and the first list ranked."""

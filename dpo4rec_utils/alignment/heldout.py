@@ -22,8 +22,8 @@ def heldout_stage(knowledge: Knowledge, turn: Round) -> Stage:
     Values: user, tokens, unseen, probes (see `probe.described_pairs`) and value, the difference of log-ratios in
     nats; a pair is ordered rightly where it is above 0. Log-probabilities count the texts' end, as training does.
     Metrics: loop, round, pairs (of GRPO: groups) and pair_users trained on, and `kl`, the mean log-ratio of new texts
-    of validation users in nats a text without its end, an estimate of the Kullback-Leibler divergence from the policy
-    before.
+    of validation users in nats a text without its end, which would estimate the Kullback-Leibler divergence from the
+    policy before if texts were sampled at temperature 1 and top-p 1.
     """
     pairs, prompts = turn.heldout.sort_values("user", kind="stable"), knowledge.prompts()
     texts = knowledge.texts(turn.after)

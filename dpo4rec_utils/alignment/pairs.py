@@ -25,7 +25,8 @@ class RewardedTexts:
     """What pairs are chosen from: P users with N texts each.
 
     users: (P,) positions; prompts: one a user; texts: (P, N) completions; rewards: (P, N), NaN where a text may not
-    be paired; list_counts: (P,) how many lists of a user the rewards are of, 1 where they are estimated from texts;
+    be paired; list_counts: (P,) how many lists a user has (half of them give the reward of a held-out user), 1
+    where rewards are estimated from texts;
     features and realised, (P, N): what the rewards were estimated from; choosable: (P, N), False for a text that may
     be rejected alone, None: all may be chosen; lowest: (P, N), True for a text that counts as its user's worst whatever
     its reward, None: none does; unseen: (P, N), the realised reward by the half of a held-out user's

@@ -57,7 +57,7 @@ def _chance_rounds(records: Records) -> list[str]:
     try:
         learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     except MissingRecordError:
-        return []
+        return ["not measured"]
     return [str(number) for number in learning[words.at_chance(learning)]["round"]]
 
 
@@ -113,8 +113,8 @@ def _line(row, rows: pd.DataFrame) -> str:
 
 
 def learning_line(records: Records) -> str:
-    """How often rounds agree with users' own lists on held-out pairs, then with the reward, beside random labels,
-    lengths and referees."""
+    """How often rounds agree on held-out pairs with lists that gave no reward, then with the reward, beside random
+    labels, lengths and referees."""
     try:
         table = loop_learning.learning(records)
     except MissingRecordError:
@@ -126,7 +126,7 @@ def learning_line(records: Records) -> str:
 def _round_line(row) -> str:
     points = [f"{100 * x:+.0f}" for x in (row.over_random, row.over_random_ci_low, row.over_random_ci_high)]
     return (
-        f"round {row.round} agrees with users' own lists on "
+        f"round {row.round} agrees with lists that gave no reward on "
         f"{words.share(row.realised_accuracy, row.realised_ci_low, row.realised_ci_high)} (the reward on {row.label_realised:.0%}), and "
         f"orders {words.share(row.heldout_accuracy, row.heldout_ci_low, row.heldout_ci_high)} as the reward does that wrote the "
         f"labels, the longer text {row.longer_wins:.0%}, random labels {row.heldout_accuracy - row.over_random:.0%} ({points[0]} "
@@ -212,7 +212,7 @@ def learning_by_round(profiles: list[Records]) -> pd.DataFrame:
             over, outside = f"{points[0]} ({points[1]} to {points[2]})", row.over_random_ci_low > 0
             columns[f"{words.data_label(records)}, round {row.round}"] = {
                 "NDCG@7 (above the policy before)": ranking,
-                "held-out pairs: agreeing with users' own lists": words.share(
+                "held-out pairs: agreeing with lists that gave no reward": words.share(
                     row.realised_accuracy, row.realised_ci_low, row.realised_ci_high
                 ),
                 "so does the reward": f"{row.label_realised:.0%}",
@@ -278,7 +278,9 @@ def learning_columns(table: pd.DataFrame) -> dict:
             f"{row.heldout_accuracy:.3f} ({row.heldout_ci_low:.3f} to {row.heldout_ci_high:.3f})" for row in rows
         ],
         "longer wins": table.longer_wins.map("{:.3f}".format),
-        "users' lists (of the reward)": [f"{row.realised_accuracy:.2f} ({row.label_realised:.2f})" for row in rows],
+        "lists without a reward (of the reward)": [
+            f"{row.realised_accuracy:.2f} ({row.label_realised:.2f})" for row in rows
+        ],
         "referees": [f"{row.referees_validation:+.4f} (t = {row.referees_t:.1f})" for row in rows],
         "nats moved": table.kl.map("{:.1f}".format),
         "tokens": table.mean_tokens.map("{:.0f}".format),

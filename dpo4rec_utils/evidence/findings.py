@@ -45,13 +45,14 @@ def _knowledge(records: Records) -> tuple[str, ...]:
 
 def _reward(records: Records) -> tuple[str, ...]:
     model = records.metrics("reward", records.start)["reliability"]
-    (picked,) = loop_tables.samples(records).query("samples == 8 and reward == 'log_likelihood'").itertuples()
+    (picked,) = loop_tables.samples(records).query("reward == 'log_likelihood'").nlargest(1, "samples").itertuples()
     probes = loop_tables.probe(records).query("estimate == 'realised' and not equal_length").set_index("probe").accuracy
+    longer, probes = probes["the longer wins"], probes.drop("the longer wins")
     return (
         f"A text's reward on half of a user's lists repeats on the other half with r = {model['train/log_likelihood']['r']:.2f}, "
         f"by NDCG with r = {model['train/ndcg']['r']:.2f}.",
-        f"The best of eight texts by one half gains {picked.gain:+.4f} nats a candidate on the other half (t {1.96 * picked.gain / picked.ci_half:.1f}).",
-        f"Of the pairs the longer text wins {probes['the longer wins']:.0%} and the best probe guesses {probes.max():.0%}; half "
+        f"The best of {picked.samples:.0f} texts by one half gains {picked.gain:+.4f} nats a candidate on the other half (t {1.96 * picked.gain / picked.ci_half:.1f}).",
+        f"Of the pairs the longer text wins {longer:.0%} and the best of {len(probes)} probes guesses {probes.max():.0%}; half "
         "would be chance.",
     )
 
@@ -71,7 +72,7 @@ def _alignment(records: Records) -> tuple[str, ...]:
         f"After each round the texts have {_numbers(rounds.mean_tokens)} tokens, {_shares(rounds.finished)} end and "
         f"{_shares(rounds.repetitive)} repeat themselves.",
         f"Of the held-out pairs the rounds order {_shares(rounds.heldout_accuracy)} as the reward does ({ordered}): {verdict}.",
-        f"With users' own lists the reward agrees on {reward.agreement:.0%} of the pairs, DPO on "
+        f"With lists that gave no reward, as the same reward models read them, the reward agrees on {reward.agreement:.0%} of the pairs, DPO on "
         f"{words.share(dpo.agreement, dpo.ci_low, dpo.ci_high)}; {beside}.",
     )
 

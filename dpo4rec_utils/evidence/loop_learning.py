@@ -12,7 +12,6 @@ from dpo4rec_utils.evidence.loop_tables import (
 )
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t_of_mean
-from dpo4rec_utils.files import NotAskedError
 from dpo4rec_utils.metrics import rightly_ordered
 
 MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
@@ -40,9 +39,11 @@ def rounds(records: Records) -> pd.DataFrame:
     log-ratio to the policy before the round, with the 95 % interval of users; longer_wins: of the same pairs the longer
     text; matched_accuracy: on the matched_pairs whose lengths differ by two tokens at most. over_random: DPO's accuracy
     less that of random labels of the same round on the same pairs. realised_accuracy: how often the log-ratio agrees
-    with those of the user's own lists that gave no reward, and label_realised: how often the pairs' own order does.
+    with those of the user's own lists that gave no reward, as the same reward models read them, and label_realised: how
+    often the pairs' own order does.
     facts_accuracy, vector_accuracy, probe_accuracy: of linear probes that read the text's facts, its vector, and all
-    that the amortised reward is made of, which makes the last a ceiling. reward_*: change by the round's own reward
+    that the amortised reward is made of, which makes the last a ceiling where rewards are amortised. reward_*: change
+    by the round's own reward
     model, referees_validation: by referees (t in referees_t), both log-likelihood in nats a candidate against the
     policy before the round; referees_over_random_*: a round of DPO above random labels of the same round, the baseline
     that ranking has, of validation and of test users. kl: nats a text from the policy before. mean_tokens, finished
@@ -132,8 +133,7 @@ def _pair_shares(pairs: pd.DataFrame) -> dict:
 
 def read_by_lists(pairs: pd.DataFrame) -> pd.DataFrame:
     """The held-out pairs of users with a list that gave no reward; `unseen`: what those lists say."""
-    read = pairs if "unseen" in pairs else pairs.assign(unseen=pairs.realised)  # older records kept none apart
-    return read[read.unseen.notna()]
+    return pairs[pairs.unseen.notna()]
 
 
 def _interval(name: str, share: tuple[float, float, float], value: str = "_accuracy") -> dict:
@@ -177,15 +177,14 @@ def variants(records: Records) -> pd.DataFrame:
 def agreement(records: Records) -> pd.DataFrame:
     """How often an order of held-out pairs is that of the user's own lists, of those lists that gave no reward.
 
+    The same reward models read them, so what these models like whatever the list is in both.
+
     Orders: `reward`, the pairs' own; `longer`, the longer text; and the log-ratio of every round's policy to the one
     before, by loop: those of loops by preference on their own pairs, the controls' on the headline's. Pooled over
-    rounds. Columns: order, label, rounds, pairs, users, agreement, ci_low, ci_high (95 %, of users). Raises
-    `NotAskedError` for records that no such lists were kept for.
+    rounds. Columns: order, label, rounds, pairs, users, agreement, ci_low, ci_high (95 %, of users).
     """
     loops = trained_loops(records.config["evaluation"]["arms"])
     tables = {loop: _pooled(records, loop) for loop in loops}
-    if "unseen" not in tables["dpo"]:
-        raise NotAskedError(f"The records of {records.profile} are older than this measure of learning.")
     by_preference = pd.concat([table for loop, table in tables.items() if not LOOPS[loop].control])
     rows = [
         _row("reward", "the reward itself", by_preference, np.ones(len(by_preference))),

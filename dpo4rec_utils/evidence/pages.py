@@ -234,7 +234,8 @@ def effects_block(results: Path) -> str:
         on_top = f"History mean + last round minus each: {lines['History mean + last round, minus']}"
         parts += [f"### `{name}`", f"{lines['Seen on']}. {learning}. {on_top}.{words.short_of(records)}"]
         parts.append(folded("Against every baseline, by both kinds of scorers", answer.effect_table(records)))
-        parts.append(folded("What every round learnt", answer.learning_table(records)))
+        if _has(results, name, "referees-"):
+            parts.append(folded("What every round learnt", answer.learning_table(records)))
     return "\n\n".join(parts)
 
 

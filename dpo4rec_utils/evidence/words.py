@@ -128,12 +128,17 @@ def short_of(records: Records) -> str:
 
 
 def at_chance(table: pd.DataFrame) -> pd.Series:
-    """Which rows of `learning` or `variants` are not seen to order held-out pairs better than chance."""
-    return table.heldout_ci_low <= 0.5
+    """Which rows of `learning` or `variants` are not seen to order held-out pairs better than one half or, where they
+    are compared, than random labels: a policy that drifts anywhere lands above or below one half."""
+    at_half = table.heldout_ci_low <= 0.5
+    return at_half | (table.over_random_ci_low <= 0) if "over_random_ci_low" in table else at_half
 
 
 def unlearnt(table: pd.DataFrame, names: Iterable[str]) -> str:
-    """The policies of `learning` or `variants` that are not seen to order held-out pairs better than chance, in a
-    sentence."""
-    rows = table.assign(name=list(names))[at_chance(table).to_numpy()]
-    return f" Not seen to learn: {listing(rows.name)}." if len(rows) else ""
+    """The policies of `learning` or `variants` that are not seen to order held-out pairs better than chance, and
+    those that order them worse than random labels, in a sentence each."""
+    named = table.assign(name=list(names))
+    rows = named[at_chance(table).to_numpy()]
+    below = named[(named.over_random_ci_high < 0).to_numpy()] if "over_random_ci_high" in named else named[:0]
+    text = f" Not seen to learn: {listing(rows.name)}." if len(rows) else ""
+    return text + (f" Below random labels: {listing(below.name)}." if len(below) else "")
