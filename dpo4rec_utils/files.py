@@ -224,16 +224,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content) -> None:
     """Write JSON atomically, keys in the order given; NumPy numbers and arrays become plain ones."""
-    text = json.dumps(content, indent=1, default=lambda x: x.tolist(), ensure_ascii=False)
+    plain = {"default": lambda x: x.tolist(), "ensure_ascii": False, "separators": (",", ":")}
+    text = json.dumps(content, indent=1, **plain)
     # A list of numbers is one line, not a line a number: records stay readable and small.
     text = re.sub(r"\[\n\s*([-\d.eE+,\sNa]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", "", m[1]) + "]", text)
-    # So is a short list or object of plain values, such as a step of a training log. Line ends stand between values
-    # alone.
-    for begin, end in ("[]", "{}"):
-        flat = rf"\{begin}\n\s*([^{{}}\[\]]{{,700}}?)\n\s*\{end}"
-        text = re.sub(flat, lambda m, b=begin, e=end: b + re.sub(r"\n\s*", " ", m[1]) + e, text)
-    # And a short object of such lists.
-    text = re.sub(r"\{\n\s*([^{}]{0,160}?)\n\s*\}", lambda m: "{" + re.sub(r"\n\s*", " ", m[1]) + "}", text)
+    # So is a short list or object of plain values, such as a step of a training log, and a short object of such lists.
+    # Line ends stand between values alone.
+    for flat in (
+        r"\[\n\s*([^{}\[\]]{,700}?)\n\s*\]",
+        r"\{\n\s*([^{}\[\]]{,700}?)\n\s*\}",
+        r"\{\n\s*([^{}]{,160}?)\n\s*\}",
+    ):
+        text = re.sub(flat, lambda m: re.sub(r"\n\s*", "", m[0]), text)
     write_text(path, text + "\n")
 
 

@@ -75,7 +75,7 @@ FIGURES = {
 def table(records: Records, name: str) -> pd.DataFrame:
     """Write `tables/<name>.csv` and return the table; raises as `Records` where its records are not there."""
     result = TABLES[name](records)
-    text = result.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    text = result.to_csv(index=False, float_format="%.5g", lineterminator="\n")
     write_text(records.folder / "tables" / f"{name}.csv", text)
     return result
 
