@@ -116,6 +116,8 @@ class Walkthrough:
         lowest = np.any([faulty & (rule == "rejected") for rule, faulty in faults], axis=0)
         if not choosable.any():
             choosable, lowest = ~choosable, np.zeros_like(lowest)
+        elif config.unfinished == "left_out":
+            rewards = np.where(cut, np.nan, rewards)
         rewarded = RewardedTexts(
             users=np.array([user]),
             prompts=[prompt],

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence.findings import FINDINGS, seen
 from dpo4rec_utils.evidence.records import Records
 
@@ -29,7 +30,8 @@ def test_the_main_results_are_those_of_the_parquet_files(profile):
     last = ndcg_at_7(profile, records.last)
     for baseline in ("zero_shot", "random_labels", records.start):
         assert f"{(last - ndcg_at_7(profile, baseline)).mean():+.3f} (" in line, baseline
-    assert f"stands at {ndcg_at_7(profile, 'history_mean').mean():.3f}, the last round at {last.mean():.3f}" in line
+    assert f"history mean {ndcg_at_7(profile, 'history_mean').mean():.3f}" in line
+    assert f"**{label(records.last)}** {last.mean():.3f}" in line
 
 
 @pytest.mark.parametrize("notebook", FINDINGS)

@@ -95,7 +95,7 @@ def test_an_altered_or_lost_record_or_table_is_refused(made):
     made.make(stage(build))
     assert store.published_values(made.results, "kind-name").value.tolist() == [1.0]
     path = made.results / "records" / "kind-name.json"
-    path.write_text(path.read_text().replace('"x": 1', '"x": 9'))
+    path.write_text(path.read_text().replace('"x":1', '"x":9'))
     path.with_suffix(".parquet").write_bytes(b"PAR1")
     for read in (store.published_record, store.published_values):
         with pytest.raises(StudyError, match="kind-name.* differs from the manifest of made"):

@@ -38,11 +38,20 @@ def test_shares_by_hand():
     [((True, True, True), "a", "b"), ((False, True, True), "c", "a"), ((False, False, False), "a", "b")],
 )
 def test_a_cut_text_is_rejected_whatever_its_reward(tmp_path, ended, chosen, rejected):
-    walkthrough = Walkthrough(made_study(load_config("smoke"), tmp_path), None, None, None)
+    config = load_config("smoke", {"alignment": {"unfinished": "rejected"}})
+    walkthrough = Walkthrough(made_study(config, tmp_path), None, None, None)
     completions = [Completion(text, 3, end) for text, end in zip("abc", ended, strict=True)]
     pairs = walkthrough.pairs(walkthrough.user(0), completions, np.array([-0.3, -0.5, -0.4]))
     assert (pairs.chosen.item(), pairs.rejected.item()) == (chosen, rejected)
     assert walkthrough.pairs(walkthrough.user(0), completions, np.full(3, -0.3)).empty or not all(ended)
+
+
+def test_a_text_that_repeats_itself_is_never_chosen(tmp_path):
+    walkthrough = Walkthrough(made_study(load_config("smoke"), tmp_path), None, None, None)
+    texts = ["one two three four, one two three four", "crime", "war"]
+    completions = [Completion(text, 3, True) for text in texts]
+    pairs = walkthrough.pairs(walkthrough.user(0), completions, np.array([-0.3, -0.5, -0.4]))
+    assert (pairs.chosen.item(), pairs.rejected.item()) == ("war", "crime")
 
 
 def test_the_ranking_is_a_picture_with_words_for_who_cannot_see_it():
