@@ -88,6 +88,8 @@ def changed(page, before: str) -> str:
 def test_run_all_then_another_user_and_a_text_of_yours(lab, page):
     page.goto(f"{lab}/lab/tree/notebooks/00_walkthrough.ipynb?reset")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+    # A kernel that still starts would not run what is asked of it.
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     first = changed(page, "")
