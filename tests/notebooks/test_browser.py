@@ -1,5 +1,6 @@
 """The walkthrough as a newcomer meets it: `make lab`, Run All, another user, a text of one's own, in a real browser."""
 
+import json
 import os
 import shutil
 import signal
@@ -63,6 +64,18 @@ def answering(address: str, process: subprocess.Popen, log: Path) -> str:
     raise AssertionError(log.read_text()[-3000:])
 
 
+def connected(lab: str) -> None:
+    """Wait until the page talks to its kernel: one that still starts would not run what is asked of it. (The page
+    itself says idle before it has connected.)"""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        kernels = json.load(urllib.request.urlopen(f"{lab}/api/kernels", timeout=5))
+        if any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels):
+            return
+        time.sleep(0.5)
+    raise AssertionError("no kernel answers")
+
+
 @pytest.fixture
 def page():
     from playwright.sync_api import sync_playwright
@@ -88,8 +101,7 @@ def changed(page, before: str) -> str:
 def test_run_all_then_another_user_and_a_text_of_yours(lab, page):
     page.goto(f"{lab}/lab/tree/notebooks/00_walkthrough.ipynb?reset")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
-    # A kernel that still starts would not run what is asked of it.
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
+    connected(lab)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     first = changed(page, "")
