@@ -66,7 +66,13 @@ def _unconfirmed(records: Records) -> list[str]:
     last = _own(tables.last_round(records))
     gains = [name for name in last[last.ci_low > 0].baseline if name in PLAIN]
     names = [PLAIN[name] for name in words.confirmed(records, gains)[1]]
-    return [f"- {words.data_label(records)}: not confirmed over {words.listing(names)}."] if names else []
+    return (
+        [
+            f"- {words.data_label(records)}: one re-ranker for all texts does not confirm the gain over {words.listing(names)}."
+        ]
+        if names
+        else []
+    )
 
 
 def _short_of(records: Records) -> list[str]:
