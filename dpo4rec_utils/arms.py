@@ -30,29 +30,24 @@ class Loop(Choices):
     """A way to align the LLM, round after round; all have the same users, rounds and number of examples.
 
     Every loop samples, rewards and pairs its own policies' texts. start: the policy before round 1, as configured
-    (`alignment.warm_start`) or always the same. examples: what it makes of its pairs: 'pairs' (as the reward orders
-    them), 'swapped' (half of them, drawn at random, the other way round), 'longer' (the longer text is chosen),
-    'chosen' (the chosen texts alone) or 'templates' (full templates of the same users); the last two are learnt by
-    supervised fine-tuning. Where a turned pair would choose a text that may not be chosen it stands as the reward
-    orders it, so where many texts may not be chosen these loops learn that rule most of all. residual: its reward
-    model reads the history mean, too, so that a text earns what it adds.
+    (`alignment.warm_start`) or always the same. rewards: what its texts are paired by, all else being equal: users'
+    'lists', as the configuration says; 'random' numbers; or their 'length' in tokens (`alignment.controls`). examples:
+    what it is trained on: its 'pairs', the 'chosen' texts of them alone, or full 'templates' of the same users; the
+    last two are learnt by supervised fine-tuning. residual: its reward model reads the history mean, too, so that a
+    text earns what it adds.
     """
 
     name: str
     label: str
     start: Literal["configured", "zero_shot", "warm_start"] = "configured"
-    examples: Literal["pairs", "swapped", "longer", "chosen", "templates"] = "pairs"
+    rewards: Literal["lists", "random", "length"] = "lists"
+    examples: Literal["pairs", "chosen", "templates"] = "pairs"
     residual: bool = False
 
     @property
     def control(self) -> bool:
-        """Whether it is trained on something else than the pairs as the reward orders them."""
-        return self.examples != "pairs"
-
-    @property
-    def reordered(self) -> bool:
-        """Whether it trains on the headline's kind of pairs in another order."""
-        return self.examples in ("swapped", "longer")
+        """Whether it is trained on something else than pairs by users' lists."""
+        return self.rewards != "lists" or self.examples != "pairs"
 
     def starts_at(self, warm_start: bool) -> str:
         """The name of the policy before round 1; `warm_start`: whether the configuration has one before it."""
@@ -68,8 +63,8 @@ class Loop(Choices):
 
 LOOPS = _named(
     Loop("dpo", "DPO"),
-    Loop("random_labels", "random labels", examples="swapped"),
-    Loop("longer_wins", "longer wins", examples="longer"),
+    Loop("random_labels", "random labels", rewards="random"),
+    Loop("longer_wins", "longer wins", rewards="length"),
     Loop("rft", "best of N", examples="chosen"),
     Loop("template_sft", "templates imitated", examples="templates"),
     Loop("dpo_cold", "DPO, no warm start", start="zero_shot"),

@@ -109,6 +109,9 @@ class DataConfig(Section):
     train_share: float = Field(0.6, ge=0.1, le=0.9, description="share of users in train")
     validation_share: float = Field(0.1, ge=0.02, le=0.5, description="share of users in validation; the rest is test")
     fold: int = Field(0, ge=0, le=99, description="which users are test; those of two folds are never the same")
+    seed: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="of split and lists; null: the root seed. Loops of other seeds share it"
+    )
 
     @field_serializer("archive", "interactions", "items", "domain")
     def _public(self, name: str | None) -> str | None:

@@ -9,16 +9,14 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.alignment.adapters import Aligner, Recipe
-from dpo4rec_utils.alignment.controls import within_rules
+from dpo4rec_utils.alignment.controls import rewarded_otherwise
 from dpo4rec_utils.alignment.pairs import (
     PairRules,
     RewardedTexts,
     build_pairs,
     groups,
-    longer_chosen,
     require_pairs,
     rewarded_texts,
-    swapped_at_random,
 )
 from dpo4rec_utils.alignment.probe import described_pairs
 from dpo4rec_utils.alignment.round import Round
@@ -112,18 +110,17 @@ class Study:
         sources, rounds = self.sources(before), self.config.alignment.rounds
         for number in range(1, rounds + 1):
             # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
-            texts = self.knowledge.texts(before)
+            self.knowledge.texts(before)
             # 2. Reward: how well a user's held-out lists are ranked with each text.
             model = self.reward_models.of(before, sources, RewardInputs(residual=loop.residual))
             # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
             rewarded = self.rewarded_texts(before, model)
-            pairs = self.training_pairs(rewarded, round_name(number, name))
+            ordered = self._ordered(loop, rewarded, number)
+            pairs = self.training_pairs(ordered, round_name(number, name))
             # 4. Align. All policies but the last are rewarded: their texts make the next round's pairs.
             method = "fine_tune" if loop.supervised else "dpo"
             recipe = Recipe(round_name(number, name), method, number < rounds, number)
-            examples = self._examples(loop, pairs, texts, number)
-            if loop.reordered:
-                examples = within_rules(examples, pairs, rewarded)
+            examples = self._examples(loop, pairs)
             after = self.aligner.train(before, examples, recipe)
             # A control is asked about the pairs that the headline is asked about.
             heldout = self.round(number).heldout if loop.control else self.heldout_pairs(rewarded, after.name)
@@ -140,12 +137,14 @@ class Study:
         warm_start = self.config.alignment.warm_start
         return any(LOOPS[loop].starts_at(warm_start) == policy for loop in self.loops)
 
-    def _examples(self, loop: Loop, pairs: pd.DataFrame, texts: pd.DataFrame, number: int) -> pd.DataFrame:
-        """What a loop's policy is trained on in round `number`: the pairs, or as many examples for the same users."""
-        if loop.examples == "swapped":
-            return swapped_at_random(pairs, generator(self.seed, "random labels", number))
-        if loop.examples == "longer":
-            return longer_chosen(pairs, texts, generator(self.seed, "longer wins", number))
+    def _ordered(self, loop: Loop, rewarded: RewardedTexts, number: int) -> RewardedTexts:
+        """The texts as a loop pairs them in round `number`: by users' lists, or by a control's own rewards."""
+        if loop.rewards == "lists":
+            return rewarded
+        return rewarded_otherwise(rewarded, loop.rewards, generator(self.seed, loop.name, number))
+
+    def _examples(self, loop: Loop, pairs: pd.DataFrame) -> pd.DataFrame:
+        """What a loop's policy is trained on: the pairs, or as many examples for the same users."""
         if loop.examples == "chosen":
             return pairs[["user", "prompt"]].assign(completion=pairs.chosen)
         if loop.examples == "templates":

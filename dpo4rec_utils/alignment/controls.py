@@ -1,21 +1,23 @@
-"""What a control of DPO may do with the pairs it is given."""
+"""Controls of DPO: the same texts and rules, each text with a reward that says nothing of its user."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from dpo4rec_utils.alignment.pairs import RewardedTexts
 
+CONTROL_REWARDS: dict[str, Callable[[RewardedTexts, np.random.Generator], np.ndarray]] = {
+    "random": lambda rewarded, rng: rng.random(rewarded.rewards.shape),
+    "length": lambda rewarded, _: rewarded.features.tokens,
+}
 
-def within_rules(turned: pd.DataFrame, pairs: pd.DataFrame, rewarded: RewardedTexts) -> pd.DataFrame:
-    """Pairs as a control has turned them, but for those whose chosen text may not be chosen
-    (`RewardedTexts.choosable`): these stand as they did.
 
-    A control without this rule is taught to ramble by what DPO never sees, and loses for that alone.
+def rewarded_otherwise(rewarded: RewardedTexts, rewards: str, rng: np.random.Generator) -> RewardedTexts:
+    """The same texts rewarded by `CONTROL_REWARDS[rewards]`: 'random' numbers in [0, 1), or their 'length' in tokens.
+
+    What may be chosen, what counts as the worst and what may not be paired stay as they are, so that a policy that is
+    trained on such pairs differs from DPO's by the reward alone.
     """
-    if rewarded.choosable is None:
-        return turned
-    row = pd.Series(np.arange(len(rewarded.users)), index=rewarded.users)
-    allowed = rewarded.choosable[row[turned.user].to_numpy(), turned.chosen_sample.to_numpy()]
-    result = pairs.copy()
-    result.loc[allowed] = turned.loc[allowed]
-    return result
+    values = np.where(np.isfinite(rewarded.rewards), CONTROL_REWARDS[rewards](rewarded, rng), np.nan)
+    return replace(rewarded, rewards=values, list_counts=np.ones(len(rewarded.users)))

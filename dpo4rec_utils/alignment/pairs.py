@@ -16,7 +16,6 @@ from dpo4rec_utils.rewards.model import RewardModel, assigned_folds
 from dpo4rec_utils.rewards.values import half_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
 
-SIDES = ("chosen", "rejected")
 COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sample", "gap"]
 
 
@@ -161,28 +160,6 @@ def require_pairs(pairs: pd.DataFrame, config: AlignmentConfig, name: str) -> No
             f"{name} found {len(pairs)} pairs of {config.pairs} asked for, fewer than {ENOUGH:.0%}; raise alignment.pair_users or "
             "llm.train_samples, or ask for fewer with alignment.pairs."
         )
-
-
-def swapped_at_random(pairs: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A control: the same pairs, chosen and rejected swapped in half of them, drawn at random."""
-    return _swapped(pairs, rng.permutation(len(pairs)) < len(pairs) // 2)
-
-
-def longer_chosen(pairs: pd.DataFrame, texts: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A control: the same pairs, the longer text chosen; of equally long ones either, drawn at random. `texts`: what
-    the pairs are of (user, sample, tokens)."""
-    tokens = texts.set_index(["user", "sample"]).tokens
-    chosen, rejected = (tokens[list(zip(pairs.user, pairs[f"{side}_sample"], strict=True))] for side in SIDES)
-    more = chosen.to_numpy() - rejected.to_numpy()
-    return _swapped(pairs, np.where(more == 0, rng.random(len(pairs)) < 0.5, more < 0))
-
-
-def _swapped(pairs: pd.DataFrame, swap: np.ndarray) -> pd.DataFrame:
-    out = pairs.copy()
-    for side, other in (SIDES, SIDES[::-1]):
-        for column in ("", "_sample"):
-            out[side + column] = pairs[side + column].where(~swap, pairs[other + column])
-    return out.assign(gap=pairs.gap.where(~swap, -pairs.gap))
 
 
 def groups(rewarded: RewardedTexts) -> pd.DataFrame:

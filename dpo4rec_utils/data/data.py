@@ -24,7 +24,8 @@ class Data:
     """Tables, users and candidate lists of one configuration. U users, I items, L lists of C candidates."""
 
     def __init__(self, config: Config):
-        self.config, self.seed = config.data, config.seed
+        self.config = config.data
+        self.seed = config.seed if config.data.seed is None else config.data.seed
 
     @cached_property
     def dataset(self) -> Dataset:

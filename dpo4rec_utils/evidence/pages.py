@@ -15,7 +15,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import REPEATED, label
 from dpo4rec_utils.data_config import PROFILE_NAME
-from dpo4rec_utils.evidence import answer, ladder, loop_learning, loop_tables, tables, words
+from dpo4rec_utils.evidence import answer, claims, ladder, loop_learning, loop_tables, loops, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.findings import FINDINGS, seen
 from dpo4rec_utils.evidence.records import Records
@@ -58,6 +58,10 @@ def report_profiles(profile: str = "") -> Iterator[str]:
             yield f"wrote {write_report(records).relative_to(project_root())}"
             for path in copy_prose(records.folder, project_root() / "notebooks"):
                 yield f"gave {path.relative_to(project_root())} the prose of its source"
+    if not profile and (every := read_loops(results)):
+        text = claims.claims(every).to_csv(index=False, float_format="%.5g", lineterminator="\n")
+        write_text(results / "claims.csv", text)
+        yield "wrote results/claims.csv"
     if not profile and MAIN in names:
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"
@@ -119,6 +123,12 @@ def committed(results: Path) -> list[str]:
 def _has(results: Path, name: str, kind: str) -> bool:
     """Whether a profile is committed and has records of a kind: one that was run in parts may lack them."""
     return name in committed(results) and any(r.startswith(kind) for r in read_records(results / name).listed)
+
+
+@functools.cache
+def read_loops(results: Path) -> tuple[loops.Loops, ...]:
+    """The loops of Table 1 that are committed."""
+    return tuple(loops.read_loops(results, committed(results)))
 
 
 # README
@@ -214,6 +224,44 @@ def _head(path: Path) -> tuple[str, str]:
 # docs/results.md
 
 
+NO_LOOPS = "No loop is there yet; [what will be run](experiments/2026-11-29-table-1.md)."
+
+
+def claims_block(results: Path) -> str:
+    """The paper's claims: how often each held, and where it was looked at, folded."""
+    if not (every := read_loops(results)):
+        return NO_LOOPS
+    table = claims.claims(list(every))
+    rows = table[table.scorer == "own"]
+    seen = {
+        "claim": rows.claim,
+        "data": rows.dataset,
+        "LLM": rows.llm,
+        "loops, users": [f"{row.loops}, {row.users}" for row in rows.itertuples()],
+        "NDCG@7 (95 % interval)": [words.signed(r.difference, r.ci_low, r.ci_high, 3) for r in rows.itertuples()],
+        "between loops": rows.loop_sd.map("{:.3f}".format).replace("nan", ""),
+        "better / worse / of": [f"{row.better} / {row.worse} / {row.n}" for row in rows.itertuples()],
+        "verdict": rows.verdict,
+    }
+    whole = "With one re-ranker for all texts, too: [`claims.csv`](../results/claims.csv)."
+    return "\n\n".join(
+        [words.markdown(claims.over_all(table)), folded("Where each was looked at", pd.DataFrame(seen)), whole]
+    )
+
+
+def table_one_block(results: Path) -> str:
+    """NDCG@7 and MAP@7 of every data set, LLM and arm, own scorers, folded by data set."""
+    parts = []
+    for group in read_loops(results):
+        table = loops.table_one([group])
+        table = table[table.scorer == "own"].assign(arm=table.arm.map(label))
+        numbers = table.columns[table.columns.get_loc("loops") + 1 :]
+        cells = {name: table[name].map("{:.4f}".format).replace("nan", "") for name in numbers}
+        columns = {"negatives": table.protocol, "arm": table.arm, "loops": table.loops.astype(str)} | cells
+        parts.append(folded(f"{group.dataset}, {group.llm}", pd.DataFrame(columns)))
+    return "\n\n".join(parts) or NO_LOOPS
+
+
 def side_by_side_block(results: Path) -> str:
     """A verdict a data set, the last round above everything else, and what its rounds learnt, data sets side by
     side."""
@@ -227,7 +275,9 @@ def effects_block(results: Path) -> str:
     """The last round against every baseline and what every round learnt, folded, a profile that has a main table
     after another."""
     parts = []
-    for name in (name for name in committed(results) if name != ABLATIONS and _has(results, name, "own-")):
+    for name in committed(results):
+        if name == ABLATIONS or loops.PROFILE.fullmatch(name) or not _has(results, name, "own-"):
+            continue
         records = read_records(results / name)
         lines = answer.answer(records)
         learning = f"{lines['Learning'][0].upper()}{lines['Learning'][1:]}"
@@ -317,6 +367,8 @@ BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
     ("README.md", "answer"): answer_block,
     ("README.md", "run"): run_block,
     ("README.md", "notebooks"): notebooks_block,
+    ("docs/results.md", "claims"): claims_block,
+    ("docs/results.md", "table 1"): table_one_block,
     ("docs/results.md", "side by side"): side_by_side_block,
     ("docs/results.md", "effects"): effects_block,
     ("docs/results.md", "ladder"): ladder_block,

@@ -31,12 +31,12 @@ def open_records(source: dict | str) -> "Records":
 APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps", "encoder.batch_size")
 
 
-def _differences(made: dict, settings: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+def differing(made: dict, settings: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
     """(key, value as made, value as asked) of every setting of a record that is asked for otherwise."""
     for key, value in made.items():
         setting = settings.get(key, value)
         if isinstance(value, dict) and isinstance(setting, dict):
-            yield from _differences(value, setting, f"{prefix}{key}.")
+            yield from differing(value, setting, f"{prefix}{key}.")
         elif setting != value and f"{prefix}{key}" not in APART:
             yield f"{prefix}{key}", value, setting
 
@@ -131,7 +131,7 @@ class Records:
         since."""
         settings = as_dict(config)
         for record in self.all():
-            for key, value, setting in _differences(record["config"], settings):
+            for key, value, setting in differing(record["config"], settings):
                 raise StudyError(
                     f"{record['kind']} {record['name']} of {self.profile} was made with {key} = {value}, not {setting}; make "
                     "all of the profile anew with `study`, or give the changed profile another name."

@@ -74,12 +74,12 @@ def _arms(records: Records, kind: str, name: str, fold: int) -> dict[str, dict]:
     arms, values = records.metrics(kind, name, fold)["arms"], records.values(kind, name, fold)
     result = {arm: summary | {"by_user": {}, "validation": {}} for arm, summary in arms.items()}
     for (arm, backbone, metric, split), part in values.groupby(["arm", "backbone", "metric", "split"], observed=True):
-        numbers = part.value.to_numpy(float)
+        by_seed = part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
         if split == "test":
-            result[arm]["by_user"][f"{backbone}/{metric}"] = numbers
-            result[arm]["users"] = part.user.tolist()
+            result[arm]["by_user"][f"{backbone}/{metric}"] = by_seed.mean(axis=0)
+            result[arm]["users"] = part.user[: by_seed.shape[1]].tolist()
         else:
-            result[arm]["validation"][backbone] = numbers.reshape(part.seed.nunique(), -1)
+            result[arm]["validation"][backbone] = by_seed
     return result
 
 

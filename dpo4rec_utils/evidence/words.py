@@ -48,6 +48,12 @@ def data_label(records: Records) -> str:
     return DATA.get(name, name)
 
 
+def model_label(records: Records) -> str:
+    """How a profile's LLM is written."""
+    model = records.config["llm"]["model"]
+    return MODELS.get(model, model)
+
+
 def estimate_label(name: str, equal_length: bool) -> str:
     """How an estimate of the reward is written."""
     return ESTIMATES[name].label + ", equal length" * equal_length
@@ -92,10 +98,9 @@ def markdown(table: pd.DataFrame) -> str:
 def seen_on(records: Records) -> str:
     """Data, LLM, test users, folds, seeds and backbones in a line."""
     config, users = records.config, tables.count_test_users(records)
-    model = config["llm"]["model"]
     folds = f" in {records.folds} user folds, a loop each" if records.folds > 1 else ", one loop"
     return (
-        f"{data_label(records)}, {MODELS.get(model, model)}, {users} test users{folds}, {config['evaluation']['seeds']} "
+        f"{data_label(records)}, {model_label(records)}, {users} test users{folds}, {config['evaluation']['seeds']} "
         f"seeds of {len(records.backbones)} backbones" + "".join(f". {note.rstrip('.')}" for note in records.notes)
     )
 

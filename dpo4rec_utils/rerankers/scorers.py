@@ -143,13 +143,17 @@ def _means(done: dict, cells, arm: str, lists: CandidateLists) -> dict:
 
 
 def _test_values(done: dict, cells, arm: str, lists: CandidateLists) -> pd.DataFrame:
-    """Test users' values of the paired metrics, averaged over seeds (seed -1)."""
+    """Test users' values of the paired metrics: of NDCG under popularity negatives a training seed each, so that seeds
+    can be resampled; of all else averaged over seeds (seed -1)."""
     users, frames = np.unique(lists.user), []
     for backbone, seeds in _seeds(cells).items():
-        ranked = [ranked_labels(done[f"{backbone}-{seed}"][f"scores/{arm}"], lists.labels) for seed in seeds]
+        ranked = {seed: ranked_labels(done[f"{backbone}-{seed}"][f"scores/{arm}"], lists.labels) for seed in seeds}
         for metric in PAIRED:
-            value = np.mean([user_means(METRICS[metric](labels, 7), lists.user, users) for labels in ranked], axis=0)
-            frames.append(_frame((arm, backbone, f"{metric}@7", "test"), -1, users, value))
+            values = {s: user_means(METRICS[metric](labels, 7), lists.user, users) for s, labels in ranked.items()}
+            if (metric, lists.protocol) != ("ndcg", "popularity"):
+                values = {-1: np.mean(list(values.values()), axis=0)}
+            names = (arm, backbone, f"{metric}@7", "test")
+            frames += [_frame(names, seed, users, value) for seed, value in values.items()]
     return pd.concat(frames)
 
 

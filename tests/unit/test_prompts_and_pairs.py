@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo4rec_utils.alignment import pairs as preference
-from dpo4rec_utils.alignment.controls import within_rules
+from dpo4rec_utils.alignment.controls import rewarded_otherwise
 from dpo4rec_utils.alignment.pairs import PairRules, RewardedTexts
 from dpo4rec_utils.arms import LOOPS, VARIANTS
 from dpo4rec_utils.config import AlignmentConfig, RewardConfig
@@ -278,47 +278,45 @@ def test_no_text_stands_in_two_pairs_even_if_it_was_sampled_twice():
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b ", "c"), ("a", "d")]
 
 
-def test_random_labels_are_the_same_pairs_half_of_them_swapped():
-    rows = [(u, "p", f"c{u}", f"r{u}", 1, 2, 0.5) for u in range(300)]
-    pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
-    swapped = preference.swapped_at_random(pairs, np.random.default_rng(0))
-    turned = swapped.chosen.str.startswith("r")
-    assert turned.sum() == 150 and (swapped.gap == np.where(turned, -0.5, 0.5)).all()
-    assert (swapped.chosen_sample == np.where(turned, 2, 1)).all() and (swapped.user == pairs.user).all()
-    sides = [set(pair) for pair in zip(swapped.chosen, swapped.rejected, strict=True)]
-    assert sides == [{f"c{u}", f"r{u}"} for u in range(300)]
-    assert 0.3 < turned[:150].mean() < 0.7, "swapped in one place"
+def rewarded_texts_of(tokens: list[list[int]], **more) -> RewardedTexts:
+    """Two users' texts, named by user and place, with lengths and rewards."""
+    users, texts = np.arange(len(tokens)), [[f"{u}{n}" for n in range(len(row))] for u, row in enumerate(tokens)]
+    facts = np.zeros((*np.shape(tokens), 6))
+    facts[..., -1] = tokens
+    features = TextFeatures(facts, facts, facts[:, 0], users)
+    rewards = np.arange(np.size(tokens), dtype=float).reshape(np.shape(tokens))
+    return RewardedTexts(users, ["p"] * len(users), texts, rewards, np.full(len(users), 10), features, **more)
 
 
-def test_longer_wins_are_the_same_pairs_ordered_by_length():
-    rows = [(u, "p", f"c{u}", f"r{u}", 0, 1, 0.5) for u in range(300)]
-    tokens = [(u, sample, 9 + (sample == 0) * ((u % 3) - 1)) for u in range(300) for sample in (0, 1)]
-    texts = pd.DataFrame(tokens, columns=["user", "sample", "tokens"])
-    ordered = preference.longer_chosen(pd.DataFrame(rows, columns=preference.COLUMNS), texts, np.random.default_rng(0))
-    turned = ordered.chosen.str.startswith("r").to_numpy()
-    assert turned[0::3].all() and not turned[2::3].any(), "shorter by a token, longer by a token"
-    assert 30 < turned[1::3].sum() < 70, "of equally long texts either is chosen"
-    assert (ordered.chosen_sample == turned).all() and (ordered.rejected_sample == ~turned).all()
+def test_longer_wins_pairs_the_longest_text_that_may_be_chosen_with_the_shortest():
+    choosable = np.array([[True, True, True, True], [True, False, True, True]])
+    rewarded = rewarded_texts_of([[9, 30, 20, 12], [9, 30, 20, 12]], choosable=choosable, lowest=~choosable)
+    longer = rewarded_otherwise(rewarded, "length", np.random.default_rng(0))
+    pairs = preference.build_pairs(longer, AlignmentConfig().changed(pairs_per_user=2, pairs=10))
+    sides = pairs.groupby("user")[["chosen", "rejected"]].agg(list)
+    assert sides.loc[0].tolist() == [["01", "02"], ["00", "03"]] and pairs[pairs.user == 0].gap.tolist() == [21, 8]
+    # The longest text of user 1 was cut: it counts as the worst, with the reward of the shortest.
+    assert sides.loc[1].tolist() == [["12", "13"], ["11", "10"]] and pairs[pairs.user == 1].gap.tolist() == [11, 3]
 
 
-def test_a_control_never_chooses_what_may_not_be_chosen():
-    rows = [(u, "p", f"c{u}", f"r{u}", 0, 1, 0.5) for u in (7, 4)]
-    pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
-    turned = pairs.assign(chosen=pairs.rejected, rejected=pairs.chosen, chosen_sample=1, rejected_sample=0, gap=-0.5)
-    choosable = np.array([[True, True], [True, False]])  # users 4 and 7; of 7 the second text was cut
-    texts = [["c4", "r4"], ["c7", "r7"]]
-    rewarded = RewardedTexts(np.array([4, 7]), ["p", "p"], texts, np.zeros((2, 2)), np.ones(2), choosable=choosable)
-    kept = within_rules(turned, pairs, rewarded)
-    assert kept.chosen.tolist() == ["c7", "r4"] and kept.rejected.tolist() == ["r7", "c4"]
-    assert kept.chosen_sample.tolist() == [0, 1] and kept.gap.tolist() == [0.5, -0.5]
-    assert within_rules(turned, pairs, replace(rewarded, choosable=None)) is turned
+def test_random_labels_say_nothing_of_the_reward_and_keep_its_rules():
+    choosable = np.tile([True] * 7 + [False], (400, 1))
+    rewarded = rewarded_texts_of([[9] * 8] * 400, choosable=choosable)
+    rewarded.rewards[:, 0] = np.nan  # may not be paired
+    random = rewarded_otherwise(rewarded, "random", np.random.default_rng(0))
+    pairs = preference.build_pairs(random, AlignmentConfig().changed(pairs_per_user=1, pairs=400))
+    assert len(pairs) == 400 and not pairs.chosen_sample.isin([0, 7]).any() and (pairs.rejected_sample != 0).all()
+    better = pairs.chosen_sample > pairs.rejected_sample  # by the rewards, which rise with the place
+    assert 0.35 < better[pairs.rejected_sample != 7].mean() < 0.65
+    counts = pairs.chosen_sample.value_counts()
+    assert sorted(counts.index) == [1, 2, 3, 4, 5, 6] and counts.min() > 35, "every text is chosen as often, 67 times"
 
 
 def test_supervised_controls_have_as_many_examples_for_the_same_users(tmp_path):
     study = made_study(load_config("smoke", {"alignment": {"pairs_per_user": 2}}), tmp_path)
     rows = [(u, f"p{u}", f"c{u}{n}", f"r{u}{n}", 1, 2, 0.5) for u, n in ((3, 0), (5, 0), (3, 1))]
     pairs = pd.DataFrame(rows, columns=preference.COLUMNS)
-    best, templates = (study._examples(LOOPS[name], pairs, pd.DataFrame(), 1) for name in ("rft", "template_sft"))
+    best, templates = (study._examples(LOOPS[name], pairs) for name in ("rft", "template_sft"))
     assert best.completion.tolist() == ["c30", "c50", "c31"] and templates.user.tolist() == [3, 5, 3]
     drawn = study.knowledge.template_texts(2, full=True)
     assert templates.completion.tolist() == [drawn[3][0], drawn[5][0], drawn[3][1]]

@@ -1,0 +1,88 @@
+"""The paper's claims one by one, each with where it was looked at and what was seen (`results/claims.csv`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dpo4rec_utils.arms import round_name
+from dpo4rec_utils.evidence.loops import MEAN, Loops, differences
+
+ALPHA = 0.05
+COLUMNS = [
+    *("claim", "dataset", "llm", "protocol", "scorer", "arm", "baseline", "metric", "k", "users", "loops"),
+    *("difference", "ci_low", "ci_high", "loop_sd", "better", "worse", "n", "verdict"),
+]
+LAST = "last round"  # stands for the arm after the last round
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence and the difference that it is about: `arm` above `baseline`, LAST for the arm after the last round."""
+
+    sentence: str
+    arm: str
+    baseline: str
+
+
+# What the paper says, then what it has to mean: this user, this preference, more than length and than the history.
+CLAIMS = (
+    Claim("knowledge helps a re-ranker", "zero_shot", "item"),
+    Claim("DPO helps over the zero-shot LLM", LAST, "zero_shot"),
+    Claim("DPO alone helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
+    Claim("DPO helps over supervised fine-tuning", LAST, "warm_start"),
+    Claim("DPO helps over best of N", LAST, "rft"),
+    Claim("more rounds help", LAST, round_name(1)),
+    Claim("it is about this user", LAST, "dpo_shuffled"),
+    Claim("it is the preference", LAST, "random_labels"),
+    Claim("it is more than length", LAST, "longer_wins"),
+    Claim("it helps a re-ranker that reads the history", "history_mean+dpo", "history_mean"),
+    Claim("it helps such a re-ranker with this user's text", "history_mean+dpo", "history_mean+dpo_shuffled"),
+)
+
+
+def claims(every: list[Loops]) -> pd.DataFrame:
+    """A row a claim, data set, LLM and kind of scorers that looked at it, COLUMNS.
+
+    NDCG@7 under popularity negatives, mean over backbones that do not read the history, over all loops that have both
+    arms. `better` and `worse` count single backbones, history or not, with Holm p < 0.05, of `n`. verdict: 'held' where
+    the interval and Holm's p say above zero, 'not held' where they say below, else 'not visible' with the smallest
+    difference that would have been seen four times out of five.
+    """
+    rows = [row for claim in CLAIMS for loops in every for row in _rows(claim, loops)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(claim: Claim, loops: Loops) -> Iterator[dict]:
+    arm = loops.last if claim.arm == LAST else claim.arm
+    for scorer in ("own", "shared"):
+        table = differences(loops, scorer)
+        part = table[(table.arm == arm) & (table.baseline == claim.baseline)]
+        if len(part):
+            (mean,) = part[part.backbone == MEAN].to_dict("records")
+            single = part[part.backbone != MEAN]
+            row = {"claim": claim.sentence, "dataset": loops.dataset, "llm": loops.llm, "protocol": "popularity"}
+            row |= {"scorer": scorer, "metric": "ndcg", "k": 7} | mean
+            clear = single.p_holm < ALPHA
+            row |= {"better": int((clear & (single.difference > 0)).sum()), "n": len(single)}
+            yield row | {"worse": int((clear & (single.difference < 0)).sum()), "verdict": verdict(mean)}
+
+
+def verdict(row: dict) -> str:
+    """'held', 'not held', or 'not visible (below 0.0123)', of a row of `loops.differences`."""
+    if row["p_holm"] < ALPHA and row["ci_low"] > 0:
+        return "held"
+    if row["p_holm"] < ALPHA and row["ci_high"] < 0:
+        return "not held"
+    return f"not visible (below {row['detectable']:.4f})"
+
+
+def over_all(table: pd.DataFrame) -> pd.DataFrame:
+    """How often each claim held, own scorers: claim, held, not held, not visible, and where it held."""
+    rows = []
+    for claim, part in table[table.scorer == "own"].groupby("claim", sort=False):
+        kinds = part.verdict.str.partition(" (")[0]
+        places = [f"{row.dataset}, {row.llm}" for row in part[kinds == "held"].itertuples()]
+        counts = {kind: int((kinds == kind).sum()) for kind in ("held", "not held", "not visible")}
+        rows.append({"claim": claim} | counts | {"held on": "; ".join(places)})
+    return pd.DataFrame(rows)

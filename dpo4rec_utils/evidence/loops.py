@@ -1,0 +1,190 @@
+"""Table 1: loops of a data set and an LLM, each sampled and trained anew and tested on other users, as one result."""
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dpo4rec_utils.arms import comparisons, table_arms
+from dpo4rec_utils.config import PROTOCOLS
+from dpo4rec_utils.evidence import tables, words
+from dpo4rec_utils.evidence.records import Records, differing
+from dpo4rec_utils.evidence.statistics import holm, looped_differences
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.seeds import generator
+
+PROFILE = re.compile(r"(?P<name>.+)-loop-(?P<number>\d+)")  # how profiles of loops are called
+# Settings in which loops of one name may differ.
+APART = {"profile", "seed", "data.seed", "data.fold", "evaluation.arms", "evaluation.uniform_arms"}
+MEAN = "mean"  # the mean over backbones that do not read the history
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The loops of one data set and one LLM. name: that of their profiles without the number; records: by number.
+
+    Raises `StudyError` where they differ in more than seeds, test users and arms.
+    """
+
+    name: str
+    records: tuple[Records, ...]
+
+    def __post_init__(self):
+        first = self.records[0]
+        for other in self.records[1:]:
+            for key, value, setting in differing(first.config, other.config):
+                if key not in APART:
+                    raise StudyError(
+                        f"{other.profile} has {key} = {setting}, {first.profile} {value}; loops of one name differ in seeds, test "
+                        "users and arms alone."
+                    )
+
+    @property
+    def dataset(self) -> str:
+        """How the data set is written."""
+        return words.data_label(self.records[0])
+
+    @property
+    def llm(self) -> str:
+        """How the LLM is written."""
+        return words.model_label(self.records[0])
+
+    @property
+    def last(self) -> str:
+        """The last round's arm."""
+        return self.records[0].last
+
+    def arms(self, protocol: str = "popularity") -> list[str]:
+        """Every arm that some loop has under a protocol, in the order of the tables."""
+        names = [table_arms(r.config["evaluation"], r.config["alignment"], protocol) for r in self.records]
+        return list(dict.fromkeys(name for part in names for name in part))
+
+    def having(self, *arms: str, protocol: str = "popularity") -> list[Records]:
+        """The loops that have all of these arms under a protocol."""
+        parts = [(r, table_arms(r.config["evaluation"], r.config["alignment"], protocol)) for r in self.records]
+        return [records for records, names in parts if set(arms) <= set(names)]
+
+
+def read_loops(results: Path, profiles: list[str]) -> list[Loops]:
+    """The loops among `profiles`, by name in the order they come, each name's by number."""
+    named: dict[str, dict[int, Records]] = {}
+    for profile in profiles:
+        if match := PROFILE.fullmatch(profile):
+            named.setdefault(match["name"], {})[int(match["number"])] = Records(results / profile)
+    return [Loops(name, tuple(by_number[n] for n in sorted(by_number))) for name, by_number in named.items()]
+
+
+def by_seed(records: Records, scorer: str, arm: str, backbone: str, split: str = "test") -> np.ndarray:
+    """(S, U) NDCG@7 of an arm under popularity negatives by training seed and user; backbone: its name, or MEAN."""
+    if backbone == MEAN:
+        return np.mean([by_seed(records, scorer, arm, b, split) for b in tables.backbone_groups(records)[MEAN]], axis=0)
+    values = _values(records, scorer, arm)
+    part = values[(values.backbone == backbone) & (values.split == split) & (values.metric == "ndcg@7")]
+    if split == "test" and part.seed.min() < 0:
+        raise StudyError(f"{records.profile} holds no values of test users by seed; make it again with `study`.")
+    return part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
+
+
+@functools.lru_cache(maxsize=256)
+def _values(records: Records, scorer: str, arm: str) -> pd.DataFrame:
+    values = (
+        records.values("shared", "popularity") if scorer == "shared" else records.values("own", f"popularity-{arm}")
+    )
+    return values[values.arm == arm]
+
+
+def readable(loops: Loops, scorer: str) -> list[str]:
+    """The arms that scorers of a kind read, popularity negatives."""
+    arms = loops.arms()
+    shared = {name for r in loops.records for name in r.metrics("shared", "popularity")["arms"]}
+    return arms if scorer == "own" else [name for name in arms if name in shared]
+
+
+@functools.lru_cache(maxsize=64)
+def differences(loops: Loops, scorer: str) -> pd.DataFrame:
+    """NDCG@7 differences of every comparison, popularity negatives, over all loops that have both arms.
+
+    Columns: arm, baseline, backbone (MEAN or a backbone's name), loops, users, difference, ci_low, ci_high, loop_sd,
+    detectable, p_holm. Holm's families: the last round against its baselines, mean over backbones; all other
+    comparisons of that mean; and all comparisons of single backbones together.
+    """
+    first = loops.records[0]
+    pairs = comparisons(readable(loops, scorer), loops.last, first.start)
+    rng, draws = generator(first.seed, "loops", loops.name, scorer), first.config["evaluation"]["bootstrap"]
+    rows = []
+    for group in {tuple(loops.having(*pair)) for pair in pairs}:
+        names = [(b, *pair) for b in (MEAN, *first.backbones) for pair in pairs if tuple(loops.having(*pair)) == group]
+        changes = [
+            np.stack([by_seed(r, scorer, a, b) - by_seed(r, scorer, c, b) for b, a, c in names], axis=2) for r in group
+        ]
+        for (b, a, c), result in zip(names, looped_differences(changes, draws, rng), strict=True):
+            rows.append({"arm": a, "baseline": c, "backbone": b} | result)
+    place = {pair: number for number, pair in enumerate(pairs)}
+    table = pd.DataFrame(rows)
+    table = table.assign(place=[place[pair] for pair in zip(table.arm, table.baseline, strict=True)])
+    family = np.where(table.backbone != MEAN, "backbones", np.where(table.arm == loops.last, "headline", "others"))
+    table["p_holm"] = table.groupby(family).p.transform(lambda p: holm(p.to_numpy()))
+    return table.sort_values("place", kind="stable", ignore_index=True).drop(columns=["p", "place"])
+
+
+def table_one(every: list[Loops]) -> pd.DataFrame:
+    """The paper's Table 1: NDCG@7 and MAP@7 of every data set, LLM and arm, means over loops, seeds and users.
+
+    Columns: dataset, llm, protocol, scorer, arm, loops, and for the mean of backbones that do not read the history and
+    for each that does: ndcg@7, map@7 and loop_sd (of NDCG@7; missing of one loop).
+    """
+    rows = []
+    for loops in every:
+        for protocol in PROTOCOLS:
+            for scorer in ("own", "shared"):
+                for arm in loops.arms(protocol):
+                    if made := [
+                        part for r in loops.having(arm, protocol=protocol) if (part := _means(r, protocol, scorer, arm))
+                    ]:
+                        key = {"dataset": loops.dataset, "llm": loops.llm, "protocol": protocol, "scorer": scorer}
+                        rows.append(key | {"arm": arm, "loops": len(made)} | _over_loops(made))
+    return pd.DataFrame(rows)
+
+
+def _means(records: Records, protocol: str, scorer: str, arm: str) -> dict[str, float]:
+    """'group ndcg@7' and 'group map@7' of an arm of one loop; nothing where the scorers do not read it."""
+    name = protocol if scorer == "shared" else f"{protocol}-{arm}"
+    arms = records.metrics(scorer, name)["arms"]
+    if arm not in arms:
+        return {}
+    means, groups = arms[arm]["means"], tables.backbone_groups(records)
+    return {
+        f"{group} {metric}@7": float(np.mean([means[f"{b}/{metric}@7"]["user"] for b in backbones]))
+        for group, backbones in groups.items()
+        for metric in ("ndcg", "map")
+    }
+
+
+def _over_loops(made: list[dict[str, float]]) -> dict[str, float]:
+    """Means over loops, and the standard deviation of NDCG@7 between them."""
+    row = {}
+    for name in made[0]:
+        values = [part[name] for part in made]
+        row[name] = float(np.mean(values))
+        if "ndcg" in name:
+            row[f"{name.split()[0]} loop_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    return row
+
+
+def unseen_sample(loops: Loops, scorer: str = "own") -> pd.DataFrame:
+    """The last round against its baselines on validation users, who serve a temperature alone: arm, baseline, loops,
+    users, difference, ci_low, ci_high. They are the same users in every loop, so loops are averaged first."""
+    first, rows = loops.records[0], []
+    rng, draws = generator(first.seed, "unseen", loops.name, scorer), first.config["evaluation"]["bootstrap"]
+    for arm, baseline in comparisons(readable(loops, scorer), loops.last, first.start):
+        if arm == loops.last:
+            having = loops.having(arm, baseline)
+            sides = [[by_seed(r, scorer, name, MEAN, "validation") for r in having] for name in (arm, baseline)]
+            change = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)
+            (result,) = looped_differences([change[:, :, None]], draws, rng)
+            row = {"arm": arm, "baseline": baseline, "loops": len(having)}
+            rows.append(row | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")})
+    return pd.DataFrame(rows)

@@ -1,0 +1,186 @@
+"""Loops as one result: intervals that hold their noise, tables of made records by hand-computed numbers, verdicts."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo4rec_utils import store as store_module
+from dpo4rec_utils.arms import table_arms
+from dpo4rec_utils.config import as_dict
+from dpo4rec_utils.evidence import claims, loops
+from dpo4rec_utils.evidence.statistics import looped_differences, paired_differences
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.settings import load_config
+from dpo4rec_utils.store import Stage, Store, write_values
+
+BACKBONES = ("dlcm", "prm", "mir")
+ARMS = [
+    "none",
+    "item",
+    "template",
+    "zero_shot",
+    "warm_start",
+    "random_labels",
+    "dpo_shuffled",
+    "shown_mean",
+    "history_mean",
+]
+ARMS += [f"history_mean+{added}" for added in ("zero_shot", "template", "dpo_shuffled", "dpo")]
+USERS = (40, 60)  # test users of the two loops
+GAIN = {"dpo_round_1": 0.1, "dpo_round_2": 0.2, "history_mean+dpo": 0.3}  # above every other arm, in loop 1
+
+
+def config_of(number: int, **changes) -> dict:
+    """The settings of a loop; the first has best of N beside all else."""
+    evaluation = {"backbones": list(BACKBONES), "seeds": 2, "shared_seeds": 2, "uniform_arms": []}
+    evaluation["arms"] = [*ARMS, "rft"] if number == 1 else ARMS
+    changes = {"evaluation": evaluation, "seed": 2025 + number, "data": {"seed": 2026, "max_users": 24}} | changes
+    return as_dict(load_config("smoke", changes)) | {"profile": f"made-loop-{number}"}
+
+
+def scored_stage(kind: str, name: str, arms: dict[str, float], users: int) -> Stage:
+    """Every user has an arm's value, less 0.05 with the first seed and more with the second; MIR sees no difference."""
+
+    def build(folder):
+        rows = []
+        for arm, value in arms.items():
+            for b in BACKBONES:
+                level = 0.4 if b == "mir" else value
+                for s in (0, 1):
+                    noise = np.random.default_rng([s, users]).normal(0, 0.01, users)
+                    rows += [(arm, b, "ndcg@7", "test", s, u, level + 0.1 * s - 0.05 + noise[u]) for u in range(users)]
+                    rows += [(arm, b, "ndcg@7", "validation", s, u, level + 0.01 * u) for u in range(3)]
+                rows += [(arm, b, "map@7", "test", -1, u, level) for u in range(users)]
+        columns = ["arm", "backbone", "metric", "split", "seed", "user", "value"]
+        write_values(pd.DataFrame(rows, columns=columns), folder)
+        level = {(arm, b): 0.4 if b == "mir" else value for arm, value in arms.items() for b in BACKBONES}
+        means = {
+            arm: {
+                f"{b}/{m}@7": {"user": [level[arm, b] - 0.05, level[arm, b] + 0.05]}
+                for b in BACKBONES
+                for m in ("ndcg", "map")
+            }
+            for arm in arms
+        }
+        return {"arms": {arm: {"means": means[arm], "lists": users} for arm in arms}}
+
+    return Stage(kind, name, {"users": users}, build)
+
+
+def make_loop(root, number: int, **changes):
+    """Records of a loop, in which every gain is `number` times as large as in the first."""
+    config = config_of(number, **changes)
+    store, users = Store(root, config), USERS[number - 1]
+    values = {name: 0.3 + number * GAIN.get(name, 0) for name in table_arms(config["evaluation"], config["alignment"])}
+    for name, value in values.items():
+        store.make(scored_stage("own", f"popularity-{name}", {name: value}, users))
+    read = {name: value for name, value in values.items() if name != "none" and not name.startswith("history_mean+")}
+    store.make(scored_stage("shared", "popularity", read, users))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("loops")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "release_memory", lambda: None)
+        for number in (1, 2):
+            make_loop(root, number)
+    return root / "results"
+
+
+@pytest.fixture(scope="module")
+def both(results):
+    (read,) = loops.read_loops(results, ["ml-100k", "made-loop-2", "made-loop-1", "smoke"])
+    return read
+
+
+def test_loops_are_read_by_name_in_their_order(both):
+    assert both.name == "made" and [r.profile for r in both.records] == ["made-loop-1", "made-loop-2"]
+    assert both.having("rft") == [both.records[0]] and both.having("zero_shot", "item") == list(both.records)
+    assert "rft" in both.arms() and both.arms("uniform") == []
+
+
+def test_differences_are_means_over_the_loops_that_have_both_arms(both):
+    table = loops.differences(both, "own").set_index(["arm", "baseline", "backbone"])
+    row = table.loc["dpo_round_2", "zero_shot", "mean"]
+    assert row.difference == pytest.approx(0.3) and row.loop_sd == pytest.approx(0.2 / np.sqrt(2))
+    assert (row.loops, row.users) == (2, 100)
+    alone = table.loc["dpo_round_2", "rft", "mean"]
+    assert alone.difference == pytest.approx(0.2) and (alone.loops, alone.users) == (1, 40) and np.isnan(alone.loop_sd)
+    assert table.loc["dpo_round_2", "dpo_round_1", "mean"].difference == pytest.approx(0.15)
+    assert table.loc["dpo_round_2", "zero_shot", "mir"].difference == 0
+    assert table.loc["history_mean+dpo", "history_mean", "mean"].difference == pytest.approx(0.45)
+    assert "history_mean+dpo" not in set(loops.differences(both, "shared").arm), "shared scorers do not read it"
+    # The interval holds both loops: their means are .2 and .4.
+    assert row.ci_low < 0.2 and row.ci_high > 0.4 and alone.ci_low > 0.19 and alone.ci_high < 0.21
+
+
+def test_table_one_holds_means_over_loops_and_their_deviation(both):
+    table = loops.table_one([both]).set_index(["scorer", "arm"])
+    assert set(table.protocol) == {"popularity"} and ("shared", "none") not in table.index
+    row = table.loc["own", "dpo_round_2"]
+    assert row["mean ndcg@7"] == pytest.approx(0.6) and row["mir ndcg@7"] == pytest.approx(0.4) and row.loops == 2
+    assert row["mean loop_sd"] == pytest.approx(0.2 / np.sqrt(2)) and row["mean map@7"] == pytest.approx(0.6)
+    assert table.loc["own", "rft"].loops == 1 and np.isnan(table.loc["own", "rft"]["mean loop_sd"])
+
+
+def test_validation_users_stand_once_for_all_loops(both):
+    table = loops.unseen_sample(both).set_index("baseline")
+    assert table.loc["zero_shot"].users == 3 and table.loc["zero_shot"].difference == pytest.approx(0.3)
+    assert table.loc["rft"].loops == 1
+
+
+def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "release_memory", lambda: None)
+    make_loop(tmp_path, 1)
+    make_loop(tmp_path, 2, reranker={"epochs": 3})
+    with pytest.raises(StudyError, match=r"made-loop-2 has reranker.epochs = 3, made-loop-1 2"):
+        loops.read_loops(tmp_path / "results", ["made-loop-1", "made-loop-2"])
+
+
+def test_a_claim_is_held_not_held_or_not_visible(both):
+    row = {"p_holm": 0.01, "ci_low": 0.001, "ci_high": 0.1, "detectable": 0.02}
+    assert claims.verdict(row) == "held"
+    assert claims.verdict(row | {"p_holm": 0.06}) == "not visible (below 0.0200)", "held before Holm's correction alone"
+    assert claims.verdict(row | {"ci_low": -0.1, "ci_high": -0.001}) == "not held"
+    table = claims.claims([both])
+    assert list(table.columns) == claims.COLUMNS and not table.verdict.isna().any()
+    best = table[(table.claim == "DPO helps over best of N") & (table.scorer == "own")].iloc[0]
+    assert best.verdict == "held" and best.loops == 1 and (best.better, best.worse, best.n) == (2, 0, 3)
+    knowledge = table[(table.claim == "knowledge helps a re-ranker") & (table.scorer == "own")].iloc[0]
+    assert knowledge.verdict.startswith("not visible") and knowledge.difference == 0
+    counts = claims.over_all(table).set_index("claim")
+    assert counts.loc["DPO helps over best of N", "held"] == 1
+    assert "length" not in " ".join(counts.index), "no loop has longer wins"
+
+
+def test_one_loop_has_the_interval_of_paired_differences():
+    loop = np.random.default_rng(1).normal(0.02, 0.1, (3, 200, 2))
+    ours = looped_differences([loop], 20000, np.random.default_rng(2))
+    theirs = paired_differences(loop.mean(axis=0), 20000, np.random.default_rng(3), loop.mean(axis=1))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["difference"] == pytest.approx(b["difference"]) and a["users"] == 200 and np.isnan(a["loop_sd"])
+        for name in ("ci_low", "ci_high", "p"):
+            assert a[name] == pytest.approx(b[name], abs=0.003)
+
+
+def test_resamples_have_the_variance_of_loops_users_and_seeds():
+    rng = np.random.default_rng(4)
+    made = [rng.normal(mean, 0.3, (1, 400, 1)) for mean in (0.0, 0.1, 0.2, 0.3)]
+    (row,) = looped_differences(made, 40000, rng)
+    means = np.array([loop.mean() for loop in made])
+    # Of loops s^2 / L, of users the mean of their variances over L.
+    variance = means.var(ddof=1) / 4 + np.mean([loop.var() / 400 for loop in made]) / 4
+    seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * np.sqrt(variance)
+    assert row["detectable"] == pytest.approx(seen, rel=0.03) and row["loop_sd"] == pytest.approx(means.std(ddof=1))
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x[:, :1], lambda x: np.where(x > 0, np.nan, x)])
+def test_too_few_users_or_a_missing_value_is_an_error(spoil):
+    loop = np.random.default_rng(5).normal(size=(2, 9, 1))
+    with pytest.raises(ValueError, match="two users in each and a value for each"):
+        looped_differences([loop, spoil(loop)], 100, np.random.default_rng(6))
+    with pytest.raises(ValueError, match="a loop at least"):
+        looped_differences([], 100, np.random.default_rng(6))
