@@ -241,12 +241,17 @@ def variants(records: Records):
     axis.set_xlim(min(0.35, both.low.min()) - 0.02, 1.02)
     plots.below(figure, "share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users)")
     first, same = table.iloc[0], trained[[not VARIANTS[name].orders_otherwise for name in trained.policy]]
+    finding = (
+        f"One round orders {first.heldout_accuracy:.0%} of its held-out pairs rightly ({first.heldout_ci_low:.0%} to "
+        f"{first.heldout_ci_high:.0%})"
+    )
+    if same.empty:
+        return figure, finding + "; every variant here has another reward, and so pairs of its own."
     ranked = same.sort_values("heldout_accuracy", ascending=False)
     parts = [f"{label(r.policy)} {r.heldout_accuracy:.0%}" for r in (ranked.iloc[0], ranked.iloc[-1])]
-    return figure, (
-        f"One round orders {first.heldout_accuracy:.0%} of its held-out pairs rightly ({first.heldout_ci_low:.0%} to "
-        f"{first.heldout_ci_high:.0%}); of the {len(same)} variants that are judged on the same pairs, {parts[0]} is the highest and "
-        f"{parts[1]} the lowest. The highest of many is flattered."
+    return figure, finding + (
+        f"; of the {len(same)} variants that are judged on the same pairs, {parts[0]} is the highest and {parts[1]} the lowest. The "
+        "highest of many is flattered."
     )
 
 
