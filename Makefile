@@ -33,9 +33,9 @@ report: .venv/.ready
 lab: .venv/.ready
 	$(BIN)/jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/START.md
 
-# The executed walkthrough as slides, a section each; the page fetches reveal.js when it is opened.
+# The executed walkthrough as slides: sections to the right, their parts downwards. The page fetches reveal.js when it is opened.
 slides: .venv/.ready
-	$(BIN)/jupyter nbconvert --to slides --no-input --output-dir build results/ml-100k/notebooks/00_walkthrough.ipynb
+	$(BIN)/jupyter nbconvert --to slides --no-input --SlidesExporter.reveal_scroll=True --output-dir build results/ml-100k/notebooks/00_walkthrough.ipynb
 
 doctor: setup
 	$(BIN)/python -m dpo4rec_utils doctor

@@ -72,7 +72,9 @@ def _with_prose(copy: list[dict], source: list[dict]) -> list[dict]:
     cells: list[dict] = []
     for cell in source:
         if cell["cell_type"] == "markdown":
-            cells.append(written.get(cell["id"], cell) | {"source": cell["source"]})
+            before = written.get(cell["id"], cell)
+            metadata = before.get("metadata", {}) | cell.get("metadata", {})  # where a slide begins, for one
+            cells.append(before | {"source": cell["source"], "metadata": metadata})
         elif cell["id"] in written:
             end = [code["id"] for code in ran].index(cell["id"]) + 1
             cells, ran = [*cells, *ran[:end]], ran[end:]
