@@ -18,7 +18,7 @@ test: setup
 
 test-all: test long
 
-# What takes longer: solutions of the exercises and controls in a browser, on the smoke study that `make test` has left.
+# What takes longer: solutions of the exercises, controls in a browser and kills, on the smoke study that `make test` has left.
 long: setup
 	$(OFFLINE) $(BIN)/python -m pytest -m long
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dpo4rec_utils.arms import round_name
+from dpo4rec_utils.evidence import words
 from dpo4rec_utils.evidence.loops import MEAN, Loops, differences
 
 ALPHA = 0.05
@@ -14,6 +15,7 @@ COLUMNS = [
     *("difference", "ci_low", "ci_high", "loop_sd", "better", "worse", "n", "verdict"),
 ]
 LAST = "last round"  # stands for the arm after the last round
+GAIN = "DPO helps over the zero-shot LLM"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Claim:
 # What the paper says, then what it has to mean: this user, this preference, more than length and than the history.
 CLAIMS = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
-    Claim("DPO helps over the zero-shot LLM", LAST, "zero_shot"),
+    Claim(GAIN, LAST, "zero_shot"),
     Claim("DPO alone helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
     Claim("DPO helps over supervised fine-tuning", LAST, "warm_start"),
     Claim("DPO helps over best of N", LAST, "rft"),
@@ -47,9 +49,45 @@ def claims(every: list[Loops]) -> pd.DataFrame:
     NDCG@7 under popularity negatives, mean over backbones that do not read the history, over all loops that have both
     arms. `better` and `worse` count single backbones, history or not, with Holm p < 0.05, of `n`. verdict: 'held' where
     the interval and Holm's p say above zero, 'not held' where they say below, else 'not visible' with the smallest
-    difference that would have been seen four times out of five.
+    difference that would have been seen four times out of five. The paper's claims about every backbone, every data
+    set and other LLMs are read from the same rows.
     """
     rows = [row for claim in CLAIMS for loops in every for row in _rows(claim, loops)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    gains = table[table.claim == GAIN]
+    others = gains[gains.llm != words.MODELS["embedded"]].assign(claim="other LLMs gain")
+    return pd.concat([table, _every_backbone(gains), _every_dataset(gains), others], ignore_index=True)
+
+
+def _every_backbone(gains: pd.DataFrame) -> pd.DataFrame:
+    """The same differences by single backbones: 'held' where all are better, 'not held' where one is worse."""
+    verdicts = [
+        "held" if row.better == row.n else "not held" if row.worse else f"not visible ({row.better} of {row.n} better)"
+        for row in gains.itertuples()
+    ]
+    return gains.assign(claim="every backbone gains", verdict=verdicts)
+
+
+def _every_dataset(gains: pd.DataFrame) -> pd.DataFrame:
+    """A row an LLM and kind of scorers that looked at two data sets at least: `better` and `worse` count those where
+    DPO is held and not held to help, of `n`."""
+    rows = []
+    for (llm, scorer), part in gains.groupby(["llm", "scorer"], sort=False):
+        if len(part) > 1:
+            better, worse = ((part.verdict == verdict).sum() for verdict in ("held", "not held"))
+            row = {"claim": "every data set gains", "dataset": "all", "llm": llm, "scorer": scorer}
+            row |= {name: part[name].iloc[0] for name in ("protocol", "arm", "baseline", "metric", "k")}
+            row |= {
+                "users": part.users.sum(),
+                "loops": part.loops.sum(),
+                "better": better,
+                "worse": worse,
+                "n": len(part),
+            }
+            verdict = (
+                "held" if better == len(part) else "not held" if worse else f"not visible ({better} of {len(part)})"
+            )
+            rows.append(row | {"verdict": verdict})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

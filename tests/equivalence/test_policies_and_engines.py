@@ -38,7 +38,7 @@ def adapted(tmp_path_factory):
     return base.extended("adapted", folder)
 
 
-@pytest.mark.parametrize(("matrices", "precision"), [("Q8_0", 1e-2), ("F16", 1e-3)])
+@pytest.mark.parametrize(("matrices", "precision"), [pytest.param("Q8_0", 1e-2, marks=pytest.mark.long), ("F16", 1e-3)])
 def test_gguf_holds_the_merged_weights(adapted, tmp_path, matrices, precision):
     path = gguf_export.export_gguf(adapted, tmp_path / "policy.gguf", matrices)
     tensors = {t.name: t for t in GGUFReader(path).tensors}

@@ -84,6 +84,7 @@ def undisturbed(model, tmp_path_factory):
     return content(root), time.monotonic() - start
 
 
+@pytest.mark.long
 def test_killed_at_seeded_moments_it_makes_the_same(model, undisturbed, tmp_path):
     wanted, seconds = undisturbed
     root, chance = checkout(tmp_path / "checkout"), random.Random(SEED)

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from dpo4rec_utils import comparison
-from dpo4rec_utils import store as store_module
 from dpo4rec_utils import study as study_module
 from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
 from dpo4rec_utils.config import as_dict
@@ -52,9 +51,7 @@ def scored_stage(kind: str, name: str, arms: dict[str, float], users: np.ndarray
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "release_memory", lambda: None)  # takes half a minute over sixty small stages
-        yield make_records(tmp_path_factory.mktemp("made"))
+    return make_records(tmp_path_factory.mktemp("made"))
 
 
 def make_records(root, equal=()):
@@ -194,7 +191,6 @@ def test_the_first_page_gives_differences_and_every_round(records):
 
 
 def test_data_sets_stand_side_by_side(records, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "release_memory", lambda: None)
     learning = pd.DataFrame({"round": [1, 2, 3], "heldout_ci_low": [0.6, 0.5, 0.4]})
     monkeypatch.setattr(answer.loop_tables, "trained_policies", lambda *_: [])
     monkeypatch.setattr(answer.loop_learning, "learning", lambda *_: learning)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo4rec_utils import store as store_module
 from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.evidence import claims, loops
@@ -83,10 +82,8 @@ def make_loop(root, number: int, **changes):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("loops")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "release_memory", lambda: None)
-        for number in (1, 2):
-            make_loop(root, number)
+    for number in (1, 2):
+        make_loop(root, number)
     return root / "results"
 
 
@@ -132,8 +129,7 @@ def test_validation_users_stand_once_for_all_loops(both):
     assert table.loc["rft"].loops == 1
 
 
-def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "release_memory", lambda: None)
+def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one_name(tmp_path):
     make_loop(tmp_path, 1)
     make_loop(tmp_path, 2, reranker={"epochs": 3})
     with pytest.raises(StudyError, match=r"made-loop-2 has reranker.epochs = 3, made-loop-1 2"):
@@ -151,6 +147,9 @@ def test_a_claim_is_held_not_held_or_not_visible(both):
     assert best.verdict == "held" and best.loops == 1 and (best.better, best.worse, best.n) == (2, 0, 3)
     knowledge = table[(table.claim == "knowledge helps a re-ranker") & (table.scorer == "own")].iloc[0]
     assert knowledge.verdict.startswith("not visible") and knowledge.difference == 0
+    every = table[(table.claim == "every backbone gains") & (table.scorer == "own")].iloc[0]
+    assert every.verdict == "not visible (2 of 3 better)", "MIR sees no difference"
+    assert "every data set gains" not in set(table.claim), "one data set says nothing of every one"
     counts = claims.over_all(table).set_index("claim")
     assert counts.loc["DPO helps over best of N", "held"] == 1
     assert "length" not in " ".join(counts.index), "no loop has longer wins"
@@ -184,3 +183,15 @@ def test_too_few_users_or_a_missing_value_is_an_error(spoil):
         looped_differences([loop, spoil(loop)], 100, np.random.default_rng(6))
     with pytest.raises(ValueError, match="a loop at least"):
         looped_differences([], 100, np.random.default_rng(6))
+
+
+def test_every_data_set_gains_where_each_does():
+    gain = {"claim": claims.GAIN, "llm": "SmolLM2-135M-Instruct", "scorer": "own", "users": 283, "loops": 2, "n": 4}
+    for verdicts, verdict in (
+        (["held", "held"], "held"),
+        (["held", "not visible (below 0.0200)"], "not visible (1 of 2)"),
+        (["held", "not held"], "not held"),
+    ):
+        gains = pd.DataFrame([gain | {"verdict": v} for v in verdicts], columns=claims.COLUMNS)
+        (row,) = claims._every_dataset(gains).to_dict("records")
+        assert row["verdict"] == verdict and (row["users"], row["loops"], row["n"]) == (566, 4, 2)

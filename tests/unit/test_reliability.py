@@ -464,7 +464,12 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("case", ENDINGS)
+LONG = ("a full disk", "no memory")  # whose sentences other tests hold, without a kernel
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.long] if case in LONG else []) for case in ENDINGS]
+)
 def test_a_notebook_that_fails_loses_nothing_and_is_one_sentence(case, checkout, monkeypatch, capfd):
     code, words = ENDINGS[case]
     notebook(checkout, "00_a.ipynb", "print(1)")
