@@ -464,7 +464,7 @@ ENDINGS = {
 }
 
 
-LONG = ("a full disk", "no memory")  # whose sentences other tests hold, without a kernel
+LONG = ("a full disk", "no memory")  # the same path with another error
 
 
 @pytest.mark.parametrize(
