@@ -1,6 +1,7 @@
 """Table 1: loops of a data set and an LLM, each sampled and trained anew and tested on other users, as one result."""
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ MEAN = "mean"  # the mean over backbones that do not read the history
 class Loops:
     """The loops of one data set and one LLM. name: that of their profiles without the number; records: by number.
 
-    Raises `StudyError` where they differ in more than seeds, test users and arms.
+    Raises `StudyError` where they differ in more than seeds, test users and arms, or are of more than one commit.
     """
 
     name: str
@@ -41,6 +42,11 @@ class Loops:
                         f"{other.profile} has {key} = {setting}, {first.profile} {value}; loops of one name differ in seeds, test "
                         "users and arms alone."
                     )
+        commits = {record["commit"] for records in self.records for record in records.kind("own")}
+        if len(commits) > 1:
+            raise StudyError(
+                f"The loops of {self.name} were ranked at commits {', '.join(sorted(commits))}; make them at one."
+            )
 
     @property
     def dataset(self) -> str:
@@ -115,7 +121,7 @@ def differences(loops: Loops, scorer: str) -> pd.DataFrame:
     pairs = comparisons(readable(loops, scorer), loops.last, first.start)
     rng, draws = generator(first.seed, "loops", loops.name, scorer), first.config["evaluation"]["bootstrap"]
     rows = []
-    for group in {tuple(loops.having(*pair)) for pair in pairs}:
+    for group in dict.fromkeys(tuple(loops.having(*pair)) for pair in pairs):
         names = [(b, *pair) for b in (MEAN, *first.backbones) for pair in pairs if tuple(loops.having(*pair)) == group]
         changes = [
             np.stack([by_seed(r, scorer, a, b) - by_seed(r, scorer, c, b) for b, a, c in names], axis=2) for r in group
@@ -137,15 +143,12 @@ def table_one(every: list[Loops]) -> pd.DataFrame:
     for each that does: ndcg@7, map@7 and loop_sd (of NDCG@7; missing of one loop).
     """
     rows = []
-    for loops in every:
-        for protocol in PROTOCOLS:
-            for scorer in ("own", "shared"):
-                for arm in loops.arms(protocol):
-                    if made := [
-                        part for r in loops.having(arm, protocol=protocol) if (part := _means(r, protocol, scorer, arm))
-                    ]:
-                        key = {"dataset": loops.dataset, "llm": loops.llm, "protocol": protocol, "scorer": scorer}
-                        rows.append(key | {"arm": arm, "loops": len(made)} | _over_loops(made))
+    for loops, protocol, scorer in itertools.product(every, PROTOCOLS, ("own", "shared")):
+        key = {"dataset": loops.dataset, "llm": loops.llm, "protocol": protocol, "scorer": scorer}
+        for arm in loops.arms(protocol):
+            means = [_means(records, protocol, scorer, arm) for records in loops.having(arm, protocol=protocol)]
+            if read := [part for part in means if part]:
+                rows.append(key | {"arm": arm, "loops": len(read)} | _over_loops(read))
     return pd.DataFrame(rows)
 
 

@@ -1,5 +1,6 @@
 """Loops as one result: intervals that hold their noise, tables of made records by hand-computed numbers, verdicts."""
 
+import shutil
 from statistics import NormalDist
 
 import numpy as np
@@ -10,7 +11,7 @@ from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.evidence import claims, loops
 from dpo4rec_utils.evidence.statistics import looped_differences, paired_differences
-from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.files import StudyError, file_sha256
 from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import Stage, Store, write_values
 
@@ -133,6 +134,17 @@ def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one
     make_loop(tmp_path, 1)
     make_loop(tmp_path, 2, reranker={"epochs": 3})
     with pytest.raises(StudyError, match=r"made-loop-2 has reranker.epochs = 3, made-loop-1 2"):
+        loops.read_loops(tmp_path / "results", ["made-loop-1", "made-loop-2"])
+
+
+def test_loops_of_two_commits_are_not_pooled(results, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    folder = tmp_path / "results/made-loop-2"
+    record, manifest = folder / "records/own-popularity-item.json", folder / "manifest.json"
+    before = file_sha256(record)
+    record.write_text(record.read_text().replace('"commit":"', '"commit":"other'))
+    manifest.write_text(manifest.read_text().replace(before, file_sha256(record)))
+    with pytest.raises(StudyError, match="The loops of made were ranked at commits .*other.*; make them at one"):
         loops.read_loops(tmp_path / "results", ["made-loop-1", "made-loop-2"])
 
 
