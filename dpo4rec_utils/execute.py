@@ -251,6 +251,7 @@ def tidy(path: Path) -> None:
                 output.text = output.text.replace(home, "~") if len(home) > 1 else output.text
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
+    book.metadata["language_info"] = {"name": "python"}
     nbformat.write(book, path)
 
 
