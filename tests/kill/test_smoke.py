@@ -63,3 +63,7 @@ def test_killed_over_all_stages_it_publishes_the_same(tmp_path):
     wanted, found = published(calm) | content(calm), published(root) | content(root)
     assert found.keys() == wanted.keys() and len(wanted) > 100
     assert [name for name in wanted if found[name] != wanted[name]] == []
+    repeats = pd.read_csv(calm / "results" / PROFILE / "tables/repeats.csv").set_index("repeated")
+    assert repeats.times.to_dict() == {"drawn": 2, "trained": 2} and (repeats["std"] > 0).all(), (
+        "they said other things"
+    )

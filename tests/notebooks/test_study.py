@@ -113,10 +113,6 @@ def test_tables_and_figures(finished):
     assert pd.read_csv(results / "tables/notebooks.csv").notebook.tolist() == [path.stem for path in NOTEBOOKS]
     listed = json.loads((results / "manifest.json").read_text())["records"]
     assert {path.stem for path in (results / "records").glob("*.json")} == set(listed)
-    repeats = pd.read_csv(results / "tables/repeats.csv").set_index("repeated")
-    assert repeats.times.to_dict() == {"drawn": 2, "trained": 2} and (repeats["std"] > 0).all(), (
-        "they said other things"
-    )
     agreement = pd.read_csv(results / "tables/agreement.csv").set_index("order")
     assert list(agreement.index) == ["reward", "longer", *TRAINED] and (agreement["rounds"] == 2).all()
     assert agreement.agreement.between(0, 1).all() and agreement.users.max() <= 3
@@ -236,6 +232,7 @@ def kill_when(root: Path, pattern: str) -> None:
     process.communicate()
 
 
+@pytest.mark.long
 def test_killed_in_sampling_and_in_dpo_resumes_to_the_same_bytes(finished, tmp_path):
     root, undisturbed = checkout(tmp_path), start(finished, "-c", RESUME)
     output, _ = undisturbed.communicate()
