@@ -77,17 +77,9 @@ def _every_dataset(gains: pd.DataFrame) -> pd.DataFrame:
             better, worse = ((part.verdict == verdict).sum() for verdict in ("held", "not held"))
             row = {"claim": "every data set gains", "dataset": "all", "llm": llm, "scorer": scorer}
             row |= {name: part[name].iloc[0] for name in ("protocol", "arm", "baseline", "metric", "k")}
-            row |= {
-                "users": part.users.sum(),
-                "loops": part.loops.sum(),
-                "better": better,
-                "worse": worse,
-                "n": len(part),
-            }
-            verdict = (
-                "held" if better == len(part) else "not held" if worse else f"not visible ({better} of {len(part)})"
-            )
-            rows.append(row | {"verdict": verdict})
+            row |= {"users": part.users.sum(), "loops": part.loops.sum(), "better": better, "worse": worse}
+            every = "held" if better == len(part) else "not held" if worse else f"not visible ({better} of {len(part)})"
+            rows.append(row | {"n": len(part), "verdict": every})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -124,3 +116,21 @@ def over_all(table: pd.DataFrame) -> pd.DataFrame:
         counts = {kind: int((kinds == kind).sum()) for kind in ("held", "not held", "not visible")}
         rows.append({"claim": claim} | counts | {"held on": "; ".join(places)})
     return pd.DataFrame(rows)
+
+
+def looked_at(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of own scorers as a page shows them; a claim about all data sets has no difference of its own."""
+    rows = list(table[table.scorer == "own"].itertuples())
+    columns = {
+        "claim": [row.claim for row in rows],
+        "data": [row.dataset for row in rows],
+        "LLM": [row.llm for row in rows],
+        "loops, users": [f"{row.loops}, {row.users}" for row in rows],
+        "NDCG@7 (95 % interval)": [
+            "" if pd.isna(row.difference) else words.signed(row.difference, row.ci_low, row.ci_high, 3) for row in rows
+        ],
+        "between loops": ["" if pd.isna(row.loop_sd) else f"{row.loop_sd:.3f}" for row in rows],
+        "better / worse / of": [f"{row.better} / {row.worse} / {row.n}" for row in rows],
+        "verdict": [row.verdict for row in rows],
+    }
+    return pd.DataFrame(columns)

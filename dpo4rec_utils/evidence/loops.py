@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import comparisons, table_arms
+from dpo4rec_utils.arms import comparisons, label, table_arms
 from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence import tables, words
 from dpo4rec_utils.evidence.records import Records, differing
@@ -178,8 +178,8 @@ def _over_loops(made: list[dict[str, float]]) -> dict[str, float]:
 
 
 def unseen_sample(loops: Loops, scorer: str = "own") -> pd.DataFrame:
-    """The last round against its baselines on validation users, who serve a temperature alone: arm, baseline, loops,
-    users, difference, ci_low, ci_high. They are the same users in every loop, so loops are averaged first."""
+    """The last round above its baselines on validation users, who serve a temperature alone, as a page shows it. They
+    are the same users in every loop, so loops are averaged first."""
     first, rows = loops.records[0], []
     rng, draws = generator(first.seed, "unseen", loops.name, scorer), first.config["evaluation"]["bootstrap"]
     for arm, baseline in comparisons(readable(loops, scorer), loops.last, first.start):
@@ -188,6 +188,7 @@ def unseen_sample(loops: Loops, scorer: str = "own") -> pd.DataFrame:
             sides = [[by_seed(r, scorer, name, MEAN, "validation") for r in having] for name in (arm, baseline)]
             change = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)
             (result,) = looped_differences([change[:, :, None]], draws, rng)
-            row = {"arm": arm, "baseline": baseline, "loops": len(having)}
-            rows.append(row | {name: result[name] for name in ("users", "difference", "ci_low", "ci_high")})
+            difference = words.signed(result["difference"], result["ci_low"], result["ci_high"], 3)
+            sizes = {"loops": str(len(having)), "users": str(result["users"])}
+            rows.append({"last round above": label(baseline)} | sizes | {"NDCG@7 (95 % interval)": difference})
     return pd.DataFrame(rows)

@@ -232,21 +232,11 @@ def claims_block(results: Path) -> str:
     if not (every := read_loops(results)):
         return NO_LOOPS
     table = claims.claims(list(every))
-    rows = table[table.scorer == "own"]
-    seen = {
-        "claim": rows.claim,
-        "data": rows.dataset,
-        "LLM": rows.llm,
-        "loops, users": [f"{row.loops}, {row.users}" for row in rows.itertuples()],
-        "NDCG@7 (95 % interval)": [words.signed(r.difference, r.ci_low, r.ci_high, 3) for r in rows.itertuples()],
-        "between loops": rows.loop_sd.map("{:.3f}".format).replace("nan", ""),
-        "better / worse / of": [f"{row.better} / {row.worse} / {row.n}" for row in rows.itertuples()],
-        "verdict": rows.verdict,
-    }
-    whole = "With one re-ranker for all texts, too: [`claims.csv`](../results/claims.csv)."
-    return "\n\n".join(
-        [words.markdown(claims.over_all(table)), folded("Where each was looked at", pd.DataFrame(seen)), whole]
-    )
+    parts = [words.markdown(claims.over_all(table)), folded("Where each was looked at", claims.looked_at(table))]
+    for group in every:
+        summary = f"The same on validation users, who serve a temperature alone: {group.dataset}, {group.llm}"
+        parts.append(folded(summary, loops.unseen_sample(group)))
+    return "\n\n".join([*parts, "With one re-ranker for all texts, too: [`claims.csv`](../results/claims.csv)."])
 
 
 def table_one_block(results: Path) -> str:

@@ -1,6 +1,7 @@
 """Loops as one result: intervals that hold their noise, tables of made records by hand-computed numbers, verdicts."""
 
 import shutil
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
-from dpo4rec_utils.evidence import claims, loops
+from dpo4rec_utils.evidence import claims, loops, pages
 from dpo4rec_utils.evidence.statistics import looped_differences, paired_differences
 from dpo4rec_utils.files import StudyError, file_sha256
 from dpo4rec_utils.settings import load_config
@@ -125,9 +126,23 @@ def test_table_one_holds_means_over_loops_and_their_deviation(both):
 
 
 def test_validation_users_stand_once_for_all_loops(both):
-    table = loops.unseen_sample(both).set_index("baseline")
-    assert table.loc["zero_shot"].users == 3 and table.loc["zero_shot"].difference == pytest.approx(0.3)
-    assert table.loc["rft"].loops == 1
+    table = loops.unseen_sample(both).set_index("last round above")
+    assert table.loc["zero-shot LLM"].tolist() == ["2", "3", "+0.300 (+0.300 to +0.300)"]
+    assert table.loc["best of N"].tolist() == ["1", "3", "+0.200 (+0.200 to +0.200)"]
+
+
+def test_a_page_holds_every_claim_and_no_number_that_is_none(both, monkeypatch):
+    monkeypatch.setattr(pages, "read_loops", lambda _: (both, replace(both, name="again")))
+    claimed, table = pages.claims_block(None), pages.table_one_block(None)
+    assert "every data set gains" in claimed and "nan" not in claimed + table
+    assert all(
+        claim.sentence in claimed
+        for claim in claims.CLAIMS
+        if claim.baseline != "longer_wins" and claim.arm != "dpo_cold"
+    )
+    assert "| popularity" in table and "0.6000" in table
+    monkeypatch.setattr(pages, "read_loops", lambda _: ())
+    assert pages.claims_block(None) == pages.table_one_block(None) == pages.NO_LOOPS
 
 
 def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one_name(tmp_path):
