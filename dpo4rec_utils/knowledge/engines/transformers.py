@@ -14,7 +14,9 @@ from dpo4rec_utils.knowledge.engines.rows import Rows
 from dpo4rec_utils.knowledge.models import end_tokens, load_tokenizer, token_ids
 from dpo4rec_utils.knowledge.policies import Policy, load_model
 
-ROWS = 128  # completions that grow together; their cached keys and values are most of the memory
+# Completions that grow together; their cached keys and values are most of the memory. A GPU waits for Python between
+# steps, so it takes more of them.
+ROWS = {"cpu": 128, "cuda": 512}
 LIKELIEST = 256  # tokens that are looked at first; all of them where these do not hold the mass that is asked for
 
 
@@ -41,10 +43,10 @@ class TransformersSampler:
         return answers
 
     def _batches(self, ids: list[list[int]], samples: Sequence[int]) -> Iterator[list[int]]:
-        """Prompts of similar length, about `ROWS` samples together."""
-        batch, rows = [], 0
+        """Prompts of similar length, at most `ROWS` samples together."""
+        batch, rows, most = [], 0, ROWS[self.model.device.type]
         for prompt in sorted(range(len(ids)), key=lambda i: len(ids[i])):
-            if batch and rows + samples[prompt] > ROWS:
+            if batch and rows + samples[prompt] > most:
                 yield batch
                 batch, rows = [], 0
             batch.append(prompt)
