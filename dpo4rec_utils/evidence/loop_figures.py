@@ -75,7 +75,8 @@ def split_half(records: Records):
         axis.imshow(np.sqrt(counts), origin="lower", extent=ends * 2, cmap="gray_r", aspect="equal")
         axis.set_title(f"{words.REWARDS[kind]}\nr = {half['r']:.2f}", fontsize=10)
         axis.set(xlabel="even lists", ylabel="odd lists" if axis is axes[0][0] else "")
-        axis.locator_params(nbins=3, prune="both")
+        most = float(f"{0.75 * ends[1]:.0e}")  # far enough from the middle for labels of any width
+        axis.set(xticks=[-most, 0, most], yticks=[-most, 0, most], xlim=ends, ylim=ends)
         axis.grid(False)
     plots.below(figure, "reward of a text less its user's mean, on two halves of the user's lists")
     return figure, (

@@ -17,6 +17,7 @@ DATA = {name: entry.label for name, entry in DATASETS.items()} | {
     "book-crossing": "Book-Crossing",
 }
 MODELS = {"embedded": "SmolLM2-135M-Instruct", "gemma-3-270m": "Gemma 3 270M"}
+CAVEATS = {"reconstructed": "are a reconstructed", "order arbitrary": "is arbitrary"}  # by what a loader's note says
 SCORERS = {"own": "a re-ranker for each", "shared": "one re-ranker for all texts"}
 REWARDS = {"log_likelihood": "log-likelihood", "ndcg": "NDCG@10", "map": "MAP@10"}
 ADAPTERS = {
@@ -43,9 +44,10 @@ def group_label(records: Records, group: str) -> str:
 
 
 def data_label(records: Records) -> str:
-    """How a profile's data set is written."""
-    name = records.config["data"]["name"]
-    return DATA.get(name, name)
+    """How a profile's data set is written, with what has to be said wherever its numbers are."""
+    name, notes = records.config["data"]["name"], " ".join(records.notes)
+    caveats = [word for word, sign in CAVEATS.items() if sign in notes]
+    return DATA.get(name, name) + f" ({', '.join(caveats)})" * bool(caveats)
 
 
 def model_label(records: Records) -> str:

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
 
 from dpo4rec_utils import device, store
 from dpo4rec_utils.alignment import log_probs, trainers
 from dpo4rec_utils.config import AlignmentConfig, Config, DeviceConfig, EncoderConfig
+from dpo4rec_utils.execute import KERNEL, install_kernel
+from dpo4rec_utils.files import project_root
 from dpo4rec_utils.knowledge import policies
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -74,3 +77,12 @@ def test_a_round_of_alignment(weights, tmp_path):
     how = DeviceConfig(training=weights, gradient_checkpointing=weights == "bfloat16")
     log = trainers.dpo(BASE, pairs, trainers.Run(tmp_path, config, 1, "bf16", how))
     assert log[0]["loss"] == pytest.approx(np.log(2), abs=0.02) and log[-1]["loss"] < log[0]["loss"]
+
+
+def test_the_toy_of_dpo_computes_by_hand_what_the_device_trains(tmp_path):
+    """Its models are on the device, its numbers by hand on the CPU."""
+    install_kernel()
+    book, root = "04a_dpo_by_hand.ipynb", project_root()
+    run = {"parameters": {"PROFILE": "smoke"}, "kernel_name": KERNEL, "cwd": root, "progress_bar": False}
+    cells = papermill.execute_notebook(root / "notebooks" / book, tmp_path / book, **run).cells
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
