@@ -249,6 +249,8 @@ def tidy(path: Path) -> None:
             if output.output_type == "stream":
                 output.text = output.text.replace(root, ".")
                 output.text = output.text.replace(home, "~") if len(home) > 1 else output.text
+            elif "text/html" in output.get("data", {}):
+                output.data.pop("text/plain", None)  # the same table again, for terminals
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
     book.metadata["language_info"] = {"name": "python"}

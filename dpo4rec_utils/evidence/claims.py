@@ -118,6 +118,21 @@ def over_all(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def in_three_lines(table: pd.DataFrame) -> str:
+    """What held and what came out the other way round, on how many data sets and LLMs of those that looked at it; and
+    what was seen nowhere."""
+    counts = over_all(table)
+    looked = counts[["held", "not held", "not visible"]].sum(axis=1)
+    nowhere = (counts["held"] == 0) & (counts["not held"] == 0)
+    lines = {"Not seen": counts.claim[nowhere]}
+    for head, kind in (("Held", "held"), ("The other way round", "not held")):
+        lines[head] = (counts.claim + " (" + counts[kind].astype(str) + " of " + looked.astype(str) + ")")[
+            counts[kind] > 0
+        ]
+    order = ("Held", "Not seen", "The other way round")
+    return "\n".join(f"- **{head}:** {'; '.join(lines[head]) or 'nothing'}." for head in order)
+
+
 def looked_at(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of own scorers as a page shows them; a claim about all data sets has no difference of its own."""
     rows = list(table[table.scorer == "own"].itertuples())

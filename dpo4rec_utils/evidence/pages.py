@@ -15,7 +15,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import REPEATED, label
 from dpo4rec_utils.data_config import PROFILE_NAME
-from dpo4rec_utils.evidence import answer, claims, ladder, loop_learning, loop_tables, loops, tables, words
+from dpo4rec_utils.evidence import across, answer, claims, ladder, loop_learning, loop_tables, loops, tables, words
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.findings import FINDINGS, seen
 from dpo4rec_utils.evidence.records import Records
@@ -62,6 +62,8 @@ def report_profiles(profile: str = "") -> Iterator[str]:
         text = claims.claims(every).to_csv(index=False, float_format="%.5g", lineterminator="\n")
         write_text(results / "claims.csv", text)
         yield "wrote results/claims.csv"
+        for path in across.write(list(every), results / "figures"):
+            yield f"wrote {path.relative_to(project_root())}"
     if not profile and MAIN in names:
         for path in write_pages(project_root()):
             yield f"wrote {path.relative_to(project_root())}"
@@ -141,6 +143,16 @@ def answer_block(results: Path) -> str:
 
 def _answered(results: Path) -> list[Records]:
     return [read_records(results / name) for name in ANSWERED if _has(results, name, "heldout-")]
+
+
+def held_block(results: Path) -> str:
+    """The paper's claims over all loops, in three lines."""
+    every = read_loops(results)
+    if not every:
+        return "No loop is there yet: see [what will be run](docs/experiments/2026-11-29-table-1.md)."
+    count = sum(len(group.records) for group in every)
+    head = f"{count} loops on {len({group.dataset for group in every})} data sets with {len({group.llm for group in every})} LLMs:"
+    return f"{head}\n\n{claims.in_three_lines(claims.claims(list(every)))}"
 
 
 def run_block(results: Path) -> str:
@@ -237,6 +249,17 @@ def claims_block(results: Path) -> str:
         summary = f"The same on validation users, who serve a temperature alone: {group.dataset}, {group.llm}"
         parts.append(folded(summary, loops.unseen_sample(group)))
     return "\n\n".join([*parts, "With one re-ranker for all texts, too: [`claims.csv`](../results/claims.csv)."])
+
+
+def pictures_block(results: Path) -> str:
+    """The figures over all loops, each with its finding."""
+    if not read_loops(results):
+        return NO_LOOPS
+    parts = []
+    for name, title in across.TITLES.items():
+        finding = (results / "figures" / f"{name}.txt").read_text(encoding="utf-8").strip()
+        parts.append(f"![{title}](../results/figures/{name}.png)\n\n{finding}")
+    return "\n\n".join(parts)
 
 
 def table_one_block(results: Path) -> str:
@@ -355,9 +378,11 @@ def provenance_block(results: Path) -> str:
 
 BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
     ("README.md", "answer"): answer_block,
+    ("README.md", "held"): held_block,
     ("README.md", "run"): run_block,
     ("README.md", "notebooks"): notebooks_block,
     ("docs/results.md", "claims"): claims_block,
+    ("docs/results.md", "pictures"): pictures_block,
     ("docs/results.md", "table 1"): table_one_block,
     ("docs/results.md", "side by side"): side_by_side_block,
     ("docs/results.md", "effects"): effects_block,

@@ -171,6 +171,7 @@ def test_loss_starts_at_ln_2_and_the_policies_differ(finished):
     assert len({record["key"] for record in records.values()}) == len(records) == 1 + 2 * len(TRAINED) + 1
 
 
+@pytest.mark.long
 def test_knowledge_to_take_home(finished, tmp_path):
     tables = {p.parent.name.rsplit("-", 1)[0]: pd.read_parquet(p) for p in finished.glob("runs/knowledge/*/*.parquet")}
     assert {"zero_shot", "warm_start", *ROUNDS} <= set(tables)

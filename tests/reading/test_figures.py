@@ -6,7 +6,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from dpo4rec_utils.evidence import across
 from dpo4rec_utils.evidence.contents import FIGURES
+from dpo4rec_utils.evidence.pages import read_loops
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
@@ -41,6 +43,13 @@ def test_a_figure_can_be_read(profile, name):
         figure, finding = FIGURES[name](Records(RESULTS / profile))
     except MissingRecordError:
         pytest.skip(f"{profile} has no record for {name}")
+    assert faults(figure) == [] and finding.endswith(".")
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", across.FIGURES)
+def test_a_figure_over_all_loops_can_be_read(name):
+    figure, finding = across.FIGURES[name](read_loops(RESULTS))
     assert faults(figure) == [] and finding.endswith(".")
     plt.close("all")
 

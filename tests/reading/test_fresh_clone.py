@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from dpo4rec_utils.evidence.across import TITLES
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import prose
 from dpo4rec_utils.settings import load_config
@@ -95,7 +96,8 @@ def test_pages_are_written_from_the_records(clone, reported):
         assert (clone / page).read_text() == (ROOT / page).read_text(), f"{page}: run make report"
     for book in (ROOT / "notebooks").glob("*.ipynb"):
         assert (clone / "notebooks" / book.name).read_bytes() == book.read_bytes(), f"{book.name}: run make report"
-    assert (clone / "docs/loop.svg").read_bytes() == (ROOT / "docs/loop.svg").read_bytes()
+    for path in ("docs/loop.svg", "results/claims.csv", *(f"results/figures/{name}.txt" for name in TITLES)):
+        assert (clone / path).read_bytes() == (ROOT / path).read_bytes(), f"{path}: run make report"
 
 
 @pytest.mark.parametrize("name", ["05_main_results", "06_ablations", "07_iteration_and_sample_analysis"])

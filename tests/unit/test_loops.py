@@ -10,7 +10,7 @@ import pytest
 
 from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
-from dpo4rec_utils.evidence import claims, loops, pages
+from dpo4rec_utils.evidence import across, claims, loops, pages
 from dpo4rec_utils.evidence.statistics import looped_differences, paired_differences
 from dpo4rec_utils.files import StudyError, file_sha256
 from dpo4rec_utils.settings import load_config
@@ -79,6 +79,17 @@ def make_loop(root, number: int, **changes):
         store.make(scored_stage("own", f"popularity-{name}", {name: value}, users))
     read = {name: value for name, value in values.items() if name != "none" and not name.startswith("history_mean+")}
     store.make(scored_stage("shared", "popularity", read, users))
+    facts = {
+        "user": list(range(users)),
+        "interactions": list(range(users))[::-1],
+        "popularity of liked items": [1] * users,
+    }
+    store.make(Stage("data", "test_users", {"users": users}, lambda folder: facts))
+    store.make(Stage("texts", "warm_start", {"users": users}, lambda folder: {"texts": 80}))
+    rows = [{"samples": n, "reward": "ndcg", "r": 0.3, "gain": 0.01 * n * number, "ci_half": 0.03} for n in (2, 4)]
+    store.make(
+        Stage("samples", "gain", {"users": users}, lambda folder: {"texts": "warm_start", "users": 9, "rows": rows})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +191,48 @@ def test_a_claim_is_held_not_held_or_not_visible(both):
     counts = claims.over_all(table).set_index("claim")
     assert counts.loc["DPO helps over best of N", "held"] == 1
     assert "length" not in " ".join(counts.index), "no loop has longer wins"
+
+
+def test_a_claim_stands_in_the_line_that_it_belongs_to(both):
+    held, unseen, other = claims.in_three_lines(claims.claims([both])).splitlines()
+    assert held.startswith("- **Held:**") and "DPO helps over best of N (1 of 1)" in held
+    assert "knowledge helps a re-ranker" in unseen and other == "- **The other way round:** nothing."
+    worse = pd.DataFrame(
+        [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held"}]
+    )
+    assert claims.in_three_lines(worse).splitlines()[2] == "- **The other way round:** more rounds help (1 of 1)."
+
+
+def test_the_gain_is_found_in_thirds_of_every_loops_users(both, monkeypatch):
+    table = across.located(both).set_index("part")
+    thirds = [f"interactions, {name} third" for name in across.THIRDS]
+    assert table.loc[thirds].users.tolist() == [14 + 20, 13 + 20, 13 + 20]
+    assert np.allclose(table.loc[thirds].difference, 0.3), "0.2 in the first loop, 0.4 in the second"
+    assert table.loc["all users, MIR"].difference == 0 and table.loc["all users, MIR"].users == 100
+    with monkeypatch.context() as patch:  # a user's gain is its number, and users with few interactions come last
+        numbers = {both.records[0].profile: np.arange(40.0), both.records[1].profile: np.arange(60.0)}
+        patch.setattr(across, "by_seed", lambda r, _, arm, b: np.tile(numbers[r.profile] * (arm == both.last), (2, 1)))
+        low, _, high = across.located(both).difference[:3]
+    assert low == pytest.approx((32.5 + 49.5) / 2) and high == pytest.approx((6 + 9.5) / 2)
+    few = across.gain(both, both.last, lambda records: np.arange(3))
+    assert few["users"] == 6 and few["difference"] == pytest.approx(0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(both.records[0]), "metrics", lambda *_: {"user": [1], "interactions": [1]})
+        with pytest.raises(ValueError, match="other users"):
+            across.located(both)
+
+
+def test_an_overview_holds_every_arm_and_figures_are_drawn_with_findings(both, tmp_path):
+    table = across.overview([both])
+    assert table.shape[1] == 1 and table.iloc[:, 0]["best of N"] == 0.3
+    paths = across.write([both], tmp_path)
+    assert [path.stem for path in paths] == list(across.FIGURES) == list(across.TITLES)
+    assert all(path.stat().st_size > 3000 for path in paths)
+    finding = (tmp_path / "forest.txt").read_text()
+    assert "4 texts gains +0.0600 (" in (tmp_path / "samples.txt").read_text(), (
+        "0.04 in the first loop, 0.08 in the second"
+    )
+    assert "Of 1 data sets" in finding and "best of N on 1" in finding and "zero-shot LLM on 1" in finding
 
 
 def test_one_loop_has_the_interval_of_paired_differences():

@@ -1,0 +1,209 @@
+"""Table 1 as figures: the headline, every round, and where the gain is, over all loops and data sets."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+from dpo4rec_utils.arms import BASELINES, label, round_name
+from dpo4rec_utils.evidence import loop_tables, plots, tables, words
+from dpo4rec_utils.evidence.loops import MEAN, Loops, by_seed, differences, table_one
+from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.statistics import looped_differences
+from dpo4rec_utils.files import atomic_path, project_root, write_text
+from dpo4rec_utils.locks import HOLDS
+from dpo4rec_utils.seeds import generator
+
+THIRDS = ("lowest", "middle", "highest")
+FACTS = ("interactions", "popularity of liked items")  # about users, of the record `data-test_users`
+
+
+def _place(loops: Loops) -> str:
+    """The data set, and the LLM where it is not the default one."""
+    return loops.dataset if loops.llm == words.MODELS["embedded"] else f"{loops.dataset}, {loops.llm}"
+
+
+def forest(every: Sequence[Loops]):
+    """The last round minus each baseline, a marker a data set and LLM."""
+    rows = []
+    for loops in every:
+        table = differences(loops, "own")
+        part = table[(table.arm == loops.last) & (table.backbone == MEAN)]
+        rows.append(part.assign(place=_place(loops)))
+    table = pd.concat(rows, ignore_index=True)
+    order = {name: place for place, name in enumerate(BASELINES)}  # an earlier round comes last
+    table = table.sort_values("baseline", key=lambda names: names.map(order).fillna(len(order)), kind="stable")
+    figure, _ = plots.dots(
+        table.assign(baseline=table.baseline.map(label)), "baseline", "difference", "place", ("ci_low", "ci_high")
+    )
+    plots.below(
+        figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval of loops, users, seeds)"
+    )
+    clear = table[table.ci_low > 0].groupby("baseline", sort=False).size()
+    counts = [f"{label(name)} on {clear.get(name, 0)}" for name in dict.fromkeys(table.baseline)]
+    return figure, (
+        f"Of {len(every)} data sets and LLMs, the interval of the last round is above zero over {words.listing(counts)}."
+    )
+
+
+def rounds(every: Sequence[Loops]):
+    """NDCG@7 of the warm start and of every round above the zero-shot LLM, and the minutes that they take."""
+    figure, (left, right) = plots.blank(plots.WIDTH, 3.6, 2)
+    rises = []
+    for number, loops in enumerate(every):
+        first = loops.records[0]
+        names = ["warm_start", *(round_name(turn) for turn in range(1, first.config["alignment"]["rounds"] + 1))]
+        gains = [gain(loops, name) for name in names]
+        means = [0.0, *(g["difference"] for g in gains)]
+        ends = np.array([[0.0, 0.0], *((g["difference"] - g["ci_low"], g["ci_high"] - g["difference"]) for g in gains)])
+        plots.line(left, (range(len(means)), means, ends.T), number, _place(loops))
+        plots.line(
+            right,
+            (range(len(means)), np.cumsum([_minutes(first, "zero_shot"), *(_minutes(first, n) for n in names)])),
+            number,
+        )
+        rises.append(f"{means[-1] - means[1]:+.4f} ({_place(loops)})")
+    for axis in (left, right):
+        axis.set_xticks(
+            range(len(means)), ["as it\ncomes", "warm\nstart", *(f"round\n{n}" for n in range(1, len(names)))]
+        )
+    left.set(ylabel="gain in NDCG@7")
+    right.set(ylabel="minutes", ylim=(0, None))
+    plots.legend_above(figure, left)
+    plots.below(figure, "gain over the LLM as it comes (bars: 95 % interval); minutes up to there (machines differ)")
+    return figure, f"All rounds together change the warm start's NDCG@7 by {words.listing(rises)}."
+
+
+def gain(loops: Loops, arm: str, members: Callable[[Records], np.ndarray] | None = None, backbone: str = MEAN) -> dict:
+    """What an arm has over the zero-shot LLM, own scorers, over all loops; members: which test users of a loop."""
+    changes = []
+    for records in loops.having(arm, "zero_shot"):
+        change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", "zero_shot", backbone)
+        changes.append(change[:, members(records) if members else slice(None), None])
+    first = loops.records[0]
+    rng = generator(first.seed, "gain", loops.name, arm, backbone)
+    return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng)[0]
+
+
+def _minutes(records: Records, policy: str) -> float:
+    """Minutes of training a policy, sampling its texts and training the reward model that reads them."""
+    made = [(kind, policy) for kind in ("policy", "texts", "reward")]
+    listed = [pair for pair in made if "-".join(pair) in records.listed]
+    return sum(records.get(*pair)["seconds"] for pair in listed) / 60
+
+
+def samples(every: Sequence[Loops]):
+    """What the best of N texts of the policy before round 1 gains on lists that did not choose it, and its minutes."""
+    figure, (left, right) = plots.blank(plots.WIDTH, 3.6, 2)
+    most = []
+    for number, loops in enumerate(every):
+        parts = [loop_tables.samples(records) for records in loops.records]
+        parts = [part[part.reward == "ndcg"].set_index("samples") for part in parts]
+        gains, halves = (pd.concat([part[name] for part in parts], axis=1) for name in ("gain", "ci_half"))
+        half = np.sqrt((halves**2).sum(axis=1)) / len(parts)  # of a mean of independent loops
+        plots.line(left, (gains.index, gains.mean(axis=1), half), number, _place(loops))
+        plots.line(right, (parts[0].index, parts[0].minutes), number)
+        most.append(f"{gains.mean(axis=1).iloc[-1]:+.4f} ({_place(loops)})")
+    left.axhline(0, color="black", linewidth=0.8)
+    left.set(xlabel="texts a user (N)", ylabel="gain in NDCG@10", xticks=gains.index)
+    right.set(xlabel="texts a user (N)", ylabel="minutes", xticks=gains.index, ylim=(0, None))
+    plots.legend_above(figure, left)
+    plots.below(figure, "best of N by half of a train user's lists, on the other half (bars: 95 % interval of users)")
+    return figure, f"The best of {gains.index[-1]} texts gains {words.listing(most)} NDCG@10 over the mean text."
+
+
+def where(every: Sequence[Loops]):
+    """The last round minus the zero-shot LLM, by thirds of the test users, by backbones with and without history."""
+    table = pd.concat([located(loops).assign(place=_place(loops)) for loops in every], ignore_index=True)
+    figure, _ = plots.dots(table, "part", "difference", "place", ("ci_low", "ci_high"))
+    plots.below(figure, "NDCG@7, last round minus the LLM as it comes, a re-ranker for each (bars: 95 % interval)")
+    apart = []
+    for place, part in table.groupby("place", sort=False):
+        spread = part[part.fact.notna()].groupby("fact", sort=False).difference.agg(["first", "last"])
+        fact = (spread["last"] - spread["first"]).abs().idxmax()
+        low, high = spread.loc[fact]
+        apart.append(f"{place}: {fact}, {low:+.3f} in the lowest third and {high:+.3f} in the highest")
+    return figure, f"The fact by which the gain differs most: {'; '.join(apart)}."
+
+
+def located(loops: Loops) -> pd.DataFrame:
+    """The last round's gain over the zero-shot LLM: by thirds of each loop's test users, mean of backbones that do not
+    read the history; of all users, by backbones that read it.
+
+    Columns: part (words), fact (missing of backbones), and those of `statistics.looped_differences`.
+    """
+    rows = []
+    for fact in FACTS:
+        for third, name in enumerate(THIRDS):
+
+            def members(records, fact=fact, third=third):
+                order = np.argsort(_facts(records)[fact].to_numpy(), kind="stable")
+                return np.sort(np.array_split(order, 3)[third])
+
+            rows.append({"part": f"{fact}, {name} third", "fact": fact} | gain(loops, loops.last, members))
+    for group, backbones in tables.backbone_groups(loops.records[0]).items():
+        names = words.listing([words.backbone_label(b) for b in backbones])
+        rows.append(
+            {"part": f"all users, {names}"} | gain(loops, loops.last, backbone=MEAN if group == MEAN else group)
+        )
+    return pd.DataFrame(rows)
+
+
+def _facts(records: Records) -> pd.DataFrame:
+    """Facts about a loop's test users, in the order of `by_seed`."""
+    table = pd.DataFrame(records.metrics("data", "test_users"))
+    values = records.values("own", f"popularity-{records.last}")
+    part = values[(values.split == "test") & (values.metric == "ndcg@7") & (values.seed == values.seed.max())]
+    users = part[part.backbone == part.backbone.iloc[0]].user
+    if users.tolist() != table.user.tolist():
+        raise ValueError("the facts are of other users than the scores")
+    return table[list(FACTS)]
+
+
+FIGURES = {"forest": forest, "rounds": rounds, "samples": samples, "where": where}
+TITLES = {
+    "forest": "The last round minus each baseline.",
+    "rounds": "NDCG@7 and minutes, round by round.",
+    "samples": "Best of N texts, and the minutes of sampling them.",
+    "where": "The gain by users and by re-rankers.",
+}
+
+
+def overview(every: Sequence[Loops]) -> pd.DataFrame:
+    """NDCG@7 of every arm, a column a data set and LLM: own scorers, popularity negatives, mean over loops, seeds and
+    backbones that do not read the history; missing where no loop has the arm."""
+    columns = {}
+    for loops in every:
+        table = table_one([loops])
+        part = table[(table.scorer == "own") & (table.protocol == "popularity")]
+        columns[_place(loops)] = part.set_index(part.arm.map(label))[f"{MEAN} ndcg@7"]
+    names = [label(name) for name in dict.fromkeys(name for loops in every for name in loops.arms())]
+    return pd.DataFrame(columns).reindex(names).round(4)
+
+
+def show(name: str) -> None:
+    """Show a figure that `make report` drew, as a link to its file, with its finding; says so where there is none."""
+    picture = project_root() / "results" / "figures" / f"{name}.png"
+    if not picture.exists():
+        print("No loop of Table 1 is there yet; `make report` draws this once one is.")
+        return
+    folder = "../.." if os.environ.get(HOLDS) else "../results"  # an executed copy lies in results/<profile>/notebooks
+    display(Markdown(f"![{TITLES[name]}]({folder}/figures/{name}.png)"))
+    print(picture.with_suffix(".txt").read_text(encoding="utf-8").strip())
+
+
+def write(every: Sequence[Loops], folder: Path) -> list[Path]:
+    """Draw every figure into `folder` as `<name>.png`, its finding beside it as `.txt`; returns the pictures."""
+    paths = []
+    for name, draw in FIGURES.items():
+        figure, finding = draw(every)
+        paths.append(folder / f"{name}.png")
+        with atomic_path(paths[-1]) as temporary:
+            temporary.write_bytes(plots.png(figure))
+        write_text(paths[-1].with_suffix(".txt"), finding + "\n")
+        plt.close(figure)
+    return paths
