@@ -1,6 +1,6 @@
 """The paper's claims one by one, each with where it was looked at and what was seen (`results/claims.csv`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -43,7 +43,7 @@ CLAIMS = (
 )
 
 
-def claims(every: list[Loops]) -> pd.DataFrame:
+def claims(every: Sequence[Loops]) -> pd.DataFrame:
     """A row a claim, data set, LLM and kind of scorers that looked at it, COLUMNS.
 
     NDCG@7 under popularity negatives, mean over backbones that do not read the history, over all loops that have both

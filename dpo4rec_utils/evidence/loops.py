@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def differences(loops: Loops, scorer: str) -> pd.DataFrame:
     return table.sort_values("place", kind="stable", ignore_index=True).drop(columns=["p", "place"])
 
 
-def table_one(every: list[Loops]) -> pd.DataFrame:
+def table_one(every: Sequence[Loops]) -> pd.DataFrame:
     """The paper's Table 1: NDCG@7 and MAP@7 of every data set, LLM and arm, means over loops, seeds and users.
 
     Columns: dataset, llm, protocol, scorer, arm, loops, and for the mean of backbones that do not read the history and

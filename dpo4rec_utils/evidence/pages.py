@@ -59,10 +59,11 @@ def report_profiles(profile: str = "") -> Iterator[str]:
             for path in copy_prose(records.folder, project_root() / "notebooks"):
                 yield f"gave {path.relative_to(project_root())} the prose of its source"
     if not profile and (every := read_loops(results)):
-        text = claims.claims(every).to_csv(index=False, float_format="%.5g", lineterminator="\n")
-        write_text(results / "claims.csv", text)
-        yield "wrote results/claims.csv"
-        for path in across.write(list(every), results / "figures"):
+        for name, table in (("claims", claims.claims(every)), ("table_one", loops.table_one(every))):
+            text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
+            write_text(results / f"{name}.csv", text)
+            yield f"wrote results/{name}.csv"
+        for path in across.write(every, results / "figures"):
             yield f"wrote {path.relative_to(project_root())}"
     if not profile and MAIN in names:
         for path in write_pages(project_root()):
@@ -152,7 +153,7 @@ def held_block(results: Path) -> str:
         return "No loop is there yet: see [what will be run](docs/experiments/2026-11-29-table-1.md)."
     count = sum(len(group.records) for group in every)
     head = f"{count} loops on {len({group.dataset for group in every})} data sets with {len({group.llm for group in every})} LLMs:"
-    return f"{head}\n\n{claims.in_three_lines(claims.claims(list(every)))}"
+    return f"{head}\n\n{claims.in_three_lines(claims.claims(every))}"
 
 
 def run_block(results: Path) -> str:
@@ -243,7 +244,7 @@ def claims_block(results: Path) -> str:
     """The paper's claims: how often each held, and where it was looked at, folded."""
     if not (every := read_loops(results)):
         return NO_LOOPS
-    table = claims.claims(list(every))
+    table = claims.claims(every)
     parts = [words.markdown(claims.over_all(table)), folded("Where each was looked at", claims.looked_at(table))]
     for group in every:
         summary = f"The same on validation users, who serve a temperature alone: {group.dataset}, {group.llm}"

@@ -96,7 +96,8 @@ def test_pages_are_written_from_the_records(clone, reported):
         assert (clone / page).read_text() == (ROOT / page).read_text(), f"{page}: run make report"
     for book in (ROOT / "notebooks").glob("*.ipynb"):
         assert (clone / "notebooks" / book.name).read_bytes() == book.read_bytes(), f"{book.name}: run make report"
-    for path in ("docs/loop.svg", "results/claims.csv", *(f"results/figures/{name}.txt" for name in TITLES)):
+    files = ("docs/loop.svg", "results/claims.csv", "results/table_one.csv")
+    for path in (*files, *(f"results/figures/{name}.txt" for name in TITLES)):
         assert (clone / path).read_bytes() == (ROOT / path).read_bytes(), f"{path}: run make report"
 
 
