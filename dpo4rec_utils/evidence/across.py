@@ -11,6 +11,7 @@ from IPython.display import Markdown, display
 
 from dpo4rec_utils.arms import BASELINES, label, round_name
 from dpo4rec_utils.evidence import loop_tables, plots, tables, words
+from dpo4rec_utils.evidence.claims import ALPHA
 from dpo4rec_utils.evidence.loops import MEAN, Loops, by_seed, differences, table_one
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import looped_differences
@@ -43,11 +44,11 @@ def forest(every: Sequence[Loops]):
     plots.below(
         figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval of loops, users, seeds)"
     )
-    clear = table[table.ci_low > 0].groupby("baseline", sort=False).size()
-    counts = [f"{label(name)} on {clear.get(name, 0)}" for name in dict.fromkeys(table.baseline)]
-    return figure, (
-        f"Of {len(every)} data sets and LLMs, the interval of the last round is above zero over {words.listing(counts)}."
-    )
+    clear = (table.p_holm < ALPHA) & ((table.ci_low > 0) | (table.ci_high < 0))
+    counts = []
+    for name, part in table.assign(side=np.sign(table.difference) * clear).groupby("baseline", sort=False):
+        counts.append(f"{label(name)} {(part.side > 0).sum()} and {(part.side < 0).sum()} of {len(part)}")
+    return figure, f"After Holm's correction the last round is above and below: {'; '.join(counts)}."
 
 
 def rounds(every: Sequence[Loops]):
@@ -55,18 +56,17 @@ def rounds(every: Sequence[Loops]):
     figure, (left, right) = plots.blank(plots.WIDTH, 3.6, 2)
     rises = []
     for number, loops in enumerate(every):
-        first = loops.records[0]
-        names = ["warm_start", *(round_name(turn) for turn in range(1, first.config["alignment"]["rounds"] + 1))]
+        turns = range(1, loops.records[0].config["alignment"]["rounds"] + 1)
+        names = ["warm_start", *map(round_name, turns)]
         gains = [gain(loops, name) for name in names]
         means = [0.0, *(g["difference"] for g in gains)]
         ends = np.array([[0.0, 0.0], *((g["difference"] - g["ci_low"], g["ci_high"] - g["difference"]) for g in gains)])
+        minutes = np.cumsum([_minutes(loops, name) for name in ("zero_shot", *names)])
         plots.line(left, (range(len(means)), means, ends.T), number, _place(loops))
-        plots.line(
-            right,
-            (range(len(means)), np.cumsum([_minutes(first, "zero_shot"), *(_minutes(first, n) for n in names)])),
-            number,
-        )
-        rises.append(f"{means[-1] - means[1]:+.4f} ({_place(loops)})")
+        plots.line(right, (range(len(means)), minutes), number)
+        table = differences(loops, "own")
+        row = table[(table.arm == loops.last) & (table.baseline == "warm_start") & (table.backbone == MEAN)].iloc[0]
+        rises.append(f"{words.signed(row.difference, row.ci_low, row.ci_high, 3)} on {_place(loops)}")
     for axis in (left, right):
         axis.set_xticks(
             range(len(means)), ["as it\ncomes", "warm\nstart", *(f"round\n{n}" for n in range(1, len(names)))]
@@ -75,7 +75,7 @@ def rounds(every: Sequence[Loops]):
     right.set(ylabel="minutes", ylim=(0, None))
     plots.legend_above(figure, left)
     plots.below(figure, "gain over the LLM as it comes (bars: 95 % interval); minutes up to there (machines differ)")
-    return figure, f"All rounds together change the warm start's NDCG@7 by {words.listing(rises)}."
+    return figure, f"The last round minus the warm start, NDCG@7 (95 % interval): {'; '.join(rises)}."
 
 
 def gain(loops: Loops, arm: str, members: Callable[[Records], np.ndarray] | None = None, backbone: str = MEAN) -> dict:
@@ -89,11 +89,14 @@ def gain(loops: Loops, arm: str, members: Callable[[Records], np.ndarray] | None
     return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng)[0]
 
 
-def _minutes(records: Records, policy: str) -> float:
-    """Minutes of training a policy, sampling its texts and training the reward model that reads them."""
-    made = [(kind, policy) for kind in ("policy", "texts", "reward")]
-    listed = [pair for pair in made if "-".join(pair) in records.listed]
-    return sum(records.get(*pair)["seconds"] for pair in listed) / 60
+def _minutes(loops: Loops, policy: str) -> float:
+    """Minutes, mean over loops, of training a policy, sampling its texts and training the reward model of its round.
+
+    The zero-shot LLM's reward model is no part of the headline's loop: DPO without a warm start alone reads it.
+    """
+    kinds = ("texts",) if policy == "zero_shot" else ("policy", "texts", "reward")
+    made = [(r, kind) for r in loops.records for kind in kinds if f"{kind}-{policy}" in r.listed]
+    return sum(records.get(kind, policy)["seconds"] for records, kind in made) / 60 / len(loops.records)
 
 
 def samples(every: Sequence[Loops]):
@@ -104,16 +107,21 @@ def samples(every: Sequence[Loops]):
         parts = [loop_tables.samples(records) for records in loops.records]
         parts = [part[part.reward == "ndcg"].set_index("samples") for part in parts]
         gains, halves = (pd.concat([part[name] for part in parts], axis=1) for name in ("gain", "ci_half"))
-        half = np.sqrt((halves**2).sum(axis=1)) / len(parts)  # of a mean of independent loops
-        plots.line(left, (gains.index, gains.mean(axis=1), half), number, _place(loops))
-        plots.line(right, (parts[0].index, parts[0].minutes), number)
-        most.append(f"{gains.mean(axis=1).iloc[-1]:+.4f} ({_place(loops)})")
+        mean, half = gains.mean(axis=1), halves.mean(axis=1)  # loops share users: their intervals are not pooled
+        minutes = pd.concat([part.minutes for part in parts], axis=1).mean(axis=1)
+        plots.line(left, (mean.index, mean, half), number, _place(loops))
+        plots.line(right, (minutes.index, minutes), number)
+        last = mean.iloc[-1]
+        most.append(f"{words.signed(last, last - half.iloc[-1], last + half.iloc[-1], 3)} on {_place(loops)}")
     left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="texts a user (N)", ylabel="gain in NDCG@10", xticks=gains.index)
     right.set(xlabel="texts a user (N)", ylabel="minutes", xticks=gains.index, ylim=(0, None))
     plots.legend_above(figure, left)
     plots.below(figure, "best of N by half of a train user's lists, on the other half (bars: 95 % interval of users)")
-    return figure, f"The best of {gains.index[-1]} texts gains {words.listing(most)} NDCG@10 over the mean text."
+    return figure, (
+        f"The best of {gains.index[-1]} texts by half of a train user's lists, minus the mean text, NDCG@10 on the other half (95 % "
+        f"interval of users): {'; '.join(most)}."
+    )
 
 
 def where(every: Sequence[Loops]):
@@ -122,12 +130,12 @@ def where(every: Sequence[Loops]):
     figure, _ = plots.dots(table, "part", "difference", "place", ("ci_low", "ci_high"))
     plots.below(figure, "NDCG@7, last round minus the LLM as it comes, a re-ranker for each (bars: 95 % interval)")
     apart = []
-    for place, part in table.groupby("place", sort=False):
-        spread = part[part.fact.notna()].groupby("fact", sort=False).difference.agg(["first", "last"])
-        fact = (spread["last"] - spread["first"]).abs().idxmax()
-        low, high = spread.loc[fact]
-        apart.append(f"{place}: {fact}, {low:+.3f} in the lowest third and {high:+.3f} in the highest")
-    return figure, f"The fact by which the gain differs most: {'; '.join(apart)}."
+    for (place, fact), part in table[table.fact.notna()].groupby(["place", "fact"], sort=False):
+        low, high = part.iloc[0], part.iloc[-1]  # of other users, so that their noise adds up
+        half = np.hypot(low.ci_high - low.ci_low, high.ci_high - high.ci_low) / 2
+        change = low.difference - high.difference
+        apart.append(f"{place}, {fact} {words.signed(change, change - half, change + half, 3)}")
+    return figure, f"The gain in the lowest third minus that in the highest (95 % interval): {'; '.join(apart)}."
 
 
 def located(loops: Loops) -> pd.DataFrame:
@@ -175,7 +183,8 @@ TITLES = {
 
 def overview(every: Sequence[Loops]) -> pd.DataFrame:
     """NDCG@7 of every arm, a column a data set and LLM: own scorers, popularity negatives, mean over loops, seeds and
-    backbones that do not read the history; missing where no loop has the arm."""
+    backbones that do not read the history; missing where no loop has the arm. An arm that fewer loops have is a mean
+    over those."""
     columns = {}
     for loops in every:
         table = table_one([loops])

@@ -27,7 +27,7 @@ class Claim:
     baseline: str
 
 
-# What the paper says, then what it has to mean: this user, this preference, more than length and than the history.
+# What the paper says, then what it has to mean: this user, this preference, more than length, more than without an LLM.
 CLAIMS = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
     Claim(GAIN, LAST, "zero_shot"),
@@ -38,8 +38,11 @@ CLAIMS = (
     Claim("it is about this user", LAST, "dpo_shuffled"),
     Claim("it is the preference", LAST, "random_labels"),
     Claim("it is more than length", LAST, "longer_wins"),
-    Claim("it helps a re-ranker that reads the history", "history_mean+dpo", "history_mean"),
-    Claim("it helps such a re-ranker with this user's text", "history_mean+dpo", "history_mean+dpo_shuffled"),
+    Claim("it beats a template", LAST, "template"),
+    Claim("it beats the mean of items shown", LAST, "shown_mean"),
+    Claim("it beats the history mean", LAST, "history_mean"),
+    Claim("it adds to the history mean", "history_mean+dpo", "history_mean"),
+    Claim("beside the history, it beats another user's text", "history_mean+dpo", "history_mean+dpo_shuffled"),
 )
 
 
@@ -124,7 +127,7 @@ def in_three_lines(table: pd.DataFrame) -> str:
     counts = over_all(table)
     looked = counts[["held", "not held", "not visible"]].sum(axis=1)
     nowhere = (counts["held"] == 0) & (counts["not held"] == 0)
-    lines = {"Not seen": counts.claim[nowhere]}
+    lines = {"Not seen": (counts.claim + " (" + looked.astype(str) + ")")[nowhere]}
     for head, kind in (("Held", "held"), ("The other way round", "not held")):
         lines[head] = (counts.claim + " (" + counts[kind].astype(str) + " of " + looked.astype(str) + ")")[
             counts[kind] > 0

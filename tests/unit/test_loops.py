@@ -30,7 +30,7 @@ ARMS = [
 ]
 ARMS += [f"history_mean+{added}" for added in ("zero_shot", "template", "dpo_shuffled", "dpo")]
 USERS = (40, 60)  # test users of the two loops
-GAIN = {"dpo_round_1": 0.1, "dpo_round_2": 0.2, "history_mean+dpo": 0.3}  # above every other arm, in loop 1
+GAIN = {"dpo_round_1": 0.1, "dpo_round_2": 0.2, "template": 0.25, "history_mean+dpo": 0.3}  # above others, in loop 1
 
 
 def config_of(number: int, **changes) -> dict:
@@ -196,11 +196,16 @@ def test_a_claim_is_held_not_held_or_not_visible(both):
 def test_a_claim_stands_in_the_line_that_it_belongs_to(both):
     held, unseen, other = claims.in_three_lines(claims.claims([both])).splitlines()
     assert held.startswith("- **Held:**") and "DPO helps over best of N (1 of 1)" in held
-    assert "knowledge helps a re-ranker" in unseen and other == "- **The other way round:** nothing."
+    assert (
+        "knowledge helps a re-ranker" in unseen
+        and other == "- **The other way round:** it beats a template (1 of 1)."
+    )
     worse = pd.DataFrame(
         [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held"}]
     )
-    assert claims.in_three_lines(worse).splitlines()[2] == "- **The other way round:** more rounds help (1 of 1)."
+    held, unseen, other = claims.in_three_lines(pd.concat([worse, worse.assign(verdict="held")])).splitlines()
+    assert held == "- **Held:** more rounds help (1 of 2)." and unseen == "- **Not seen:** nothing."
+    assert other == "- **The other way round:** more rounds help (1 of 2)."
 
 
 def test_the_gain_is_found_in_thirds_of_every_loops_users(both, monkeypatch):
@@ -229,10 +234,35 @@ def test_an_overview_holds_every_arm_and_figures_are_drawn_with_findings(both, t
     assert [path.stem for path in paths] == list(across.FIGURES) == list(across.TITLES)
     assert all(path.stat().st_size > 3000 for path in paths)
     finding = (tmp_path / "forest.txt").read_text()
-    assert "4 texts gains +0.0600 (" in (tmp_path / "samples.txt").read_text(), (
+    assert "+0.060 (+0.030 to +0.090)" in (tmp_path / "samples.txt").read_text(), (
         "0.04 in the first loop, 0.08 in the second"
     )
-    assert "Of 1 data sets" in finding and "best of N on 1" in finding and "zero-shot LLM on 1" in finding
+    assert "best of N 1 and 0 of 1; " in finding and "template 0 and 1 of 1; " in finding
+    assert "longer wins" not in finding, "no loop has it"
+    assert "+0.300 (" in (tmp_path / "rounds.txt").read_text(), "above the warm start, 0.2 and 0.4"
+    assert (tmp_path / "where.txt").read_text().count("0.000 (") == 2, "the same in every third"
+
+
+def test_minutes_are_those_of_the_headlines_loop(both, monkeypatch):
+    seconds = {"texts-zero_shot": 60, "reward-zero_shot": 600, "policy-warm_start": 120, "reward-warm_start": 30}
+    kept = type(both.records[0])
+    monkeypatch.setattr(kept, "listed", seconds, raising=False)
+    monkeypatch.setattr(kept, "get", lambda _, kind, name: {"seconds": seconds[f"{kind}-{name}"]})
+    assert across._minutes(both, "zero_shot") == 1 and across._minutes(both, "warm_start") == 2.5
+
+
+def test_a_figure_is_shown_as_a_link_or_said_to_be_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(across, "project_root", lambda: tmp_path)
+    across.show("forest")
+    assert "No loop of Table 1 is there yet" in capsys.readouterr().out
+    (tmp_path / "results/figures").mkdir(parents=True)
+    (tmp_path / "results/figures/forest.png").write_bytes(b"")
+    (tmp_path / "results/figures/forest.txt").write_text("A finding.\n")
+    links = []
+    monkeypatch.setattr(across, "display", lambda markdown: links.append(markdown.data))
+    monkeypatch.setenv("DPO4REC_HOLDS", "ml-100k")
+    across.show("forest")
+    assert capsys.readouterr().out == "A finding.\n" and links[0].endswith("](../../figures/forest.png)")
 
 
 def test_one_loop_has_the_interval_of_paired_differences():

@@ -43,7 +43,7 @@ class TransformersSampler:
         return answers
 
     def _batches(self, ids: list[list[int]], samples: Sequence[int]) -> Iterator[list[int]]:
-        """Prompts of similar length, at most `ROWS` samples together."""
+        """Prompts of similar length, at most `ROWS` samples together, or one prompt by itself."""
         batch, rows, most = [], 0, ROWS[self.model.device.type]
         for prompt in sorted(range(len(ids)), key=lambda i: len(ids[i])):
             if batch and rows + samples[prompt] > most:
