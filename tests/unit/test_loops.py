@@ -197,8 +197,7 @@ def test_a_claim_stands_in_the_line_that_it_belongs_to(both):
     held, unseen, other = claims.in_three_lines(claims.claims([both])).splitlines()
     assert held.startswith("- **Held:**") and "DPO helps over best of N (1 of 1)" in held
     assert (
-        "knowledge helps a re-ranker" in unseen
-        and other == "- **The other way round:** it beats a template (1 of 1)."
+        "knowledge helps a re-ranker" in unseen and other == "- **The other way round:** it beats a template (1 of 1)."
     )
     worse = pd.DataFrame(
         [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held"}]
