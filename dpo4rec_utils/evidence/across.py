@@ -12,10 +12,11 @@ from IPython.display import Markdown, display
 from dpo4rec_utils.arms import BASELINES, label, round_name
 from dpo4rec_utils.evidence import loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.claims import ALPHA
+from dpo4rec_utils.evidence.contents import write_figure
 from dpo4rec_utils.evidence.loops import MEAN, Loops, by_seed, differences, table_one
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import looped_differences
-from dpo4rec_utils.files import atomic_path, project_root, write_text
+from dpo4rec_utils.files import project_root
 from dpo4rec_utils.locks import HOLDS
 from dpo4rec_utils.seeds import generator
 
@@ -47,8 +48,8 @@ def forest(every: Sequence[Loops]):
     clear = (table.p_holm < ALPHA) & ((table.ci_low > 0) | (table.ci_high < 0))
     counts = []
     for name, part in table.assign(side=np.sign(table.difference) * clear).groupby("baseline", sort=False):
-        counts.append(f"{label(name)} {(part.side > 0).sum()} and {(part.side < 0).sum()} of {len(part)}")
-    return figure, f"After Holm's correction the last round is above and below: {'; '.join(counts)}."
+        counts.append(f"{label(name)} {(part.side > 0).sum()} / {(part.side < 0).sum()} / {len(part)}")
+    return figure, f"Above / below / of how many, after Holm's correction: {'; '.join(counts)}."
 
 
 def rounds(every: Sequence[Loops]):
@@ -140,7 +141,7 @@ def where(every: Sequence[Loops]):
 
 def located(loops: Loops) -> pd.DataFrame:
     """The last round's gain over the zero-shot LLM: by thirds of each loop's test users, mean of backbones that do not
-    read the history; of all users, by backbones that read it.
+    read the history; and of all users, that mean and every backbone that reads it.
 
     Columns: part (words), fact (missing of backbones), and those of `statistics.looped_differences`.
     """
@@ -155,9 +156,7 @@ def located(loops: Loops) -> pd.DataFrame:
             rows.append({"part": f"{fact}, {name} third", "fact": fact} | gain(loops, loops.last, members))
     for group, backbones in tables.backbone_groups(loops.records[0]).items():
         names = words.listing([words.backbone_label(b) for b in backbones])
-        rows.append(
-            {"part": f"all users, {names}"} | gain(loops, loops.last, backbone=MEAN if group == MEAN else group)
-        )
+        rows.append({"part": f"all users, {names}"} | gain(loops, loops.last, backbone=group))
     return pd.DataFrame(rows)
 
 
@@ -211,8 +210,6 @@ def write(every: Sequence[Loops], folder: Path) -> list[Path]:
     for name, draw in FIGURES.items():
         figure, finding = draw(every)
         paths.append(folder / f"{name}.png")
-        with atomic_path(paths[-1]) as temporary:
-            temporary.write_bytes(plots.png(figure))
-        write_text(paths[-1].with_suffix(".txt"), finding + "\n")
+        write_figure(paths[-1], figure, finding)
         plt.close(figure)
     return paths

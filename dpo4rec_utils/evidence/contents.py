@@ -122,10 +122,15 @@ def figure(records: Records, name: str) -> None:
 def draw(records: Records, name: str) -> str:
     """Write `figures/<name>.png`, in 32 colours, and `.txt`, its one-sentence finding, which is returned."""
     drawn, finding = FIGURES[name](records)
-    with atomic_path(_picture(records, name)) as temporary:
-        temporary.write_bytes(plots.png(drawn))
-    write_text(_picture(records, name).with_suffix(".txt"), finding + "\n")
+    write_figure(_picture(records, name), drawn, finding)
     return finding
+
+
+def write_figure(path: Path, drawn, finding: str) -> None:
+    """Write a matplotlib figure as PNG in 32 colours, and its finding beside it as `.txt`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(plots.png(drawn))
+    write_text(path.with_suffix(".txt"), finding + "\n")
 
 
 def _picture(records: Records, name: str) -> Path:

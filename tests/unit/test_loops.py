@@ -236,7 +236,7 @@ def test_an_overview_holds_every_arm_and_figures_are_drawn_with_findings(both, t
     assert "+0.060 (+0.030 to +0.090)" in (tmp_path / "samples.txt").read_text(), (
         "0.04 in the first loop, 0.08 in the second"
     )
-    assert "best of N 1 and 0 of 1; " in finding and "template 0 and 1 of 1; " in finding
+    assert "best of N 1 / 0 / 1; " in finding and "template 0 / 1 / 1; " in finding
     assert "longer wins" not in finding, "no loop has it"
     assert "+0.300 (" in (tmp_path / "rounds.txt").read_text(), "above the warm start, 0.2 and 0.4"
     assert (tmp_path / "where.txt").read_text().count("0.000 (") == 2, "the same in every third"
