@@ -130,12 +130,8 @@ def where(every: Sequence[Loops]):
     table = pd.concat([located(loops).assign(place=_place(loops)) for loops in every], ignore_index=True)
     figure, _ = plots.dots(table, "part", "difference", "place", ("ci_low", "ci_high"))
     plots.below(figure, "NDCG@7, last round minus the LLM as it comes, a re-ranker for each (bars: 95 % interval)")
-    apart = []
-    for (place, fact), part in table[table.fact.notna()].groupby(["place", "fact"], sort=False):
-        low, high = part.iloc[0], part.iloc[-1]  # of other users, so that their noise adds up
-        half = np.hypot(low.ci_high - low.ci_low, high.ci_high - high.ci_low) / 2
-        change = low.difference - high.difference
-        apart.append(f"{place}, {fact} {words.signed(change, change - half, change + half, 3)}")
+    thirds = table[table.fact.notna()].groupby(["place", "fact"], sort=False)
+    apart = [f"{', '.join(names)} {words.apart(part.iloc[0], part.iloc[-1], 3)}" for names, part in thirds]
     return figure, f"The gain in the lowest third minus that in the highest (95 % interval): {'; '.join(apart)}."
 
 

@@ -20,7 +20,7 @@ PLAIN = {
 
 def plain_answer(profiles: list[Records]) -> str:
     """Markdown: a row a baseline of `PLAIN` with NDCG@7 of the last round minus the baseline's, a column a data set,
-    bold where the interval leaves zero out. Then every round's NDCG@7, and the rounds that may have learnt nothing.
+    bold where the interval leaves zero out. Then every round's NDCG@7, and the rounds that are not seen to learn.
     Below it what the one re-ranker for all texts does not confirm, and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
     parts = [(words.data_label(records), _plain_column(records)) for records in profiles]
@@ -48,12 +48,12 @@ def _plain_column(records: Records) -> dict[str, str]:
     title = f"*NDCG@7: {'warm start, ' * (records.start == 'warm_start')}each round*"
     column[title] = ", ".join(f"{tables.user_mean(records, name):.3f}" for name in names)
     if chance := _chance_rounds(records):
-        column["*rounds that may have learnt nothing*"] = ", ".join(chance)
+        column["*rounds that are not seen to learn*"] = ", ".join(chance)
     return column
 
 
 def _chance_rounds(records: Records) -> list[str]:
-    """The rounds of DPO whose held-out accuracy may be chance."""
+    """The rounds of DPO that are not seen to order held-out pairs better than chance and random labels."""
     try:
         learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     except MissingRecordError:
@@ -62,17 +62,22 @@ def _chance_rounds(records: Records) -> list[str]:
 
 
 def _unconfirmed(records: Records) -> list[str]:
-    """A line about the gains over baselines of `PLAIN` that the one re-ranker for all texts does not confirm."""
-    last = _own(tables.last_round(records))
-    gains = [name for name in last[last.ci_low > 0].baseline if name in PLAIN]
-    names = [PLAIN[name] for name in words.confirmed(records, gains)[1]]
+    """A line about gains over baselines of `PLAIN`, and losses to them, that the one re-ranker for all texts does not
+    confirm."""
+    sides = {name: value for name, value in _sides(records).items() if name in PLAIN and value}
+    text = words.unconfirmed(records, sides, PLAIN.get)
     return (
-        [
-            f"- {words.data_label(records)}: one re-ranker for all texts does not confirm the gain over {words.listing(names)}."
-        ]
-        if names
-        else []
+        []
+        if text == "none"
+        else [f"- {words.data_label(records)}: one re-ranker for all texts does not confirm {text}."]
     )
+
+
+def _sides(records: Records) -> dict[str, int]:
+    """By baseline of the last round, own scorers: 1 where the last round is above it, -1 below, 0 where neither is
+    seen."""
+    rows = _own(tables.last_round(records))
+    return {row.baseline: words.side(row.ci_low, row.ci_high) for row in rows.itertuples()}
 
 
 def _short_of(records: Records) -> list[str]:
@@ -80,8 +85,8 @@ def _short_of(records: Records) -> list[str]:
 
 
 def answer(records: Records) -> dict[str, str]:
-    """Lines by name: above, no difference seen, below, history mean + last round minus each, confirmed, learning, seen
-    on; NDCG@7 under popularity negatives by own scorers.
+    """Lines by name: above, no difference seen, below, history mean + last round minus each, confirmed, not confirmed,
+    learning, seen on; NDCG@7 under popularity negatives by own scorers.
 
     The last round is above a baseline where the interval of the mean over backbones that do not read the history lies
     above zero, and below where it lies below; a backbone that reads it stands beside. Intervals are not corrected for
@@ -96,18 +101,14 @@ def answer(records: Records) -> dict[str, str]:
         "History mean + last round, minus": rows[(rows.arm == "history_mean+dpo") & (rows.group == "mean")],
     }
     lines = {name: " · ".join(_line(row, rows) for row in part.itertuples()) or "-" for name, part in parts.items()}
-    lines["Confirmed by one re-ranker for all texts"] = _confirmed(records, parts["Above"].baseline)
+    sides = {name: value for name, value in _sides(records).items() if value}
+    lines["Confirmed by one re-ranker for all texts"] = words.listing(map(label, words.confirmed(records, sides)[0]))
+    lines["Not confirmed by it"] = words.unconfirmed(records, sides)
     return lines | {"Learning": learning_line(records), "Seen on": words.seen_on(records)}
 
 
 def _own(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.protocol == "popularity") & (rows.scorer == "own")]
-
-
-def _confirmed(records: Records, baselines) -> str:
-    confirmed, unconfirmed = (map(label, names) for names in words.confirmed(records, baselines))
-    rest = words.listing(unconfirmed, "")
-    return words.listing(confirmed) + (f"; not {rest}" if rest else "")
 
 
 def _line(row, rows: pd.DataFrame) -> str:
@@ -146,8 +147,8 @@ def _referees(records: Records) -> list[str]:
     except MissingRecordError:
         return []
     return [
-        f"referees, round {row.round}: {row.referees_validation:+.4f} nats (t {row.referees_t:.1f}), above random labels "
-        f"{_above_random(row)}"
+        f"referees, round {row.round}, above the policy before: validation users {row.referees_validation:+.4f} nats (t "
+        f"{row.referees_t:.1f}); above random labels: {_above_random(row)}"
         for row in table[table["loop"] == "dpo"].itertuples()
     ]
 
@@ -158,23 +159,22 @@ def _above_random(row) -> str:
         f"{getattr(row, name):+.4f} (t {getattr(row, f'{name}_t'):.1f})"
         for name in ("referees_over_random_validation", "referees_over_random_test")
     )
-    return f"{validation}, test users {test}"
+    return f"validation users {validation}, test users {test}"
 
 
 # Data sets side by side
 
 
 def verdict(records: Records) -> str:
-    """What the last round is above, not told apart from and below; which of the gains the one re-ranker for all texts
-    does not confirm; which rounds are not seen to learn; what a stage got less of than it asked for."""
-    rows = _own(tables.last_round(records))
-    sides = {row.baseline: words.side(row.ci_low, row.ci_high) for row in rows.itertuples()}
+    """What the last round is above, not told apart from and below; which gains and losses the one re-ranker for all
+    texts does not confirm; which rounds are not seen to learn; what a stage got less of than it asked for."""
+    sides = _sides(records)
     parts = []
     for side, text in words.VERDICTS.items():
         if names := [label(name) for name, value in sides.items() if value == side]:
             parts.append(f"{text}: {words.listing(names)}.")
-    unconfirmed = words.confirmed(records, [name for name, value in sides.items() if value > 0])[1]
-    parts.append(f"Not confirmed by one re-ranker for all texts: {words.listing(map(label, unconfirmed))}.")
+    told_apart = {name: value for name, value in sides.items() if value}
+    parts.append(f"Not confirmed by one re-ranker for all texts: {words.unconfirmed(records, told_apart)}.")
     learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
     names = [f"round {number}" for number in learning["round"]]
     return " ".join(parts) + words.unlearnt(learning, names) + words.short_of(records)

@@ -31,7 +31,7 @@ class Claim:
 CLAIMS = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
     Claim(GAIN, LAST, "zero_shot"),
-    Claim("DPO alone helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
+    Claim("DPO without a warm start helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
     Claim("DPO helps over supervised fine-tuning", LAST, "warm_start"),
     Claim("DPO helps over best of N", LAST, "rft"),
     Claim("more rounds help", LAST, round_name(1)),
@@ -102,12 +102,12 @@ def _rows(claim: Claim, loops: Loops) -> Iterator[dict]:
 
 
 def verdict(row: dict) -> str:
-    """'held', 'not held', or 'not visible (below 0.0123)', of a row of `loops.differences`."""
+    """'held', 'not held', or 'not visible (0.0123 would be)', of a row of `loops.differences`."""
     if row["p_holm"] < ALPHA and row["ci_low"] > 0:
         return "held"
     if row["p_holm"] < ALPHA and row["ci_high"] < 0:
         return "not held"
-    return f"not visible (below {row['detectable']:.4f})"
+    return f"not visible ({row['detectable']:.4f} would be)"
 
 
 def over_all(table: pd.DataFrame) -> pd.DataFrame:
@@ -128,11 +128,11 @@ def in_three_lines(table: pd.DataFrame) -> str:
     looked = counts[["held", "not held", "not visible"]].sum(axis=1)
     nowhere = (counts["held"] == 0) & (counts["not held"] == 0)
     lines = {"Not seen": (counts.claim + " (" + looked.astype(str) + ")")[nowhere]}
-    for head, kind in (("Held", "held"), ("The other way round", "not held")):
+    for head, kind in (("Held", "held"), ("The contrary holds", "not held")):
         lines[head] = (counts.claim + " (" + counts[kind].astype(str) + " of " + looked.astype(str) + ")")[
             counts[kind] > 0
         ]
-    order = ("Held", "Not seen", "The other way round")
+    order = ("Held", "Not seen", "The contrary holds")
     return "\n".join(f"- **{head}:** {'; '.join(lines[head]) or 'nothing'}." for head in order)
 
 

@@ -143,12 +143,13 @@ def heldout(records: Records):
     figure, axis = plots.dots(pd.concat(parts), "name", "accuracy", "of", ("low", "high"))
     axis.axvline(0.5, color="black", linestyle=":")
     axis.set_xlim(min(0.35, table.heldout_ci_low.min(), table.matched_ci_low.min()) - 0.02, 1.02)
-    pairs = table.heldout_pairs.max()
+    dpo = table[table["loop"] == "dpo"]
+    pairs, matched = (" and ".join(f"{n:.0f}" for n in dpo[column]) for column in ("heldout_pairs", "matched_pairs"))
     plots.below(
         figure,
-        f"share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users, n = {pairs} pairs)",
+        f"share of held-out pairs ordered rightly (dotted: chance; bars: 95 % interval of users; DPO's rounds have {pairs} pairs, "
+        f"{matched} within two tokens)",
     )
-    dpo = table[table["loop"] == "dpo"]
     shares = [f"{r.heldout_accuracy:.0%} ({r.heldout_ci_low:.0%} to {r.heldout_ci_high:.0%})" for r in dpo.itertuples()]
     return figure, (
         f"On pairs of users that no step of the LLM was trained on, DPO's rounds order {' and '.join(shares)} as the reward does; "
@@ -180,9 +181,9 @@ def training(records: Records):
     starts = f"ln 2 and {weight:g} times the chosen texts' own" if weight else "ln 2 is 0.6931"
     accuracy = {name: loop_tables.accuracy_on_new_pairs(log) for name, log in logs.items()}
     return figure, (
-        f"The loss starts at {first:.4f} ({starts}); of pairs that it has not yet been trained on a policy orders rightly "
+        "Of pairs that it has not yet been trained on a policy orders rightly "
         + ", ".join(f"{value:.0%} ({label(name)})" for name, value in accuracy.items() if np.isfinite(value))
-        + " (chance: 50%, no interval)."
+        + f" (chance: 50%, no interval). The loss starts at {first:.4f} ({starts})."
     )
 
 
@@ -201,7 +202,7 @@ def texts(records: Records):
     last, template = by_arm.loc[records.last], by_arm.loc["template"]
     wrong = ""
     if np.isfinite(last.liked_wrong):  # a catalogue without attributes knows nothing that users avoid
-        wrong = f", and {last.liked_wrong:.0%} call liked what the user avoids (templates: {template.liked_wrong:.0%})"
+        wrong = f"; of users who avoid something {last.liked_wrong:.0%} of the texts call it liked (templates: {template.liked_wrong:.0%})"
     return figure, (
         f"After the last round {last.decade:.0%} of the texts name a decade and {last.title:.0%} a title of the history{wrong}; "
         f"validation users, n = {int(last.texts)} texts."

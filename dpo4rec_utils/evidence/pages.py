@@ -151,9 +151,8 @@ def held_block(results: Path) -> str:
     every = read_loops(results)
     if not every:
         return "No loop is there yet: see [what will be run](docs/experiments/2026-11-29-table-1.md)."
-    count = sum(len(group.records) for group in every)
-    head = f"{count} loops on {len({group.dataset for group in every})} data sets with {len({group.llm for group in every})} LLMs:"
-    return f"{head}\n\n{claims.in_three_lines(claims.claims(every))}"
+    places = "; ".join(f"{group.dataset} with {group.llm}, {len(group.records)}" for group in every)
+    return f"Loops: {places}.\n\n{claims.in_three_lines(claims.claims(every))}"
 
 
 def run_block(results: Path) -> str:

@@ -1,8 +1,9 @@
 """How findings are worded: every label that is no arm's and no registry's, and every phrase that more than one page
 uses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import VARIANTS, label
@@ -74,6 +75,14 @@ def signed(value: float, low: float, high: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
+def apart(first, second, digits: int = 4) -> str:
+    """A difference of two rows with `difference`, `ci_low` and `ci_high` that are of other users, so that their noise
+    adds up, as `signed` writes it."""
+    change = first.difference - second.difference
+    half = np.hypot(first.ci_high - first.ci_low, second.ci_high - second.ci_low) / 2
+    return signed(change, change - half, change + half, digits)
+
+
 def share(value: float, low: float, high: float) -> str:
     """A share with its interval in per cent: '69% (63% to 75%)'."""
     return f"{value:.0%} ({low:.0%} to {high:.0%})"
@@ -107,13 +116,23 @@ def seen_on(records: Records) -> str:
     )
 
 
-def confirmed(records: Records, baselines: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of baselines that own scorers place below the last round: which the one re-ranker for all texts places there,
-    too, and which not; those that it cannot read are in neither."""
+def confirmed(records: Records, sides: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Of baselines, by the side on which own scorers see the last round (1 above them, -1 below): which the one
+    re-ranker for all texts sees there, too, and which not; those that it cannot read are in neither."""
     table = tables.last_round(records)
-    low = table[table.scorer == "shared"].set_index("baseline").ci_low
-    readable = [name for name in baselines if name in low]
-    return [name for name in readable if low[name] > 0], [name for name in readable if low[name] <= 0]
+    shared = {r.baseline: side(r.ci_low, r.ci_high) for r in table[table.scorer == "shared"].itertuples()}
+    readable = [name for name in sides if name in shared]
+    return [n for n in readable if shared[n] == sides[n]], [n for n in readable if shared[n] != sides[n]]
+
+
+def unconfirmed(records: Records, sides: dict[str, int], names: Callable[[str], str] = label) -> str:
+    """Of gains and losses those that the one re-ranker for all texts does not confirm, with the difference that it
+    sees: 'the gain over warm start (-0.001 there); the loss to history mean (+0.008 there)'; 'none' without any."""
+    table = tables.last_round(records)
+    shared = table[table.scorer == "shared"].set_index("baseline").difference
+    phrases = {1: "the gain over", -1: "the loss to"}
+    others = confirmed(records, sides)[1]
+    return "; ".join(f"{phrases[sides[n]]} {names(n)} ({shared[n]:+.3f} there)" for n in others) or "none"
 
 
 def shortfalls(records: Records) -> list[str]:

@@ -177,7 +177,7 @@ def test_loops_of_two_commits_are_not_pooled(results, tmp_path):
 def test_a_claim_is_held_not_held_or_not_visible(both):
     row = {"p_holm": 0.01, "ci_low": 0.001, "ci_high": 0.1, "detectable": 0.02}
     assert claims.verdict(row) == "held"
-    assert claims.verdict(row | {"p_holm": 0.06}) == "not visible (below 0.0200)", "held before Holm's correction alone"
+    assert claims.verdict(row | {"p_holm": 0.06}) == "not visible (0.0200 would be)", "held before Holm's correction alone"
     assert claims.verdict(row | {"ci_low": -0.1, "ci_high": -0.001}) == "not held"
     table = claims.claims([both])
     assert list(table.columns) == claims.COLUMNS and not table.verdict.isna().any()
@@ -197,14 +197,14 @@ def test_a_claim_stands_in_the_line_that_it_belongs_to(both):
     held, unseen, other = claims.in_three_lines(claims.claims([both])).splitlines()
     assert held.startswith("- **Held:**") and "DPO helps over best of N (1 of 1)" in held
     assert (
-        "knowledge helps a re-ranker" in unseen and other == "- **The other way round:** it beats a template (1 of 1)."
+        "knowledge helps a re-ranker" in unseen and other == "- **The contrary holds:** it beats a template (1 of 1)."
     )
     worse = pd.DataFrame(
         [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held"}]
     )
     held, unseen, other = claims.in_three_lines(pd.concat([worse, worse.assign(verdict="held")])).splitlines()
     assert held == "- **Held:** more rounds help (1 of 2)." and unseen == "- **Not seen:** nothing."
-    assert other == "- **The other way round:** more rounds help (1 of 2)."
+    assert other == "- **The contrary holds:** more rounds help (1 of 2)."
 
 
 def test_the_gain_is_found_in_thirds_of_every_loops_users(both, monkeypatch):
@@ -298,7 +298,7 @@ def test_every_data_set_gains_where_each_does():
     gain = {"claim": claims.GAIN, "llm": "SmolLM2-135M-Instruct", "scorer": "own", "users": 283, "loops": 2, "n": 4}
     for verdicts, verdict in (
         (["held", "held"], "held"),
-        (["held", "not visible (below 0.0200)"], "not visible (1 of 2)"),
+        (["held", "not visible (0.0200 would be)"], "not visible (1 of 2)"),
         (["held", "not held"], "not held"),
     ):
         gains = pd.DataFrame([gain | {"verdict": v} for v in verdicts], columns=claims.COLUMNS)
