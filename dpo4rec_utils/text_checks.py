@@ -10,13 +10,14 @@ from dpo4rec_utils.alignment.heldout import MOST_USERS, heldout_stage
 from dpo4rec_utils.alignment.log_probs import log_ratio_stage
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.keys import content_key, fingerprint
-from dpo4rec_utils.knowledge.engines import open_sampler
+from dpo4rec_utils.knowledge.engines import exchangeable, open_sampler
 from dpo4rec_utils.knowledge.guards import guards_stage, mean_likes, similarity_stage, words_stage
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
 from dpo4rec_utils.knowledge.repetition import repetition_stage
 from dpo4rec_utils.registries import BACKBONES, ENGINES
 from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_reranker
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
+from dpo4rec_utils.seeds import derive_seed
 from dpo4rec_utils.store import Stage, made_by
 from dpo4rec_utils.study import Study
 
@@ -79,12 +80,13 @@ def check_title(study: Study) -> None:
         sampler = open_sampler(study.zero_shot, study.config, folder)
         tokenizer = load_tokenizer(study.config.llm.model)
         control = [tokenizer.convert_tokens_to_ids(word) for word in knowledge.control_words]
-        task = study.scorers.task("prm", "popularity", study.vectors.template_vectors(2, full=False), study.seed)
+        templates = study.vectors.template_vectors(2, full=False)
+        task = study.scorers.task("prm", "popularity", templates, derive_seed(study.seed, "title"))
+        seeds = [derive_seed(study.seed, "title", user) for user in users]
         rows, scorer = [], (task, load_reranker(task, train_reranker(task)))
         for kind, prompts in prompts_by_title.items():
-            answers = sampler.sample(
-                prompts, [count] * len(users), [study.seed + number for number in range(len(users))]
-            )
+            answers = sampler.sample(prompts, [count] * len(users), seeds)
+            answers = [exchangeable(answer, seed) for answer, seed in zip(answers, seeds, strict=True)]
             texts = [[knowledge.prefix + completion.text for completion in answer] for answer in answers]
             row = {"title": kind, "control_tokens": int(np.isin(token_ids(tokenizer, prompts[0]), control).sum())}
             row |= {"tokens": float(np.mean([completion.tokens for answer in answers for completion in answer]))}

@@ -3,10 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data_config import DataConfig
+
+settings.register_profile("study", deadline=None, derandomize=True)  # a busy machine is slow, and no fault
+settings.load_profile("study")
 
 
 def made_dataset(users=30, items=60, seed=0) -> Dataset:

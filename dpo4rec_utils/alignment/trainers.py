@@ -3,7 +3,7 @@
 
 DPO (Rafailov et al., arXiv 2305.18290, eq. 7): -log sigmoid(beta * [log pi/ref (chosen) - log pi/ref (rejected)]),
 with log-probabilities summed over completion tokens. A larger beta keeps the policy closer to the reference; at the
-first step policy and reference are the same, the margin is 0 and the loss ln 2 = 0.6931, and the chosen texts\' own
+first step policy and reference are the same, the margin is 0 and the loss ln 2 = 0.6931, and the chosen texts' own
 beside it where `chosen_weight` is above 0.
 
 `PrefixSharedDPOTrainer` computes each prompt once for all its completions in a batch (packing.py) and the reference

@@ -64,7 +64,7 @@ class Data:
         return tag_matrix(self.dataset, self.domain.attribute)
 
     def shuffled_users(self) -> np.ndarray:
-        """(U,) another user of the same split for each user, nobody their own."""
+        """(U,) another user of the same split for each user; the only user of a split is their own."""
         other = np.arange(len(self.cohort.users))
         for split in SPLITS:
             order = generator(self.seed, "shuffle", split).permutation(self.cohort.of(split))

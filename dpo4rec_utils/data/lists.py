@@ -56,8 +56,8 @@ def build_lists(dataset: Dataset, cohort: Cohort, config: DataConfig, draw: Draw
 
     protocol 'uniform' draws negatives uniformly (KAR's), 'popularity' from the empirical item distribution; both
     without replacement from items the user never interacted with. A user's negatives depend on (seed, protocol,
-    user) alone; one who met nearly every item has no lists, and more than 1 % of such users are an error. `later`
-    gives the next `max_lists` lists of a user instead of the first, which no stage of the loop ever sees.
+    user) alone. `later` gives the next `max_lists` lists of a user instead of the first, which no stage of the loop
+    ever sees. Raises `StudyError` for a user who met nearly every item, or where nobody has a list.
     """
     counts = dataset.interactions.item_id.value_counts().reindex(dataset.items.item_id, fill_value=0).to_numpy(float)
     size, skip = config.positives_per_list, config.max_lists if draw.later else 0

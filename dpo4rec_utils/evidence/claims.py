@@ -10,6 +10,7 @@ from dpo4rec_utils.evidence import words
 from dpo4rec_utils.evidence.loops import MEAN, Loops, differences
 
 ALPHA = 0.05
+ENOUGH = 3  # loops of a headline: fewer say little of what training again would give
 COLUMNS = [
     *("claim", "dataset", "llm", "protocol", "scorer", "arm", "baseline", "metric", "k", "users", "loops"),
     *("difference", "ci_low", "ci_high", "loop_sd", "better", "worse", "n", "verdict"),
@@ -77,7 +78,7 @@ def _every_dataset(gains: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (llm, scorer), part in gains.groupby(["llm", "scorer"], sort=False):
         if len(part) > 1:
-            better, worse = ((part.verdict == verdict).sum() for verdict in ("held", "not held"))
+            better, worse = ((kinds(part) == verdict).sum() for verdict in ("held", "not held"))
             row = {"claim": "every data set gains", "dataset": "all", "llm": llm, "scorer": scorer}
             row |= {name: part[name].iloc[0] for name in ("protocol", "arm", "baseline", "metric", "k")}
             row |= {"users": part.users.sum(), "loops": part.loops.sum(), "better": better, "worse": worse}
@@ -102,21 +103,28 @@ def _rows(claim: Claim, loops: Loops) -> Iterator[dict]:
 
 
 def verdict(row: dict) -> str:
-    """'held', 'not held', or 'not visible (0.0123 would be)', of a row of `loops.differences`."""
+    """'held', 'not held', or 'not visible (0.0123 would be)', of a row of `loops.differences`. What fewer than three
+    loops say has their number beside it: 'held (loops: 1)'."""
+    few = f" (loops: {row['loops']})" * (row["loops"] < ENOUGH)
     if row["p_holm"] < ALPHA and row["ci_low"] > 0:
-        return "held"
+        return "held" + few
     if row["p_holm"] < ALPHA and row["ci_high"] < 0:
-        return "not held"
+        return "not held" + few
     return f"not visible ({row['detectable']:.4f} would be)"
+
+
+def kinds(table: pd.DataFrame) -> pd.Series:
+    """The verdicts of a table of claims without what stands in brackets."""
+    return table.verdict.str.partition(" (")[0]
 
 
 def over_all(table: pd.DataFrame) -> pd.DataFrame:
     """How often each claim held, own scorers: claim, held, not held, not visible, and where it held."""
     rows = []
     for claim, part in table[table.scorer == "own"].groupby("claim", sort=False):
-        kinds = part.verdict.str.partition(" (")[0]
-        places = [f"{row.dataset}, {row.llm}" for row in part[kinds == "held"].itertuples()]
-        counts = {kind: int((kinds == kind).sum()) for kind in ("held", "not held", "not visible")}
+        verdicts = kinds(part)
+        places = [f"{row.dataset}, {row.llm}" for row in part[verdicts == "held"].itertuples()]
+        counts = {kind: int((verdicts == kind).sum()) for kind in ("held", "not held", "not visible")}
         rows.append({"claim": claim} | counts | {"held on": "; ".join(places)})
     return pd.DataFrame(rows)
 

@@ -156,7 +156,7 @@ def write_all(records: Records) -> tuple[list[str], list[str]]:
                 absent.append(name)
             except KeyError as error:
                 raise StudyError(
-                    f"{name} cannot be drawn: a record of {records.profile} lacks {error}, so other code made it; run `study` again."
+                    f"{name} cannot be drawn: a record of {records.profile} lacks {error}, so other code made it; run `study` again, and tell us if that does not help."
                 ) from None
             plt.close("all")
     return written, absent

@@ -28,7 +28,8 @@ MEAN = "mean"  # the mean over backbones that do not read the history
 class Loops:
     """The loops of one data set and one LLM. name: that of their profiles without the number; records: by number.
 
-    Raises `StudyError` where they differ in more than seeds, test users and arms, or are of more than one commit.
+    Raises `StudyError` where they differ in more than seeds, test users and arms, share test users, have other
+    validation users, or their own scorers are of more than one commit.
     """
 
     name: str
@@ -48,6 +49,13 @@ class Loops:
             raise StudyError(
                 f"The loops of {self.name} were ranked at commits {', '.join(sorted(commits))}; make them at one."
             )
+        for first, other in itertools.combinations(self.records, 2):
+            shared = _users(first, "test") & _users(other, "test")
+            if shared or _users(first, "validation") != _users(other, "validation"):
+                raise StudyError(
+                    f"{first.profile} and {other.profile} share test users or have other validation users; loops need data.seed in "
+                    "common and a data.fold each."
+                )
 
     @property
     def dataset(self) -> str:
@@ -93,6 +101,12 @@ def by_seed(records: Records, scorer: str, arm: str, backbone: str, split: str =
     if split == "test" and part.seed.min() < 0:
         raise StudyError(f"{records.profile} holds no values of test users by seed; make it again with `study`.")
     return part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
+
+
+def _users(records: Records, split: str) -> set[int]:
+    """The users of a split who are scored."""
+    values = records.values("own", f"popularity-{records.last}")
+    return set(values[values.split == split].user)
 
 
 @functools.lru_cache(maxsize=256)

@@ -152,7 +152,9 @@ def held_block(results: Path) -> str:
     if not every:
         return "No loop is there yet: see [what will be run](docs/experiments/2026-11-29-table-1.md)."
     places = "; ".join(f"{group.dataset} with {group.llm}, {len(group.records)}" for group in every)
-    return f"Loops: {places}.\n\n{claims.in_three_lines(claims.claims(every))}"
+    few = " Fewer than three say little of what training again would give."
+    few *= min(len(group.records) for group in every) < claims.ENOUGH
+    return f"Loops: {places}.{few}\n\n{claims.in_three_lines(claims.claims(every))}"
 
 
 def run_block(results: Path) -> str:

@@ -31,12 +31,17 @@ def open_records(source: dict | str) -> "Records":
 APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps", "encoder.batch_size")
 
 
-def differing(made: dict, settings: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
-    """(key, value as made, value as asked) of every setting of a record that is asked for otherwise."""
-    for key, value in made.items():
-        setting = settings.get(key, value)
-        if isinstance(value, dict) and isinstance(setting, dict):
-            yield from differing(value, setting, f"{prefix}{key}.")
+def differing(made: dict, settings: dict) -> Iterator[tuple[str, object, object]]:
+    """(key, value as made, value as asked) of every setting of a record that is asked for otherwise. A setting that an
+    older record lacks stands there at its default; one that there is no longer is left out."""
+    yield from _differing(made, settings, as_dict(Config(profile="")), "")
+
+
+def _differing(made: dict, settings: dict, defaults: dict, prefix: str) -> Iterator[tuple[str, object, object]]:
+    for key, default in defaults.items():
+        value, setting = made.get(key, default), settings.get(key, default)
+        if isinstance(default, dict) and default:
+            yield from _differing(value, setting, default, f"{prefix}{key}.")
         elif setting != value and f"{prefix}{key}" not in APART:
             yield f"{prefix}{key}", value, setting
 

@@ -329,14 +329,14 @@ def counts_of(rows: pd.DataFrame) -> dict[str, int]:
 def breakdown(records: Records) -> pd.DataFrame:
     """Where the last round's difference comes from: thirds of the test users by three facts about them, popularity.
 
-    Per-user NDCG@7 differences, mean over backbones and seeds. Facts: interactions in all, mean popularity of the
-    items they liked later (train users' interactions), liked items a list. Columns: fact, third, range, users,
-    difference, ci_low, ci_high.
+    Per-user NDCG@7 differences, mean over seeds and over backbones that do not read the history. Facts: interactions
+    in all, mean popularity of the items they liked later (train users' interactions), liked items a list. Columns:
+    fact, third, range, users, difference, ci_low, ci_high.
     """
     (part,) = [p for p in scored(records) if (p["protocol"], p["scorer"]) == ("popularity", "shared")]
     arm, baseline, rows = records.last, "zero_shot", []
     values = [
-        np.mean([_by_user(part["arms"][name], b, "ndcg") for b in records.backbones], axis=0)
+        np.mean([_by_user(part["arms"][name], b, "ndcg") for b in backbone_groups(records)["mean"]], axis=0)
         for name in (arm, baseline)
     ]
     change, users = values[0] - values[1], part["arms"][arm]["users"]

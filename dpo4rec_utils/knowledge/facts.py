@@ -47,8 +47,8 @@ def _most(counts: Counter, limit: int) -> tuple[tuple[str, int], ...]:
 class FactReader:
     """Reads the facts of histories (item, rating, timestamp) over one catalogue.
 
-    A prompt shows the first `llm.titles` of a history. `tidy` brings a title or value into the shape that prompts
-    can hold: no control words, not too long.
+    A prompt shows `llm.titles` titles of a history, the best rated first, of these the latest. `tidy` brings a title
+    or value into the shape that prompts can hold: no control words, not too long.
     """
 
     def __init__(self, dataset: Dataset, domain: Domain, config: Config, tidy=lambda text: text):

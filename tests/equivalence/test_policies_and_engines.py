@@ -86,6 +86,7 @@ def by_position(lengths: np.ndarray) -> float:
     return float(np.mean((ranks @ places)[spread > 0] / spread[spread > 0]))
 
 
+@pytest.mark.long
 def test_length_by_position_is_flat_whatever_order_an_engine_gives(tmp_path):
     """OpenVINO GenAI sorts a prompt's completions by likelihood, so its first ones are short; the first two of eight
     must be two at random. Of 32 prompts the correlation has a deviation of 0.07 by chance."""
@@ -113,12 +114,12 @@ def test_a_token_is_drawn_from_what_transformers_keeps(scale):
     torch.manual_seed(0)
     row = torch.randn(1, 2000) * scale
     kept = TopPLogitsWarper(0.7)(None, row / 0.8).softmax(dim=1)[0]
-    chances = torch.linspace(0, 1 - 1e-6, 200_000)
+    chances = torch.linspace(0, 1 - 1e-6, 20_000)
     drawn = torch.cat(
         [transformers_engine.pick(row.expand(len(part), -1), part, config) for part in chances.split(2000)]
     )
     share = torch.bincount(drawn, minlength=2000) / len(chances)
-    assert (share - kept).abs().max() < 2e-5 and (kept > 0).sum() == (share > 0).sum()
+    assert (share - kept).abs().max() < 2e-4 and (kept > 0).sum() == (share > 0).sum()
 
 
 def test_logits_of_a_batch_equal_those_of_each_prompt_alone():

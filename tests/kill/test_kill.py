@@ -56,6 +56,23 @@ def kill_tree(process: subprocess.Popen) -> None:
     process.communicate()
 
 
+def finished(root: Path) -> int:
+    """How many stages are finished."""
+    return len(list(root.glob("runs/*/*/record.json")))
+
+
+def kill_at(process: subprocess.Popen, root: Path, stages: int, seconds: float = 0.0) -> bool:
+    """Kill a run so many seconds after it has finished so many stages; False where it had ended before."""
+    while process.poll() is None and finished(root) < stages:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    if process.poll() is not None:
+        process.communicate()
+        return False
+    kill_tree(process)
+    return True
+
+
 def content(root: Path) -> dict:
     """What a run leaves, but for when and how long: shards, adapters, vectors, tables and metrics by hash."""
     found = {}
@@ -78,21 +95,16 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(model, tmp_path_factory):
     root = checkout(tmp_path_factory.mktemp("undisturbed") / "checkout")
-    start = time.monotonic()
     output, _ = (process := begin(root, model)).communicate()
     assert process.returncode == 0, output[-3000:]
-    return content(root), time.monotonic() - start
+    return content(root), finished(root)
 
 
 def test_killed_at_seeded_moments_it_makes_the_same(model, undisturbed, tmp_path):
-    wanted, seconds = undisturbed
+    wanted, stages = undisturbed
     root, chance = checkout(tmp_path / "checkout"), random.Random(SEED)
-    for _ in range(KILLS):
-        process = begin(root, model)
-        try:
-            process.wait(timeout=chance.uniform(0.3, 0.95) * seconds)
-        except subprocess.TimeoutExpired:
-            kill_tree(process)
+    for number in sorted(chance.sample(range(1, stages), KILLS)):
+        assert kill_at(begin(root, model), root, number), f"it ended before stage {number} of {stages}"
     output, _ = (process := begin(root, model)).communicate()
     assert process.returncode == 0, output[-3000:]
     found = content(root)

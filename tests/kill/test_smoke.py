@@ -6,13 +6,12 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.kill.test_kill import checkout, content, kill_tree
+from tests.kill.test_kill import checkout, content, finished, kill_at
 
 pytestmark = pytest.mark.kill
 ROOT = Path(__file__).parents[2]
@@ -38,26 +37,12 @@ def published(root: Path) -> dict:
     return tables | records
 
 
-def finished(root: Path) -> int:
-    """How many stages are finished."""
-    return len(list(root.glob("runs/*/*/record.json")))
-
-
-def kill_at(process: subprocess.Popen, root: Path, stages: int, seconds: float) -> None:
-    """Kill the study so many seconds after it has finished so many stages, unless it ends before."""
-    while process.poll() is None and finished(root) < stages:
-        time.sleep(0.05)
-    time.sleep(seconds)
-    if process.poll() is None:
-        kill_tree(process)
-
-
 def test_killed_over_all_stages_it_publishes_the_same(tmp_path):
     calm, root, chance = checkout(tmp_path / "calm"), checkout(tmp_path / "killed"), random.Random(SEED)
     with open(tmp_path / "log", "w") as log:
         assert begin(calm, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
-        for stages in sorted(chance.sample(range(finished(calm)), KILLS)):
-            kill_at(begin(root, log), root, stages, chance.uniform(0, 2))
+        for stages in sorted(chance.sample(range(finished(calm) - 1), KILLS)):
+            assert kill_at(begin(root, log), root, stages, chance.uniform(0, 2)), "it ended before"
             print(f"killed with {finished(root)} of {finished(calm)} stages finished", flush=True)
         assert begin(root, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
     wanted, found = published(calm) | content(calm), published(root) | content(root)

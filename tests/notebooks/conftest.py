@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dpo4rec_utils.keys import code_key, content_key
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,11 +40,14 @@ def finished(tmp_path_factory, request):
     """A checkout in which the smoke study has run; `make test` leaves it in build/study for the long tests."""
     kept = os.environ.get("DPO4REC_TEST_STUDY")
     root = Path(kept).resolve() if kept else tmp_path_factory.mktemp("study")
-    if request.config.option.markexpr == "long" and (root / "output.txt").exists():
+    books = [path.read_text() for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    code, made = content_key([code_key("dpo4rec_utils.execute"), *books]), root / "code.txt"
+    if request.config.option.markexpr == "long" and made.exists() and made.read_text() == code:
         return root
     shutil.rmtree(root, ignore_errors=True)
     process = start(checkout(root), "-m", "dpo4rec_utils", "study", "--profile", "smoke")
     output, _ = process.communicate()
     assert process.returncode == 0, output[-3000:]
     (root / "output.txt").write_text(output)
+    made.write_text(code)
     return root

@@ -31,7 +31,9 @@ def lab(tmp_path_factory):
     (root / "notebooks").unlink()  # Lab saves what it opens
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     walkthrough = root / "notebooks/00_walkthrough.ipynb"
-    walkthrough.write_text(walkthrough.read_text().replace('PROFILE = \\"ml-100k\\"', 'PROFILE = \\"smoke\\"'))
+    default = 'PROFILE = \\"ml-100k\\"'
+    assert walkthrough.read_text().count(default) == 1
+    walkthrough.write_text(walkthrough.read_text().replace(default, 'PROFILE = \\"smoke\\"'))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -194,7 +194,7 @@ def test_knowledge_to_take_home(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    "case",
     [
         (("--policy", "dpo_round_9", "--interactions", "new.csv"), "dpo_round_9"),
         (("--interactions", "nowhere.csv"), "nowhere.csv could not be opened"),
@@ -203,16 +203,16 @@ def test_knowledge_to_take_home(finished, tmp_path):
         (("--interactions", "new.csv", "--profile", "ml-100k"), "run study --profile ml-100k first"),
     ],
 )
-def test_what_cannot_be_written_is_one_sentence(finished, tmp_path, command, words):
+def test_what_cannot_be_written_is_one_sentence(finished, case, tmp_path, monkeypatch, capsys):
+    command, words = case
     pd.DataFrame([("u", 1, 5, 1)], columns=["user_id", "item_id", "rating", "timestamp"]).to_csv(tmp_path / "new.csv")
     table = pd.DataFrame([("u", "x", 5, 1)], columns=["user_id", "item_id", "rating", "timestamp"])
     table.to_csv(tmp_path / "unlisted.csv", index=False)
     given = [str(tmp_path / part) if part.endswith(".csv") else part for part in command]
-    process = start(
-        finished, "-m", "dpo4rec_utils", "write", "--profile", "smoke", "--out", str(tmp_path / "o.parquet"), *given
-    )
-    output, _ = process.communicate()
-    assert process.returncode == 2 and words in output and "Traceback" not in output, output[-2000:]
+    monkeypatch.chdir(finished)
+    assert cli.main(["write", "--profile", "smoke", "--out", str(tmp_path / "o.parquet"), *given]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed and "Traceback" not in printed and not (tmp_path / "o.parquet").exists()
 
 
 RESUME = """

@@ -1,19 +1,21 @@
 """Every figure of every committed profile, measured: axes keep half of the width, no label covers another, no legend
 is cut."""
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
 import pytest
 
-from dpo4rec_utils.evidence import across
+from dpo4rec_utils.evidence import across, plots
 from dpo4rec_utils.evidence.contents import FIGURES
-from dpo4rec_utils.evidence.pages import read_loops
-from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.pages import committed, read_loops, read_records
 from dpo4rec_utils.files import MissingRecordError
 
 RESULTS = Path(__file__).parents[2] / "results"
-PROFILES = sorted(p.parent.name for p in RESULTS.glob("*/manifest.json") if not p.parent.name.startswith("smoke"))
+PROFILES = committed(RESULTS)
 
 
 def faults(figure) -> list[str]:
@@ -40,9 +42,10 @@ def faults(figure) -> list[str]:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_figure_can_be_read(profile, name):
     try:
-        figure, finding = FIGURES[name](Records(RESULTS / profile))
+        figure, finding = FIGURES[name](read_records(RESULTS / profile))
     except MissingRecordError:
-        pytest.skip(f"{profile} has no record for {name}")
+        assert not list((RESULTS / profile / "figures").glob(f"{name}.*")), "a figure that no record draws"
+        return
     assert faults(figure) == [] and finding.endswith(".")
     plt.close("all")
 
@@ -51,6 +54,18 @@ def test_a_figure_can_be_read(profile, name):
 def test_a_figure_over_all_loops_can_be_read(name):
     figure, finding = across.FIGURES[name](read_loops(RESULTS))
     assert faults(figure) == [] and finding.endswith(".")
+    plt.close("all")
+
+
+def test_a_picture_keeps_the_colours_of_all_series():
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for place, (marker, colour, _) in enumerate(plots.STYLES):
+        axis.errorbar(np.arange(9), np.full(9, place), 0.3, ecolor=colour, fmt=marker, color=colour, markersize=5)
+    picture = PIL.Image.open(io.BytesIO(plots.png(figure))).convert("RGB")
+    there = np.array([colour for _, colour in picture.getcolors(2**24)])
+    for _, colour, _ in plots.STYLES:
+        wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+        assert np.abs(there - wanted).sum(axis=1).min() <= 24, f"{colour} is merged with another"
     plt.close("all")
 
 

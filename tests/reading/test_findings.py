@@ -8,7 +8,7 @@ import pytest
 
 from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence.findings import FINDINGS, seen
-from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.pages import read_records
 
 ROOT = Path(__file__).parents[2]
 PROFILES = [name for name in ("ml-100k", "games") if (ROOT / "results" / name / "manifest.json").exists()]
@@ -25,7 +25,7 @@ def ndcg_at_7(profile: str, arm: str) -> pd.Series:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_main_results_are_those_of_the_parquet_files(profile):
-    records = Records(ROOT / "results" / profile)
+    records = read_records(ROOT / "results" / profile)
     line = seen("05", [records])
     last = ndcg_at_7(profile, records.last)
     for baseline in ("zero_shot", "random_labels", records.start):
@@ -36,7 +36,7 @@ def test_the_main_results_are_those_of_the_parquet_files(profile):
 
 @pytest.mark.parametrize("notebook", FINDINGS)
 def test_three_sentences_a_data_set_each_with_a_number(notebook):
-    profiles = [Records(ROOT / "results" / name) for name in PROFILES]
+    profiles = [read_records(ROOT / "results" / name) for name in PROFILES]
     lines = seen(notebook, profiles).splitlines()
     assert len(lines) == len(PROFILES)
     for line in lines:

@@ -124,14 +124,14 @@ def test_a_profile_by_its_bytes(case, tmp_path):
 
 PARAMETERS = {
     "alignment.beta": "has no value",
-    "=1": "",
+    "=1": "Unknown key ",
     "alignment.beta=": "alignment.beta = None",
     "alignment.beta=[": "is no YAML value",
     "alignment.beta={": "is no YAML value",
     "alignment=3": "alignment = 3: a mapping is expected",
     "alignment.beta.x=3": "alignment.beta = ",
     "alignment..beta=3": "Unknown key alignment.",
-    ".=3": "",
+    ".=3": "Unknown key ",
     "alignment.beta=1e400": "alignment.beta = inf",
     "alignment.beta=\x1b[31m": "is no YAML value|has the wrong type",
     "x=1": "Unknown key x",

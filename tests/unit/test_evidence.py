@@ -15,7 +15,7 @@ from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, ta
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
 from dpo4rec_utils.evidence import answer, loop_figures, loop_learning, report, tables, words
-from dpo4rec_utils.evidence.records import Records
+from dpo4rec_utils.evidence.records import Records, differing
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError
 from dpo4rec_utils.metrics import CUTOFFS, METRICS
 from dpo4rec_utils.settings import load_config
@@ -154,6 +154,29 @@ def test_an_accuracy_that_may_be_chance_is_not_learning():
     table = pd.DataFrame({"policy": ["below", "touching", "above"], "heldout_ci_low": [0.45, 0.5, 0.501]})
     assert words.unlearnt(table, table.policy) == " Not seen to learn: below, touching."
     assert words.unlearnt(table.iloc[2:], ["above"]) == ""
+
+
+def test_a_loss_needs_the_other_scorers_word_as_a_gain_does(records):
+    shared = tables.last_round(records).query("scorer == 'shared'").set_index("baseline")
+    name = "zero_shot"
+    assert words.side(shared.ci_low[name], shared.ci_high[name]) == 1
+    assert words.confirmed(records, {name: 1}) == ([name], []) and words.unconfirmed(records, {name: 1}) == "none"
+    assert words.confirmed(records, {name: -1}) == ([], [name])
+    there = f"({shared.difference[name]:+.3f} there)"
+    assert words.unconfirmed(records, {name: -1}) == f"the loss to zero-shot LLM {there}"
+    assert words.unconfirmed(records, {"history_mean+dpo": -1}) == "none", "no shared scorer reads it"
+
+
+def test_a_setting_that_an_older_record_lacks_stands_at_its_default():
+    made, settings = as_dict(CONFIG), as_dict(CONFIG)
+    assert list(differing(made, settings)) == []
+    del made["reranker"]["texts"]
+    assert list(differing(made, settings)) == []
+    settings["reranker"]["texts"] = "mean"
+    assert list(differing(made, settings)) == [("reranker.texts", "each", "mean")]
+    assert list(differing(settings, made)) == [("reranker.texts", "mean", "each")]
+    made["reranker"]["gone"] = 1
+    assert ("reranker.gone", 1, None) not in list(differing(made, settings))
 
 
 def test_losses_are_counted_like_wins(records):

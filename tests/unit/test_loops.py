@@ -42,7 +42,8 @@ def config_of(number: int, **changes) -> dict:
 
 
 def scored_stage(kind: str, name: str, arms: dict[str, float], users: int) -> Stage:
-    """Every user has an arm's value, less 0.05 with the first seed and more with the second; MIR sees no difference."""
+    """Every user has an arm's value, less 0.05 with the first seed and more with the second; MIR sees no difference.
+    Test users are counted from 100 times their number, so that no two loops share one."""
 
     def build(folder):
         rows = []
@@ -51,9 +52,12 @@ def scored_stage(kind: str, name: str, arms: dict[str, float], users: int) -> St
                 level = 0.4 if b == "mir" else value
                 for s in (0, 1):
                     noise = np.random.default_rng([s, users]).normal(0, 0.01, users)
-                    rows += [(arm, b, "ndcg@7", "test", s, u, level + 0.1 * s - 0.05 + noise[u]) for u in range(users)]
+                    rows += [
+                        (arm, b, "ndcg@7", "test", s, 100 * users + u, level + 0.1 * s - 0.05 + noise[u])
+                        for u in range(users)
+                    ]
                     rows += [(arm, b, "ndcg@7", "validation", s, u, level + 0.01 * u) for u in range(3)]
-                rows += [(arm, b, "map@7", "test", -1, u, level) for u in range(users)]
+                rows += [(arm, b, "map@7", "test", -1, 100 * users + u, level) for u in range(users)]
         columns = ["arm", "backbone", "metric", "split", "seed", "user", "value"]
         write_values(pd.DataFrame(rows, columns=columns), folder)
         level = {(arm, b): 0.4 if b == "mir" else value for arm, value in arms.items() for b in BACKBONES}
@@ -80,7 +84,7 @@ def make_loop(root, number: int, **changes):
     read = {name: value for name, value in values.items() if name != "none" and not name.startswith("history_mean+")}
     store.make(scored_stage("shared", "popularity", read, users))
     facts = {
-        "user": list(range(users)),
+        "user": list(range(100 * users, 101 * users)),
         "interactions": list(range(users))[::-1],
         "popularity of liked items": [1] * users,
     }
@@ -163,6 +167,21 @@ def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one
         loops.read_loops(tmp_path / "results", ["made-loop-1", "made-loop-2"])
 
 
+def test_loops_that_share_test_users_are_not_pooled(results, tmp_path):
+    root = tmp_path / "results"
+    shutil.copytree(results, root)
+    first, second = (root / f"made-loop-{number}/records/own-popularity-dpo_round_2.parquet" for number in (1, 2))
+    values, others = pd.read_parquet(second), pd.read_parquet(first)
+    values.loc[values.user == 6000, "user"] = others.user.max()
+    values.to_parquet(second)
+    with pytest.raises(StudyError):  # the manifest knows the file by its hash
+        loops.read_loops(root, ["made-loop-1", "made-loop-2"])
+    one, two = (loops.Records(root / f"made-loop-{number}") for number in (1, 2))
+    two.values = lambda *_: values
+    with pytest.raises(StudyError, match="made-loop-1 and made-loop-2 share test users"):
+        loops.Loops("made", (one, two))
+
+
 def test_loops_of_two_commits_are_not_pooled(results, tmp_path):
     shutil.copytree(results, tmp_path / "results")
     folder = tmp_path / "results/made-loop-2"
@@ -175,14 +194,16 @@ def test_loops_of_two_commits_are_not_pooled(results, tmp_path):
 
 
 def test_a_claim_is_held_not_held_or_not_visible(both):
-    row = {"p_holm": 0.01, "ci_low": 0.001, "ci_high": 0.1, "detectable": 0.02}
-    assert claims.verdict(row) == "held"
-    assert claims.verdict(row | {"p_holm": 0.06}) == "not visible (0.0200 would be)", "held before Holm's correction alone"
+    row = {"p_holm": 0.01, "ci_low": 0.001, "ci_high": 0.1, "detectable": 0.02, "loops": 3}
+    assert claims.verdict(row) == "held" and claims.verdict(row | {"loops": 2}) == "held (loops: 2)"
+    assert claims.verdict(row | {"p_holm": 0.06}) == "not visible (0.0200 would be)", (
+        "held before Holm's correction alone"
+    )
     assert claims.verdict(row | {"ci_low": -0.1, "ci_high": -0.001}) == "not held"
     table = claims.claims([both])
     assert list(table.columns) == claims.COLUMNS and not table.verdict.isna().any()
     best = table[(table.claim == "DPO helps over best of N") & (table.scorer == "own")].iloc[0]
-    assert best.verdict == "held" and best.loops == 1 and (best.better, best.worse, best.n) == (2, 0, 3)
+    assert best.verdict == "held (loops: 1)" and best.loops == 1 and (best.better, best.worse, best.n) == (2, 0, 3)
     knowledge = table[(table.claim == "knowledge helps a re-ranker") & (table.scorer == "own")].iloc[0]
     assert knowledge.verdict.startswith("not visible") and knowledge.difference == 0
     every = table[(table.claim == "every backbone gains") & (table.scorer == "own")].iloc[0]
@@ -200,7 +221,7 @@ def test_a_claim_stands_in_the_line_that_it_belongs_to(both):
         "knowledge helps a re-ranker" in unseen and other == "- **The contrary holds:** it beats a template (1 of 1)."
     )
     worse = pd.DataFrame(
-        [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held"}]
+        [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held (loops: 1)"}]
     )
     held, unseen, other = claims.in_three_lines(pd.concat([worse, worse.assign(verdict="held")])).splitlines()
     assert held == "- **Held:** more rounds help (1 of 2)." and unseen == "- **Not seen:** nothing."
@@ -279,10 +300,24 @@ def test_resamples_have_the_variance_of_loops_users_and_seeds():
     made = [rng.normal(mean, 0.3, (1, 400, 1)) for mean in (0.0, 0.1, 0.2, 0.3)]
     (row,) = looped_differences(made, 40000, rng)
     means = np.array([loop.mean() for loop in made])
-    # Of loops s^2 / L, of users the mean of their variances over L.
-    variance = means.var(ddof=1) / 4 + np.mean([loop.var() / 400 for loop in made]) / 4
+    # Of loops their own variance over L, which is that of their means less that of their users; of users theirs over L.
+    within = np.mean([loop.var(ddof=1) / 400 for loop in made])
+    variance = (means.var(ddof=1) - within) / 4 + within / 4
     seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * np.sqrt(variance)
     assert row["detectable"] == pytest.approx(seen, rel=0.03) and row["loop_sd"] == pytest.approx(means.std(ddof=1))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.1])
+def test_the_noise_of_users_is_not_counted_twice(spread):
+    """400 comparisons of three loops of 60 users, all of them of nothing: the noise that is told is the noise there
+    is."""
+    rng = np.random.default_rng(7)
+    made = [rng.normal(0, 0.2, (1, 60, 400)) + rng.normal(0, spread, 400) for _ in range(3)]
+    rows = looped_differences(made, 500, rng)
+    factor = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+    told = np.sqrt(np.mean([row["detectable"] ** 2 for row in rows])) / factor
+    # Three loops know little of their own noise; counted twice, that of users alone would be 41 % too large.
+    assert told == pytest.approx(np.std([row["difference"] for row in rows]), rel=0.2)
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x[:, :1], lambda x: np.where(x > 0, np.nan, x)])
@@ -299,7 +334,7 @@ def test_every_data_set_gains_where_each_does():
     for verdicts, verdict in (
         (["held", "held"], "held"),
         (["held", "not visible (0.0200 would be)"], "not visible (1 of 2)"),
-        (["held", "not held"], "not held"),
+        (["held (loops: 1)", "not held (loops: 1)"], "not held"),
     ):
         gains = pd.DataFrame([gain | {"verdict": v} for v in verdicts], columns=claims.COLUMNS)
         (row,) = claims._every_dataset(gains).to_dict("records")

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from dpo4rec_utils.evidence.pages import committed
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = [ROOT / "README.md", ROOT / "START.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,6 +34,11 @@ def declared() -> dict[str, Requirement]:
     assert set(extras) == {"cpu", "dev"}
     every = [Requirement(text) for text in (*PROJECT["dependencies"], *extras["cpu"], *extras["dev"])]
     return {normal(one.name): one for one in every}
+
+
+def test_the_study_has_one_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert cited == PROJECT["version"] == metadata.version(PROJECT["name"])
 
 
 def test_ranges_lock_and_conda_agree():
@@ -92,10 +99,9 @@ def test_every_path_in_a_page_exists(page):
 
 
 def test_profiles_are_light():
+    folders = [ROOT / "results/figures", *(ROOT / "results" / name for name in committed(ROOT / "results"))]
     sizes = {
-        folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        for folder in (ROOT / "results").iterdir()
-        if folder.is_dir() and not folder.name.startswith("smoke")
+        folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders
     }
     assert sizes and all(size <= 3 * 2**20 for size in sizes.values()), sizes
     assert sum(sizes.values()) <= 30 * 2**20

@@ -1,0 +1,118 @@
+"""Vectors of what is known of a user, by hand; who trains the models that reward a user, and who does not."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo4rec_utils.data_config import DataConfig
+from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge.facts import Facts
+from dpo4rec_utils.knowledge.vectors import TextVectors
+from dpo4rec_utils.rewards.model import assigned_folds
+from dpo4rec_utils.rewards.referees import claimed_change
+from dpo4rec_utils.settings import load_config
+from tests.conftest import made_study
+
+POLICY = SimpleNamespace(name="p")
+ITEMS = np.eye(4, dtype=np.float32)  # item i points along axis i
+
+
+class LengthEncoder:
+    """A text's vector is the number of its letters and the place of its last one in the alphabet."""
+
+    def encode(self, texts, _=""):
+        return np.array([[len(text), ord(text[-1]) - ord("a")] for text in texts], np.float32)
+
+
+def vectors_of(histories: list[list[tuple[int, int]]], texts: pd.DataFrame | None = None) -> TextVectors:
+    """Vectors of users with histories of (item, rating)."""
+    past = [pd.DataFrame(rows, columns=["item", "rating"]) for rows in histories]
+    facts = [Facts((), (), (), (), items=tuple(item for item, _ in rows[:2])) for rows in histories]
+    data = SimpleNamespace(cohort=SimpleNamespace(history=past))
+    knowledge = SimpleNamespace(
+        config=SimpleNamespace(data=DataConfig()),
+        data=data,
+        facts=facts,
+        users=range(len(histories)),
+        texts=lambda policy: texts,
+        prefix_of=lambda policy: "x",
+    )
+    vectors = TextVectors(knowledge, LengthEncoder())
+    vectors.__dict__["item_vectors"] = ITEMS
+    return vectors
+
+
+def test_a_history_mean_adds_what_is_liked_and_takes_away_what_is_disliked():
+    vectors = vectors_of([[(0, 5), (1, 4), (2, 1), (3, 3)], [(0, 3), (2, 3)], [(1, 1)]])
+    assert np.allclose(vectors.history_mean[0], [1 / 3, 1 / 3, -1 / 3, 0]), "three stars are between"
+    assert np.allclose(vectors.history_mean[1], [0.5, 0, 0.5, 0]), "all between: a plain mean"
+    assert np.allclose(vectors.history_mean[2], [0, -1, 0, 0])
+
+
+def test_the_mean_of_items_shown_reads_those_of_the_prompt_alone():
+    vectors = vectors_of([[(0, 5), (1, 4), (2, 1)], [(3, 2), (1, 5)]])
+    assert np.allclose(vectors.shown_mean, [[0.5, 0.5, 0, 0], [0, 0.5, 0, 0.5]])
+
+
+def texts_of(*rows: tuple[int, int, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["user", "sample", "text"])
+
+
+def test_a_texts_vector_stands_at_its_user_and_place():
+    vectors = vectors_of([[(0, 5)], [(1, 5)]], texts_of((1, 1, "ab"), (0, 0, "c"), (1, 0, "abcd")))
+    read = vectors.policy_vectors(POLICY)
+    assert read[0, 0].tolist() == [2, 2] and read[1].tolist() == [[5, 3], [3, 1]], "with the prefix"
+    assert np.isnan(read[0, 1]).all() and vectors.policy_vectors(POLICY, 1).shape == (2, 1, 2)
+
+
+def test_arms_are_read_by_equally_many_texts_or_not_at_all():
+    whole = texts_of(*((user, sample, "ab") for user in (0, 1) for sample in (0, 1, 2)))
+    assert vectors_of([[(0, 5)], [(1, 5)]], whole).equal_vectors(POLICY, 2).shape == (2, 2, 2)
+    for texts in (whole.iloc[:-2], whole[whole["sample"] == 0]):
+        with pytest.raises(StudyError, match="p: not every user has 2 texts"):
+            vectors_of([[(0, 5)], [(1, 5)]], texts).equal_vectors(POLICY, 2)
+
+
+def test_a_claim_is_the_mean_of_a_users_lists_after_less_before():
+    lists = SimpleNamespace(user=np.array([0, 0, 1]))
+    before, after = np.full((2, 2, 1), 1.0), np.array([[[3.0], [np.nan]], [[0.0], [2.0]]])
+    rewards = np.array([[1, 3, 4, np.nan], [1, 1, 2, np.nan], [0, 2, 5, 7]], float)
+
+    def rescore(vectors):
+        assert vectors.shape == (2, 4, 1) and np.array_equal(vectors[:, 2:], after, equal_nan=True)
+        return {"log_likelihood": rewards}
+
+    change = claimed_change(SimpleNamespace(rescore=rescore, lists=lists), before, after, np.array([0, 1]))
+    assert np.allclose(change, [(2 + 1) / 2, 5]), "4 - 2 and 2 - 1; 6 - 1"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return made_study(load_config("smoke"), tmp_path_factory.mktemp("study"))
+
+
+def test_a_text_is_rewarded_by_models_that_saw_no_list_of_its_user(study):
+    models = study.reward_models
+    train, unseen = (study.data.cohort.of(split) for split in ("train", "validation"))
+    fold = assigned_folds(train, study.config.reward.folds, study.seed)
+    mixture = np.zeros((len(study.data.cohort.users), 1, 8), np.float32)
+    trainings = models._trainings(mixture, fold, study.seed, None)
+    assert len(trainings) == study.config.reward.folds * study.config.reward.seeds
+    rewarded = []
+    for training in trainings.values():
+        fitted, scored = set(training.task.train.user), set(training.scored.user)
+        assert fitted and fitted <= set(train) and not fitted & scored
+        assert set(training.task.validation.user) <= set(unseen) <= scored
+        rewarded += scored - set(unseen)
+    with_lists = set(models.lists.user) & set(train)
+    assert sorted(rewarded) == sorted([*with_lists] * study.config.reward.seeds), "every train user, once a seed"
+    assert not set(models.lists.user) & set(study.data.cohort.of("test"))
+
+
+def test_another_user_is_of_the_same_split_and_stands_for_one_alone(study):
+    cohort, other = study.data.cohort, study.data.shuffled_users()
+    assert sorted(other) == list(range(len(cohort.users))) and (other != np.arange(len(other))).all()
+    for split in ("train", "validation", "test"):
+        assert set(other[cohort.of(split)]) == set(cohort.of(split))
