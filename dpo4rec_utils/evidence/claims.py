@@ -129,6 +129,16 @@ def over_all(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def made_of(every: Sequence[Loops]) -> str:
+    """How many loops there are of which LLM on which data set."""
+    places: dict[str, list[str]] = {}
+    for loops in every:
+        places.setdefault(loops.llm, []).append(f"{loops.dataset} ({len(loops.records)})")
+    few = " Fewer than three say little of what training again would give."
+    few *= min(len(loops.records) for loops in every) < ENOUGH
+    return f"Loops: {'; '.join(f'{llm} on {words.listing(names)}' for llm, names in places.items())}.{few}"
+
+
 def in_three_lines(table: pd.DataFrame) -> str:
     """What held and what came out the other way round, on how many data sets and LLMs of those that looked at it; and
     what was seen nowhere."""

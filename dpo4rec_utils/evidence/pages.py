@@ -151,10 +151,7 @@ def held_block(results: Path) -> str:
     every = read_loops(results)
     if not every:
         return "No loop is there yet: see [what will be run](docs/experiments/2026-11-29-table-1.md)."
-    places = "; ".join(f"{group.dataset} with {group.llm}, {len(group.records)}" for group in every)
-    few = " Fewer than three say little of what training again would give."
-    few *= min(len(group.records) for group in every) < claims.ENOUGH
-    return f"Loops: {places}.{few}\n\n{claims.in_three_lines(claims.claims(every))}"
+    return f"{claims.made_of(every)}\n\n{claims.in_three_lines(claims.claims(every))}"
 
 
 def run_block(results: Path) -> str:
@@ -213,7 +210,7 @@ def _expected(records: Records) -> dict[str, str]:
         "02": f"{closer:.0%} nearer to their user",
         "03": f"r = {reliable:.2f} between halves of the lists",
         "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
-        "04a": "first loss 0.6931, by hand, by trl and by the package",
+        "04a": "first loss 0.6931, three ways",
         "05": f"{row.difference:+.4f} NDCG@7 over random labels",
         "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",
         "07": f"{first.referees_validation:+.4f} nats (t = {first.referees_t:.1f}), referees, round 1",
