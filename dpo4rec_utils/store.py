@@ -143,6 +143,7 @@ class Store:
     def __init__(self, root: Path, config: dict, label: str = "", making: bool = True):
         self.root, self.config, self.label, self.making = Path(root), config, label, making
         self.runs, self.results = self.root / "runs", results_folder(self.root, config["profile"])
+        self._published: set[tuple[str, str]] = set()  # names and keys, by this store: reading again writes nothing
 
     def folder(self, kind: str, name: str, key: str) -> Path:
         """The folder of an artefact: it exists, finished or not."""
@@ -210,11 +211,14 @@ class Store:
         # An artefact may have been made for another profile that agrees in all it depends on.
         record = {name: value for name, value in record.items() if name != SEAL}
         record |= {"config": self.config, "label": self.label}
+        name, key = f"{record['kind']}-{record['name']}{self.label}", record["key"]
+        if (name, key) in self._published and self._listed().get(name, {}).get("key") == key:
+            return
         with results_alone(self.root, self.config["profile"], wait=30.0):
-            self._publish(record, values)
+            self._publish(name, record, values)
+        self._published.add((name, key))
 
-    def _publish(self, record: dict, values: Path) -> None:
-        name = f"{record['kind']}-{record['name']}{self.label}"
+    def _publish(self, name: str, record: dict, values: Path) -> None:
         path = self.results / "records" / f"{name}.json"
         write_json(path, record)
         listed = self._listed()

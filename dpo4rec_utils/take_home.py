@@ -1,7 +1,7 @@
 """What a user takes home: a policy's texts with vectors and rewards as one table, and texts for users who were not in
 the study."""
 
-import tempfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.tables import LeftOut, read_interactions
 from dpo4rec_utils.files import StudyError, UnmadeStageError, atomic_path, project_root
 from dpo4rec_utils.keys import fingerprint
-from dpo4rec_utils.knowledge.engines import exchangeable, open_sampler
+from dpo4rec_utils.knowledge.engines import Request, texts_stage
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.rewards.model import RewardModel
 from dpo4rec_utils.rewards.values import user_rewards
@@ -55,10 +55,10 @@ def write_for_new_users(
     """Texts and vectors of a policy for the users of a file of interactions, who need not be in the study.
 
     The file has the columns of the study's own interactions, or user_id, item_id, rating and timestamp; items are
-    those of the study. All of a user's interactions, the latest `history_limit`, are the history. Writes Parquet:
-    user, sample, text, vector. Returns the table, and what was left out, by reason. Raises `StudyError`
-    for a policy that is not made, for a file that cannot be used and for one that would be written over (`force`:
-    any but the input itself).
+    those of the study. All of a user's interactions, the latest `history_limit`, are the history. Texts are sampled in
+    shards, so an interrupted run goes on from the last one. Writes Parquet: user, sample, text, vector. Returns the
+    table, and what was left out, by reason. Raises `StudyError` for a policy that is not made, for a file that cannot
+    be used and for one that would be written over (`force`: any but the input itself).
     """
     _require_free(interactions, out, force)
     study = Study(config, Store(project_root(), as_dict(config), making=False))
@@ -74,20 +74,25 @@ def write_for_new_users(
     facts = [knowledge.reader.facts(rows.tail(config.data.history_limit)) for rows in histories.values()]
     prompts = [knowledge.prompt(user_facts, policy.prompt or llm.prompt) for user_facts in facts]
     seeds = [derive_seed(config.seed, "sampling", user) for user in histories]
-    with tempfile.TemporaryDirectory() as folder:
-        answers = open_sampler(policy, config, Path(folder)).sample(
-            prompts, [llm.evaluation_samples] * len(prompts), seeds
-        )
-    prefix = knowledge.prefix_of(policy)
-    rows = [
-        (user, sample, prefix + completion.text)
-        for user, seed, completions in zip(histories, seeds, answers, strict=True)
-        for sample, completion in enumerate(exchangeable(completions, seed))
+    requests = [
+        Request(str(place), prompt, llm.evaluation_samples, seed)
+        for place, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    out_table = pd.DataFrame(rows, columns=["user", "sample", "text"])
+    stage = texts_stage("new_users", policy, requests, config)
+    folder = study.store.folder(stage.kind, stage.name, stage.key)  # what an interruption leaves is taken up again
+    stage.build(folder)
+    texts, users = stage.read(folder), list(histories)
+    out_table = pd.DataFrame(
+        {
+            "user": [users[int(place)] for place in texts.id],
+            "sample": texts["sample"],
+            "text": knowledge.prefix_of(policy) + texts.text,
+        }
+    )
     out_table["vector"] = list(study.encoder.encode(out_table.text, "encode"))
     with atomic_path(out) as temporary:
         out_table.to_parquet(temporary)
+    shutil.rmtree(folder)
     return out_table, left_out
 
 

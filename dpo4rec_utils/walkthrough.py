@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Image, display
 
-from dpo4rec_utils.alignment.pairs import RewardedTexts, build_pairs
+from dpo4rec_utils.alignment.pairs import RewardedTexts, build_pairs, by_rules
 from dpo4rec_utils.data.lists import CandidateLists
 from dpo4rec_utils.evidence import plots
 from dpo4rec_utils.files import StudyError
@@ -112,17 +112,14 @@ class Walkthrough:
         cut = np.array([not completion.finished for completion in completions])
         repetitive = np.array([is_repetitive(completion.text, prompt) for completion in completions])
         faults = [(config.unfinished, cut), (config.repetitive, repetitive)]
-        choosable = ~np.any([faulty & (rule != "paired") for rule, faulty in faults], axis=0)
-        lowest = np.any([faulty & (rule == "rejected") for rule, faulty in faults], axis=0)
+        ruled, choosable, lowest = by_rules(rewards, faults)
         if not choosable.any():
-            choosable, lowest = ~choosable, np.zeros_like(lowest)
-        elif config.unfinished == "left_out":
-            rewards = np.where(cut, np.nan, rewards)
+            ruled, choosable, lowest = rewards, ~choosable, np.zeros_like(lowest)
         rewarded = RewardedTexts(
             users=np.array([user]),
             prompts=[prompt],
             texts=[[completion.text for completion in completions]],
-            rewards=rewards[None],
+            rewards=ruled[None],
             list_counts=np.ones(1),
             choosable=choosable[None],
             lowest=lowest[None],

@@ -1,5 +1,6 @@
 """Policies that training makes: a parent, a table of examples, and the LoRA adapter that trl leaves."""
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -63,6 +64,7 @@ class Aligner:
             require_free_memory(3)
             run = trainers.Run(folder, config, seed, precision, self.device)
             log = getattr(trainers, recipe.method)(parent, table, run)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # with the state of the optimiser
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
             return {"examples": len(table), "log": [{k: row[k] for k in LOGGED if k in row} for row in log]}
 

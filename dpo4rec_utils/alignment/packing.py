@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import torch
 
+from dpo4rec_utils.files import StudyError
+
 
 @dataclass(frozen=True)
 class PackedRows:
@@ -67,12 +69,24 @@ def pack_rows(input_ids, attention_mask, labels, pad_token_id: int) -> PackedRow
     )
 
 
+def _require_whole_sight(config, width: int) -> None:
+    config = config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window and width > window and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise StudyError(
+            f"A prompt with its text has {width} tokens, and layers of this LLM see {window}; lower llm.titles or "
+            "llm.max_new_tokens, or set alignment.implementation to stock."
+        )
+
+
 def prefix_shared_forward(model, pad_token_id: int, *, input_ids, attention_mask, labels, **_):
     """trl's fused-head forward, computed on packed rows with logits from the prompts' last column on.
 
     Returns what trl reads: `log_probs`, `mean_logits`, `entropy`, `is_top1` and `label_mask`, each (N, L-1) and 0 off
-    the completions.
+    the completions. Raises `StudyError` for rows that a layer with a sliding window would not see whole: a packed mask
+    lets every layer see them.
     """
+    _require_whole_sight(model.config, input_ids.shape[1])
     packed = pack_rows(input_ids, attention_mask, labels, pad_token_id)
     logits = model(
         input_ids=packed.ids,

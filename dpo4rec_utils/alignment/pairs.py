@@ -61,10 +61,12 @@ class RewardedTexts:
 
     @property
     def order(self) -> np.ndarray:
-        """(P, N): what texts are ordered by: their rewards, of `lowest` ones the smallest of their user."""
+        """(P, N): what texts are ordered by: their rewards, of `lowest` ones the smallest of their user; NaN where a
+        text may not be paired."""
         if self.lowest is None:
             return self.rewards
-        return np.where(self.lowest, np.fmin.reduce(self.rewards, axis=1, keepdims=True), self.rewards)
+        lowest = self.lowest & np.isfinite(self.rewards)
+        return np.where(lowest, np.fmin.reduce(self.rewards, axis=1, keepdims=True), self.rewards)
 
     def most_pairs(self, config: AlignmentConfig) -> int:
         """How many pairs there are if every text may be paired."""
@@ -102,6 +104,7 @@ def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rul
     prompts, counts = knowledge.prompts(), np.ones(len(users))
     cut, repeating = ~table.finished.to_numpy(bool), repetitive_texts(table.reset_index(), prompts).to_numpy()
     faults = [(rules.unfinished, cut.reshape(reward.shape)), (rules.repetitive, repeating.reshape(reward.shape))]
+    rewards, choosable, lowest = by_rules(reward, faults)
     texts = table.text.groupby(level=0).apply(list)
     if ESTIMATES[rules.reward.estimate].of_lists:  # a mean of few lists is less certain; an estimate from texts is not
         counts = np.array([(model.lists.user == u).sum() for u in users])
@@ -109,19 +112,25 @@ def rewarded_texts(vectors: TextVectors, policy: Policy, model: RewardModel, rul
         users=users,
         prompts=[prompts[user] for user in users],
         texts=[texts[user] for user in users],
-        rewards=np.where(_with_rule(faults, "left_out"), np.nan, reward),
+        rewards=rewards,
         list_counts=counts,
         features=features,
         realised=realised,
-        choosable=~_with_rule(faults, "unchosen", "rejected", "left_out"),
-        lowest=_with_rule(faults, "rejected"),
+        choosable=choosable,
+        lowest=lowest,
         unseen=unseen,
     )
 
 
-def _with_rule(faults: list[tuple[str, np.ndarray]], *rules: str) -> np.ndarray:
-    """(P, N): the texts that are faulty in a way for which one of `rules` stands; faults: (rule, faulty) pairs."""
-    return np.any([faulty & (rule in rules) for rule, faulty in faults], axis=0)
+def by_rules(rewards: np.ndarray, faults: list[tuple[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(P, N) each: rewards, NaN where a text may not be paired; whether it may be chosen; whether it counts as the
+    worst. faults: pairs of a rule (`AlignmentConfig.unfinished`) and the texts that it is for (P, N)."""
+
+    def under(*rules):
+        return np.any([faulty & (rule in rules) for rule, faulty in faults], axis=0)
+
+    choosable = ~under("unchosen", "rejected", "left_out")
+    return np.where(under("left_out"), np.nan, rewards), choosable, under("rejected")
 
 
 def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFrame:

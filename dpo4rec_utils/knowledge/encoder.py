@@ -22,21 +22,22 @@ from dpo4rec_utils.knowledge.prompts import as_text, control_words
 from dpo4rec_utils.store import Store, made_by
 
 PICKLE = "pytorch_model.bin"
+SHARD = 2048  # texts of a file
 
 
 class TextEncoder:
-    """Encode texts with a memory on disk: `folder/vectors.npz` maps each distinct text (by hash) to its vector.
+    """Encode texts with a memory on disk: `folder/vectors-*.npz` map each distinct text (by hash) to its vector. Files
+    are written as vectors come and never changed, so processes may share a folder, and an interruption loses little.
 
     A batch holds texts of one length in tokens and is always full, so a text's vector does not depend on the others.
     """
 
     def __init__(self, config: EncoderConfig, folder: Path):
-        self.config = config
-        self.path = folder / "vectors.npz"
+        self.config, self.folder = config, folder
         self.memory: dict[str, np.ndarray] = {}
-        if self.path.exists():
-            saved = read_arrays(self.path)
-            self.memory = dict(zip(saved["keys"].tolist(), saved["vectors"], strict=True))
+        for path in sorted(folder.glob("vectors-*.npz")):
+            saved = read_arrays(path)
+            self.memory.update(zip(saved["keys"].tolist(), saved["vectors"], strict=True))
         self._model = None
 
     def encode(self, texts: Iterable[str], title: str = "encode") -> np.ndarray:
@@ -59,6 +60,7 @@ class TextEncoder:
         new = {key: as_text(text, words) for key, text in new.items()}
         for key, text in new.items():
             lengths.setdefault(len(self._model.tokenizer(text).input_ids), []).append(key)
+        unsaved = []
         with tqdm(total=len(new), desc=title, unit="text") as bar:
             for _, keys in sorted(lengths.items()):
                 for part in (keys[start : start + size] for start in range(0, len(keys), size)):
@@ -66,8 +68,16 @@ class TextEncoder:
                     vectors = self._encoded([new[key] for key in full])
                     self.memory.update(zip(part, vectors, strict=False))
                     bar.update(len(part))
-        with atomic_path(self.path) as temporary:
-            np.savez(temporary, keys=np.array(list(self.memory)), vectors=np.stack(list(self.memory.values())))
+                    unsaved += part
+                    if len(unsaved) >= SHARD:
+                        self._save(unsaved)
+                        unsaved = []
+        if unsaved:
+            self._save(unsaved)
+
+    def _save(self, keys: list[str]) -> None:
+        with atomic_path(self.folder / f"vectors-{content_key(keys)}.npz") as temporary:
+            np.savez(temporary, keys=np.array(keys), vectors=np.stack([self.memory[key] for key in keys]))
 
     def _encoded(self, texts: list[str]) -> np.ndarray:
         name, size = self.config.prompt, self.config.batch_size

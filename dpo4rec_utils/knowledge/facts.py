@@ -97,11 +97,15 @@ def plain_title(title: str) -> str:
 
 def words_of(text: str) -> list[str]:
     """The words of a text, lower case."""
-    return re.findall(r"[a-z0-9'-]+", text.lower())
+    return re.findall(r"[\w'-]+", text.lower())
+
+
+def holds(text: str, name: str) -> bool:
+    """Whether a text holds a name as whole words, in capitals or not: no *M* in *many*."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def named_facts(text: str, facts: Facts) -> tuple[int, int, int, int, int]:
     """How many of the prompt's titles, liked values, disliked values and decades a text names, and its words."""
-    lower = text.lower()
     parts = (facts.titles, *([name for name, _ in pairs] for pairs in (facts.liked, facts.disliked, facts.decades)))
-    return (*(sum(name.lower() in lower for name in names) for names in parts), len(words_of(text)))
+    return (*(sum(holds(text, name) for name in names) for names in parts), len(words_of(text)))

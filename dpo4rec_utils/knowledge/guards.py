@@ -11,7 +11,7 @@ import pandas as pd
 from dpo4rec_utils.data.domain import render_words
 from dpo4rec_utils.data.feedback import liked
 from dpo4rec_utils.keys import content_key, fingerprint
-from dpo4rec_utils.knowledge.facts import Facts, words_of
+from dpo4rec_utils.knowledge.facts import Facts, holds, words_of
 from dpo4rec_utils.knowledge.knowledge import Knowledge
 from dpo4rec_utils.knowledge.vectors import TextVectors
 from dpo4rec_utils.store import Stage
@@ -50,24 +50,23 @@ def describe_text(text: str, facts: Facts, vocabulary: Vocabulary) -> dict:
     value: names any value of the attribute (a genre, an author); decade: names one of the history's decades; title:
     names a listed title; avoided: names a value the user dislikes more than likes after a negation; liked_wrong:
     names such a value without one (the claim is the opposite of the history; NaN where the user avoids nothing);
-    hedging: names neither value nor title; mimic: is a sentence of the templated profiles with other facts; copied:
+    hedging: names neither value nor title; mimic: has the form of a templated profile, whatever its facts; copied:
     share of the words that stand among the prompt's facts.
     """
     lower = text.lower()
     negated = " ".join(_NOT.findall(lower))
     plain = _NOT.sub("", lower)
     value = bool(vocabulary.any_value.search(lower))
-    title = any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower) for name in facts.titles)
-    avoided = [name.lower() for name in facts.avoided]
+    title, avoided = any(holds(text, name) for name in facts.titles), facts.avoided
     stated = (*facts.titles, *(name for pairs in (facts.liked, facts.disliked, facts.decades) for name, _ in pairs))
     fact_words = {word for fact in stated for word in words_of(fact)}
     return {
         "words": len(words_of(text)),
         "value": float(value),
-        "decade": float(any(d in lower for d, _ in facts.decades)),
+        "decade": float(any(holds(text, decade) for decade, _ in facts.decades)),
         "title": float(title),
-        "avoided": float(any(g in negated for g in avoided)) if avoided else np.nan,
-        "liked_wrong": float(any(re.search(rf"\b{re.escape(g)}\b", plain) for g in avoided)) if avoided else np.nan,
+        "avoided": float(any(holds(negated, name) for name in avoided)) if avoided else np.nan,
+        "liked_wrong": float(any(holds(plain, name) for name in avoided)) if avoided else np.nan,
         "hedging": float(not value and not title),
         "mimic": float(any(pattern.fullmatch(text) for pattern in _phrasings(vocabulary.profile))),
         "copied": float(np.mean([word in fact_words for word in words_of(text)] or [0])),

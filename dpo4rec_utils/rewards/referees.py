@@ -77,6 +77,7 @@ def referees_stage(models: RewardModels, policy: Policy, judged: Judged) -> Stag
         "texts": {name: fingerprint(vectors) for name, vectors in judged.user_vectors.items()},
         "lists": {name: fingerprint(lists.user, lists.items, lists.labels) for name, lists in parts.items()},
         "names": [judged.policies, judged.loop, judged.others],
+        "kinds": REFEREE_KINDS,
         "reward_models": {turn.after.name: [turn.before.name, turn.model.key] for turn in judged.turns},
     }
     return Stage("referees", "rounds", depends, build)
@@ -111,18 +112,19 @@ def _frame(arm: str, split: str, kind: str, users: np.ndarray, value: np.ndarray
 def _claims(models: RewardModels, judged: Judged) -> pd.DataFrame:
     """Each user's claimed change by every round's policy; train users by models trained without their lists."""
     frames, few = [], models.config.llm.evaluation_samples
-    for turn, split in itertools.product(judged.turns, ("train", "validation")):
-        users = models.cohort.of(split)
+    for turn in judged.turns:
         before, after = (models.vectors.policy_vectors(policy, few) for policy in (turn.before, turn.after))
-        frames.append(
-            _frame(turn.after.name, split, "claimed", users, claimed_change(turn.model, before, after, users))
-        )
+        change = claimed_change(turn.model, before, after)
+        for split in ("train", "validation"):
+            users = models.cohort.of(split)
+            value = user_rewards(change[:, None], turn.model.lists, users)[:, 0]
+            frames.append(_frame(turn.after.name, split, "claimed", users, value))
     return pd.concat(frames)
 
 
-def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Each user's mean of reward(after) - reward(before) by a round's reward model, of texts' vectors (U, S, T)
-    each."""
+def claimed_change(model: RewardModel, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(L,) reward(after) - reward(before) of each list by a round's reward model, each the mean over texts, of their
+    vectors (U, S, T)."""
     scored = model.rescore(np.concatenate([before, after], axis=1))["log_likelihood"]
     old, new = (np.nanmean(part, axis=1) for part in np.split(scored, [before.shape[1]], axis=1))
-    return user_rewards((new - old)[:, None], model.lists, users)[:, 0]
+    return new - old

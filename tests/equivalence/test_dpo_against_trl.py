@@ -1,15 +1,18 @@
 """Prefix sharing against stock trl: the same loss and LoRA gradients, on a tiny model and on one SmolLM2 batch."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from dpo4rec_utils.alignment import packing, trainers
 from dpo4rec_utils.alignment.trainer_classes import REFERENCE, PrefixSharedDPOTrainer
 from dpo4rec_utils.alignment.trainers import Run
 from dpo4rec_utils.config import LOSSES, AlignmentConfig
+from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.models import load_tokenizer
 from dpo4rec_utils.knowledge.policies import Policy
 
@@ -161,6 +164,25 @@ def test_one_smollm2_batch(tmp_path):
     ours = loss_and_gradients(tmp_path / "a", "prefix_shared")
     stock = loss_and_gradients(tmp_path / "b", "stock")
     assert_equal(ours, stock)
+
+
+def test_rows_that_a_sliding_window_does_not_see_whole_are_refused():
+    """A packed mask lets every layer see all of a row, so up to the window it is right and beyond it would not be."""
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    config = Gemma3TextConfig(**size, num_key_value_heads=1, vocab_size=50, sliding_window=8)
+    config.layer_types = ["sliding_attention", "full_attention"]
+    torch.manual_seed(0)
+    model = Gemma3ForCausalLM(config).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 10, 11, 12, 13], [5, 6, 7, 8, 14, 15, 16, 17]])
+    labels = torch.where(torch.arange(8) < 4, -100, ids)
+    shared = functools.partial(packing.prefix_shared_forward, model, 0)
+    with torch.no_grad():
+        ours = shared(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).log_probs.sum(dim=1)
+        logits = model(ids).logits[:, 3:-1].log_softmax(dim=2)
+    assert torch.allclose(ours, logits.gather(2, ids[:, 4:, None])[..., 0].sum(dim=1), atol=1e-4)
+    longer = torch.cat([ids, ids[:, -1:]], dim=1)
+    with pytest.raises(StudyError, match="has 9 tokens, and layers of this LLM see 8; lower llm.titles"):
+        shared(input_ids=longer, attention_mask=torch.ones_like(longer), labels=torch.cat([labels, ids[:, -1:]], dim=1))
 
 
 def test_gradients_repeat_bit_by_bit():

@@ -2,6 +2,7 @@
 alone."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from dpo4rec_utils import assets
 from dpo4rec_utils.config import EncoderConfig
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.knowledge import encoder as encoder_module
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from tests.made_models import made_model
 
@@ -39,6 +41,29 @@ def test_minilm_by_hand_and_from_memory(tmp_path):
     assert (again.encode(TEXTS) == vectors).all()
     for text in (TEXTS[1], "", "crime [SEP] drama", "[MASK]"):
         assert np.allclose(by_hand(text), encoder.encode([text])[0], atol=1e-5), text
+
+
+def test_vectors_are_kept_as_they_come_and_by_all_who_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_module, "SHARD", 2)
+    monkeypatch.setattr(encoder_module, "load_encoder", lambda _: SimpleNamespace(tokenizer=tokens))
+    monkeypatch.setattr(encoder_module, "control_words", lambda _: ())
+
+    def tokens(text):
+        return SimpleNamespace(input_ids=[0] * len(text))
+
+    def encoded(self, texts):
+        if "stop" in texts:
+            raise KeyboardInterrupt
+        return np.array([[float(len(text))] for text in texts], np.float32)
+
+    monkeypatch.setattr(TextEncoder, "_encoded", encoded)
+    first, second = (TextEncoder(EncoderConfig(batch_size=1), tmp_path) for _ in range(2))
+    first.encode(["a"])
+    second.encode(["bb"])
+    with pytest.raises(KeyboardInterrupt):
+        first.encode(["ccc", "ddd", "stop"])
+    again = TextEncoder(EncoderConfig(), tmp_path)
+    assert sorted(float(vector[0]) for vector in again.memory.values()) == [1, 2, 3, 3], "four of five, by two encoders"
 
 
 def test_a_vector_depends_on_its_text_alone(tmp_path):

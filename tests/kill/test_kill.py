@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -74,14 +75,22 @@ def kill_at(process: subprocess.Popen, root: Path, stages: int, seconds: float =
 
 
 def content(root: Path) -> dict:
-    """What a run leaves, but for when and how long: shards, adapters, vectors, tables and metrics by hash."""
+    """What a run leaves, but for when and how long: shards, adapters, vectors, tables and metrics by hash. Which texts'
+    vectors share a file is by when they came."""
     found = {}
+    for folder in sorted((root / "runs/encoder").glob("*")):
+        vectors = {}
+        for path in folder.glob("vectors-*.npz"):
+            saved = np.load(path)
+            vectors |= dict(zip(saved["keys"].tolist(), map(np.ndarray.tobytes, saved["vectors"]), strict=True))
+        found[folder.name] = hashlib.sha256(repr(sorted(vectors.items())).encode()).hexdigest()
     for path in sorted((root / "runs").rglob("*")):
         name = path.relative_to(root).as_posix()
         if (
             path.is_file()
             and path.suffix in (".jsonl", ".safetensors", ".npz", ".parquet")
             and "checkpoints" not in name
+            and "runs/encoder/" not in name
         ):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

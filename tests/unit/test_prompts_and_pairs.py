@@ -18,7 +18,7 @@ from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge import guards, prompts
-from dpo4rec_utils.knowledge.facts import FactReader, Facts
+from dpo4rec_utils.knowledge.facts import FactReader, Facts, named_facts
 from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.knowledge.repetition import is_repetitive
 from dpo4rec_utils.rewards.estimates import TextFeatures
@@ -418,10 +418,16 @@ def test_pairs_of_fewer_texts_are_described_as_well(tmp_path):
         assert (kept.unseen > 0).all(), "the same rewards here, so every pair agrees with them"
 
 
+def test_a_name_is_counted_as_whole_words():
+    facts = Facts(("M", "It", "Heat (1995)", "Léon"), (("drama", 2),), (), (("1990s", 2),))
+    assert named_facts("likes many melodramas with spirit, of heat (1995)", facts)[:2] == (1, 0)
+    assert named_facts("M and LÉON, a drama of the 1990s.", facts) == (2, 1, 0, 1, 8)
+
+
 RULES = [("rejected", "paired"), ("left_out", "paired"), ("paired", "paired"), ("paired", "unchosen")]
 
 
-@pytest.mark.parametrize(("unfinished", "repetitive"), [*RULES, ("paired", "rejected")])
+@pytest.mark.parametrize(("unfinished", "repetitive"), [*RULES, ("paired", "rejected"), ("left_out", "rejected")])
 def test_held_out_users_are_rewarded_by_every_second_list(monkeypatch, unfinished, repetitive):
     """Users 0 and 2 are paired, 1 and 4 held out; user 4 has one list; the second text of user 0 was cut and repeats
     itself."""

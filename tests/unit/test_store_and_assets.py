@@ -56,6 +56,21 @@ def test_a_stage_is_made_once_and_again_for_other_settings(made):
     assert record["peak_rss_mib"] > 10
 
 
+def test_reading_again_publishes_nothing_unless_the_record_is_gone(made, monkeypatch):
+    written = []
+    publish = made._publish
+    monkeypatch.setattr(made, "_publish", lambda *parts: (written.append(parts[0]), publish(*parts)))
+    for _ in range(3):
+        made.make(stage(lambda _: {}))
+    assert written == ["kind-name"]
+    made.make(stage(lambda _: {}, beta=0.1))
+    made.make(stage(lambda _: {}))
+    assert len(written) == 3 and made.record("kind", "name")["depends"].get("beta") is None, "that of the last stage"
+    (made.results / "manifest.json").unlink()
+    made.make(stage(lambda _: {}))
+    assert made.record("kind", "name")["metrics"] == {} and len(written) == 4
+
+
 def test_reading_makes_nothing_and_says_how_to(made, tmp_path):
     reading = Store(tmp_path, CONFIG, making=False)
     with pytest.raises(StudyError, match="kind name is not made for this configuration; set MAKE = True"):

@@ -75,8 +75,7 @@ def test_arms_are_read_by_equally_many_texts_or_not_at_all():
             vectors_of([[(0, 5)], [(1, 5)]], texts).equal_vectors(POLICY, 2)
 
 
-def test_a_claim_is_the_mean_of_a_users_lists_after_less_before():
-    lists = SimpleNamespace(user=np.array([0, 0, 1]))
+def test_a_claim_is_the_mean_of_the_texts_after_less_before():
     before, after = np.full((2, 2, 1), 1.0), np.array([[[3.0], [np.nan]], [[0.0], [2.0]]])
     rewards = np.array([[1, 3, 4, np.nan], [1, 1, 2, np.nan], [0, 2, 5, 7]], float)
 
@@ -84,8 +83,8 @@ def test_a_claim_is_the_mean_of_a_users_lists_after_less_before():
         assert vectors.shape == (2, 4, 1) and np.array_equal(vectors[:, 2:], after, equal_nan=True)
         return {"log_likelihood": rewards}
 
-    change = claimed_change(SimpleNamespace(rescore=rescore, lists=lists), before, after, np.array([0, 1]))
-    assert np.allclose(change, [(2 + 1) / 2, 5]), "4 - 2 and 2 - 1; 6 - 1"
+    change = claimed_change(SimpleNamespace(rescore=rescore), before, after)
+    assert np.allclose(change, [4 - 2, 2 - 1, 6 - 1])
 
 
 @pytest.fixture(scope="module")

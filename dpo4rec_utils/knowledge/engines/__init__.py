@@ -87,7 +87,8 @@ def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: 
 
     depends = {"policy": policy.key, "decoding": _decoding(config), "requests": content_key(requests)}
     depends["order"] = "drawn"  # of a prompt's completions; records without it are withdrawn (evidence/records.py)
-    depends["engine"] = made_by(ENGINES[config.llm.engine].module)
+    engine = ENGINES[config.llm.engine]
+    depends["engine"] = made_by(engine.module) | {"class": engine.code}
     return Stage("texts", name, depends, build, read_shards)
 
 
