@@ -14,6 +14,9 @@ from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.metrics import log_likelihood
 from dpo4rec_utils.registries import BACKBONES
 from dpo4rec_utils.rerankers import training
+from dpo4rec_utils.rerankers.adapter import ADAPTERS
+from dpo4rec_utils.rerankers.dlcm import DLCM
+from dpo4rec_utils.rerankers.mir import MIR
 from dpo4rec_utils.rerankers.model import KnowledgeReranker, KnowledgeShape
 from tests.conftest import made_dataset
 
@@ -87,6 +90,64 @@ def test_set_rankers_ignore_the_order_of_candidates(backbone):
     items, user, text = torch.arange(10)[None], [torch.randn(1, 12)], torch.randn(40, 12)
     order = torch.randperm(10)
     assert torch.allclose(model(items[:, order], user, text), model(items, user, text)[:, order], atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["dlcm", "prm"])
+def test_readers_of_a_list_know_where_a_candidate_stands(backbone):
+    torch.manual_seed(0)
+    model = KnowledgeReranker(BACKBONES[backbone], CONFIG, torch.rand(40, 3), KnowledgeShape(12, ("user",))).eval()
+    items, user, text = torch.arange(10)[None], [torch.randn(1, 12)], torch.randn(40, 12)
+    order = torch.arange(9, -1, -1)
+    assert (model(items[:, order], user, text) - model(items, user, text)[:, order]).abs().max() > 1e-4
+
+
+def test_dlcm_scores_a_state_by_the_last_one_as_in_its_equation_5():
+    torch.manual_seed(0)
+    model, x = DLCM(4, 1, 0.0).eval(), torch.randn(1, 3, 4)
+    cell, state, states = torch.nn.GRUCell(4, 4), torch.zeros(1, 4), []
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in model.encoder.state_dict().items()})
+    for place in range(3):
+        state = cell(x[:, place], state)
+        states.append(state)
+    by_hand = [model.score[1](one * torch.tanh(model.context(state))) for one in states]
+    assert torch.allclose(model(x), torch.cat(by_hand, dim=1), atol=1e-6)
+
+
+class Constant(torch.nn.Module):
+    """An expert that says one number."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = value
+
+    def forward(self, vectors):
+        return torch.full((*vectors.shape[:-1], 1), self.value)
+
+
+def test_experts_are_shared_and_dedicated_and_mixed_by_a_gate():
+    made = ADAPTERS["hea"](2, 1, 0.0, ("user", "item")).eval()
+    assert (len(made.shared), {side: len(part) for side, part in made.dedicated.items()}) == (1, {"user": 1, "item": 1})
+    made.shared[0] = Constant(8.0)
+    for side, value in (("user", 4.0), ("item", 0.0)):
+        made.dedicated[side][0] = Constant(value)
+        torch.nn.init.zeros_(made.gate[side].weight)
+        made.gate[side].bias.data = torch.tensor([0.0, float(np.log(3))])  # a quarter and three quarters
+    vectors = torch.randn(5, 2)
+    assert torch.allclose(made(vectors, "user"), torch.full((5, 1), 5.0)), "8 / 4 + 3 * 4 / 4"
+    assert torch.allclose(made(vectors, "item"), torch.full((5, 1), 2.0))
+    mixture, plain = (ADAPTERS[name](2, 1, 0.0, ("user", "item")).eval() for name in ("moe", "mlp"))
+    assert len(mixture.shared) == 2 and not any(map(len, mixture.dedicated.values()))
+    assert not hasattr(plain, "shared") and not torch.allclose(plain(vectors, "user"), plain(vectors, "item"))
+
+
+def test_mir_forgets_what_is_old_as_fast_as_its_decay_says():
+    torch.manual_seed(0)
+    model, x, states = MIR(4, 1, 0.0).eval(), torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    mask, older = torch.ones(1, 5, dtype=torch.bool), states.clone()
+    older[:, :-1] += 1
+    for decay, forgotten in ((50.0, True), (-50.0, False)):
+        model.decay.data = torch.tensor(decay)
+        assert torch.allclose(model(x, (states, mask)), model(x, (older, mask)), atol=1e-6) == forgotten
 
 
 def test_mir_reads_the_history_and_padding_is_ignored():

@@ -1,12 +1,13 @@
 """Every exercise has a solution that runs from its first cell to its last, on the smoke study."""
 
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from tests.notebooks.conftest import start
+from tests.notebooks.conftest import checkout, start
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -36,3 +37,18 @@ def test_a_solution_runs(finished, tmp_path, path):
     assert process.returncode == 0, output[-3000:]
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", ["04_dpo_iterations", "05_main_results", "06_ablations", "07_iteration_and_sample_analysis"]
+)
+def test_a_solution_that_needs_the_records_alone_runs_on_those_committed(tmp_path, name):
+    root, solution = checkout(tmp_path / "checkout"), f"notebooks/solutions/{name}.ipynb"
+    assert "**What you need.** Nothing but the records" in "\n".join(headings(ROOT / solution))
+    shutil.copytree(ROOT / "results/ml-100k", root / "results/ml-100k")
+    options = ("-k", "dpo4rec", "-p", "MAKE", "False", "--cwd", str(root))
+    process = start(root, "-m", "papermill", solution, str(tmp_path / "out.ipynb"), *options)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    assert not (root / "runs").exists()
