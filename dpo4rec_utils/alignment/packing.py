@@ -12,6 +12,8 @@ import torch
 
 from dpo4rec_utils.files import StudyError
 
+FULL, SLIDING = "full_attention", "sliding_attention"  # as transformers names kinds of layers
+
 
 @dataclass(frozen=True)
 class PackedRows:
@@ -69,28 +71,33 @@ def pack_rows(input_ids, attention_mask, labels, pad_token_id: int) -> PackedRow
     )
 
 
-def _require_whole_sight(config, width: int) -> None:
-    config = config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if window and width > window and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+def _masks(config, packed: PackedRows):
+    """What layers may see: the packed mask, or where some or all have a sliding window, that mask within it, by the
+    kind of layer."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if others := kinds - {FULL, SLIDING}:
         raise StudyError(
-            f"A prompt with its text has {width} tokens, and layers of this LLM see {window}; lower llm.titles or "
-            "llm.max_new_tokens, or set alignment.implementation to stock."
+            f"Layers of this LLM are of a kind that packed rows do not serve ({', '.join(sorted(others))}); set "
+            "alignment.implementation to stock."
         )
+    window = getattr(config, "sliding_window", None)
+    if not window or kinds == {FULL}:
+        return packed.mask
+    distance = packed.positions.unsqueeze(2) - packed.positions.unsqueeze(1)
+    near = packed.mask & (distance < window).unsqueeze(1)
+    return {FULL: packed.mask, SLIDING: near} if kinds else near
 
 
 def prefix_shared_forward(model, pad_token_id: int, *, input_ids, attention_mask, labels, **_):
     """trl's fused-head forward, computed on packed rows with logits from the prompts' last column on.
 
     Returns what trl reads: `log_probs`, `mean_logits`, `entropy`, `is_top1` and `label_mask`, each (N, L-1) and 0 off
-    the completions. Raises `StudyError` for rows that a layer with a sliding window would not see whole: a packed mask
-    lets every layer see them.
+    the completions. Raises `StudyError` for layers that are neither full nor sliding attention.
     """
-    _require_whole_sight(model.config, input_ids.shape[1])
     packed = pack_rows(input_ids, attention_mask, labels, pad_token_id)
     logits = model(
         input_ids=packed.ids,
-        attention_mask=packed.mask,
+        attention_mask=_masks(model.config.get_text_config(), packed),
         position_ids=packed.positions,
         use_cache=False,
         logits_to_keep=packed.ids.shape[1] - packed.prompt_width + 1,

@@ -1,12 +1,17 @@
 """Prefix sharing against stock trl: the same loss and LoRA gradients, on a tiny model and on one SmolLM2 batch."""
 
-import functools
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from dpo4rec_utils.alignment import packing, trainers
 from dpo4rec_utils.alignment.trainer_classes import REFERENCE, PrefixSharedDPOTrainer
@@ -166,23 +171,36 @@ def test_one_smollm2_batch(tmp_path):
     assert_equal(ours, stock)
 
 
-def test_rows_that_a_sliding_window_does_not_see_whole_are_refused():
-    """A packed mask lets every layer see all of a row, so up to the window it is right and beyond it would not be."""
+@pytest.mark.parametrize("family", ["gemma", "mistral", "gemma, full alone"])
+def test_layers_with_a_sliding_window_see_what_they_see_in_rows_of_their_own(family):
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
-    config = Gemma3TextConfig(**size, num_key_value_heads=1, vocab_size=50, sliding_window=8)
-    config.layer_types = ["sliding_attention", "full_attention"]
+    size |= {"num_key_value_heads": 1, "vocab_size": 50, "sliding_window": 4}
     torch.manual_seed(0)
-    model = Gemma3ForCausalLM(config).eval()
-    ids = torch.tensor([[5, 6, 7, 8, 10, 11, 12, 13], [5, 6, 7, 8, 14, 15, 16, 17]])
-    labels = torch.where(torch.arange(8) < 4, -100, ids)
-    shared = functools.partial(packing.prefix_shared_forward, model, 0)
+    if family == "mistral":
+        model = MistralForCausalLM(MistralConfig(**size)).eval()
+    else:
+        kinds = [packing.FULL if "full" in family else packing.SLIDING, packing.FULL]
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**size, layer_types=kinds)).eval()
+    torch.nn.init.normal_(model.get_input_embeddings().weight)  # so that what is seen matters
+    rows = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [5, 6, 7, 8, 14, 15, 16, 17, 18], [4, 3, 2, 19, 20, 21, 22, 23, 24]]
+    ids = torch.tensor(rows)
+    starts = torch.tensor([4, 4, 3])
+    labels = torch.where(torch.arange(9) < starts[:, None], -100, ids)
     with torch.no_grad():
-        ours = shared(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).log_probs.sum(dim=1)
-        logits = model(ids).logits[:, 3:-1].log_softmax(dim=2)
-    assert torch.allclose(ours, logits.gather(2, ids[:, 4:, None])[..., 0].sum(dim=1), atol=1e-4)
-    longer = torch.cat([ids, ids[:, -1:]], dim=1)
-    with pytest.raises(StudyError, match="has 9 tokens, and layers of this LLM see 8; lower llm.titles"):
-        shared(input_ids=longer, attention_mask=torch.ones_like(longer), labels=torch.cat([labels, ids[:, -1:]], dim=1))
+        shared = packing.prefix_shared_forward(
+            model, 0, input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels
+        )
+        logits = model(ids).logits[:, :-1].log_softmax(dim=2)
+    own = torch.where(labels[:, 1:] != -100, logits.gather(2, ids[:, 1:, None])[..., 0], 0)
+    assert torch.allclose(shared.log_probs, own, atol=1e-5)
+
+
+def test_layers_that_packed_rows_do_not_serve_are_refused():
+    model = tiny_model()
+    model.config.layer_types = ["linear_attention", packing.FULL]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with pytest.raises(StudyError, match="do not serve .linear_attention.; set alignment.implementation to stock"):
+        packing.prefix_shared_forward(model, 0, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
 
 
 def test_gradients_repeat_bit_by_bit():
