@@ -19,7 +19,8 @@ def claimed_changes(vectors: TextVectors, turn: Round) -> pd.Series:
     knowledge = vectors.knowledge
     samples, users = knowledge.config.llm.evaluation_samples, knowledge.data.cohort.of("train")
     before, after = (vectors.policy_vectors(policy, samples) for policy in (turn.before, turn.after))
-    claimed = pd.Series(claimed_change(turn.model, before, after, users), index=users)
+    change = claimed_change(turn.model, before, after)[:, None]
+    claimed = pd.Series(user_rewards(change, turn.model.lists, users)[:, 0], index=users)
     return claimed[turn.pairs.user.unique()].sort_values(kind="stable")
 
 
