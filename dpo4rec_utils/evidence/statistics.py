@@ -3,6 +3,7 @@
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import t as student
 
 
 def paired_differences(
@@ -111,11 +112,11 @@ def looped_differences(loops: list[np.ndarray], bootstrap: int, rng: np.random.G
     loops: (S, U, n) differences of a loop by training seed and user; U may differ. Loops are drawn with replacement,
     and in each drawn one users and seeds. As `paired_differences` does for seeds, deviations of few loops and seeds
     are widened, by sqrt(L / (L - 1)). Loops differ by their users and seeds, too, which are drawn by themselves: that
-    part is taken out of their deviations. Of a single loop there is no deviation, and the interval is for it alone.
-    Where loops differ much, three are too few for a bootstrap: an interval covers the truth less often than it says
-    (four times out of five of two loops). loop_sd: standard deviation of the loops' means (NaN of one); detectable:
-    the true difference that a test at 0.05 would find four times out of five. Raises `ValueError` for no loop, fewer
-    than two users or a missing value.
+    part is taken out of their deviations. As few loops know little of their own noise, resamples are stretched from
+    the normal to Student's t, with the degrees of freedom of a sum of two variances (Satterthwaite, 1946). Of a single
+    loop there is no deviation, and the interval is for it alone. loop_sd: standard deviation of the loops' means (NaN
+    of one); detectable: the true difference that a test at 0.05 would find four times out of five, were the noise
+    known. Raises `ValueError` for no loop, fewer than two users or a missing value.
     """
     loops = [np.asarray(loop, dtype=float) for loop in loops]
     if not loops or any(loop.shape[1] < 2 or np.isnan(loop).any() for loop in loops):
@@ -123,16 +124,18 @@ def looped_differences(loops: list[np.ndarray], bootstrap: int, rng: np.random.G
     count, means = len(loops), np.array([loop.mean(axis=(0, 1)) for loop in loops])
     mean, drawn = means.mean(axis=0), rng.integers(count, size=(bootstrap, count))
     total = np.zeros((bootstrap, means.shape[1]))
-    deviations = (means - mean) * _widening(count) * _between(means, loops)
+    within, between = _variances(means, loops)
+    deviations = (means - mean) * _widening(count) * np.sqrt(between / np.maximum(between + within, 1e-300))
     for place in range(count):
         for number, loop in enumerate(loops):
             rows = np.flatnonzero(drawn[:, place] == number)
             total[rows] += mean + deviations[number] + _resampled(loop, len(rows), rng)
     resamples = total / count
+    seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * resamples.std(axis=0)
+    resamples = mean + (resamples - mean) * _stretch(within, between, count, sum(loop.shape[1] for loop in loops))
     extreme = (np.abs(resamples - mean) >= np.abs(mean) - 1e-15).sum(axis=0)
     low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
     spread = means.std(axis=0, ddof=1) if count > 1 else np.full(len(mean), np.nan)
-    seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * resamples.std(axis=0)
     columns = {"difference": mean, "ci_low": low, "ci_high": high, "p": (extreme + 1) / (bootstrap + 1)}
     columns |= {"loop_sd": spread, "detectable": seen}
     sizes = {"loops": count, "users": sum(loop.shape[1] for loop in loops)}
@@ -144,14 +147,20 @@ def _widening(count: int) -> float:
     return float(np.sqrt(count / (count - 1))) if count > 1 else 0.0
 
 
-def _between(means: np.ndarray, loops: list[np.ndarray]) -> np.ndarray:
-    """(n,) share, as a standard deviation, of the spread of loops' means (L, n) that is not of their users and
-    seeds."""
-    if len(means) < 2:
-        return np.zeros(means.shape[1])
+def _variances(means: np.ndarray, loops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) each: the variance of a loop's mean that is of its users and seeds, and what the loops' means (L, n) differ
+    by beside it."""
     within = np.mean([_variance(loop.mean(axis=0)) + _variance(loop.mean(axis=1)) for loop in loops], axis=0)
-    spread = means.var(axis=0, ddof=1)
-    return np.sqrt(np.clip(1 - within / np.maximum(spread, 1e-300), 0, 1))
+    spread = means.var(axis=0, ddof=1) if len(means) > 1 else np.zeros(means.shape[1])
+    return within, np.maximum(spread - within, 0)
+
+
+def _stretch(within: np.ndarray, between: np.ndarray, loops: int, users: int) -> np.ndarray:
+    """(n,) Student's t over the normal at 0.975, of a variance that is partly known from `users` and partly from
+    `loops`."""
+    parts = between**2 / max(loops - 1, 1) + within**2 / (users - 1)
+    freedom = (within + between) ** 2 / np.maximum(parts, 1e-300)
+    return np.where(between > 0, student.ppf(0.975, np.maximum(freedom, 1)) / NormalDist().inv_cdf(0.975), 1.0)
 
 
 def _variance(values: np.ndarray) -> np.ndarray:
