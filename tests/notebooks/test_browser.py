@@ -108,7 +108,7 @@ def test_run_all_then_another_user_and_a_text_of_yours(lab, page):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     first = changed(page, "")
     number = page.locator(".widget-text input[type=number]").last
-    number.fill("1")
+    number.fill("0")
     number.press("Enter")
     second = changed(page, first)
     text = page.locator(".widget-textarea textarea")
