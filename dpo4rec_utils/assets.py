@@ -35,6 +35,7 @@ from dpo4rec_utils.files import (
 )
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.locks import LOCKS, alone
+from dpo4rec_utils.registries import EMBEDDED
 
 VARIABLE = "DPO4REC_ASSETS"
 MOST_BYTES = 64 * 2**30  # of a download
@@ -148,10 +149,6 @@ ASSETS = {
     )
 }
 DEFAULTS = ("ml-100k", "smollm2", "minilm")  # what `make setup` fetches
-
-
-# What `llm.model` and `encoder.model` may name instead of a folder or a Hub id.
-EMBEDDED = {"llm": {"embedded": "smollm2", "gemma-3-270m": "gemma-3-270m"}, "encoder": {"embedded": "minilm"}}
 
 
 def cache_folder() -> Path:

@@ -147,3 +147,5 @@ DATASETS = Registry(
         Entry("ml-1m", "MovieLens-1M", f"{_MOVIELENS}:load_ml_1m"),
     ),
 )
+# What `llm.model` and `encoder.model` may name instead of a folder or a Hub id, and the asset that it stands for.
+EMBEDDED = {"llm": {"embedded": "smollm2", "gemma-3-270m": "gemma-3-270m"}, "encoder": {"embedded": "minilm"}}

@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from dpo4rec_utils.config import Config
 from dpo4rec_utils.data_config import PROFILE_NAME
 from dpo4rec_utils.files import on_one_line
+from dpo4rec_utils.registries import EMBEDDED
 from dpo4rec_utils.sections import NameIn, Section
 
 PROFILES = Path(__file__).parent / "profiles"
 MOST_PARENTS = 16
-EMBEDDED = {"llm": ("embedded", "gemma-3-270m"), "encoder": ("embedded",)}  # names of models, assets.EMBEDDED
 
 
 class ConfigError(ValueError):
