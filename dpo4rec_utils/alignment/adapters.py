@@ -64,8 +64,8 @@ class Aligner:
             require_free_memory(3)
             run = trainers.Run(folder, config, seed, precision, self.device)
             log = getattr(trainers, recipe.method)(parent, table, run)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # with the state of the optimiser
             table.to_json(folder / "data.jsonl", orient="records", lines=True)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # last: until here an interruption needs them
             return {"examples": len(table), "log": [{k: row[k] for k in LOGGED if k in row} for row in log]}
 
         depends = {"parent": parent.key, "data": content_key(table.to_dict("list")), "settings": settings, "seed": seed}

@@ -81,7 +81,7 @@ def _masks(config, packed: PackedRows):
             "alignment.implementation to stock."
         )
     window = getattr(config, "sliding_window", None)
-    if not window or kinds == {FULL}:
+    if not window or kinds == {FULL} or packed.ids.shape[1] <= window:
         return packed.mask
     distance = packed.positions.unsqueeze(2) - packed.positions.unsqueeze(1)
     near = packed.mask & (distance < window).unsqueeze(1)

@@ -120,14 +120,14 @@ def figure(records: Records, name: str) -> None:
 
 
 def draw(records: Records, name: str) -> str:
-    """Write `figures/<name>.png`, in 32 colours, and `.txt`, its one-sentence finding, which is returned."""
+    """Write `figures/<name>.png` and `.txt`, its one-sentence finding, which is returned."""
     drawn, finding = FIGURES[name](records)
     write_figure(_picture(records, name), drawn, finding)
     return finding
 
 
 def write_figure(path: Path, drawn, finding: str) -> None:
-    """Write a matplotlib figure as PNG in 32 colours, and its finding beside it as `.txt`."""
+    """Write a matplotlib figure as PNG (`plots.png`), and its finding beside it as `.txt`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(plots.png(drawn))
     write_text(path.with_suffix(".txt"), finding + "\n")

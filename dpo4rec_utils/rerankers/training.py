@@ -9,7 +9,7 @@ A `Task` is everything one training needs, as plain arrays, so it can be shipped
 on the task alone (one thread a training), never on which worker ran it or in which order.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -58,7 +58,8 @@ class Task:
         """16 hex digits of everything above, arrays by content, the backbone by its entry and its code."""
         arrays = (self.user_vectors, self.item_vectors, self.tags, self.history, self.history_vector)
         lists = [array for part in (self.train, self.validation) for array in (part.user, part.items, part.labels)]
-        backbone = [*astuple(self.backbone), code_key(self.backbone.module)]
+        entry = self.backbone  # without its label, which pages show
+        backbone = [entry.name, entry.code, entry.reads_history, code_key(entry.module)]
         return content_key([*backbone, as_dict(self.config), fingerprint(*arrays, *lists), self.seed])
 
 

@@ -41,6 +41,13 @@ def task():
     return made_task()
 
 
+def test_a_training_is_known_by_what_computes_and_not_by_how_it_is_called_in_figures(task):
+    entry = task.backbone
+    assert replace(task, backbone=replace(entry, label="another")).key == task.key
+    for change in ({"code": f"{entry.module}:Other"}, {"reads_history": not entry.reads_history}):
+        assert replace(task, backbone=replace(entry, **change)).key != task.key
+
+
 @pytest.mark.parametrize("adapter", ["hea", "moe", "mlp"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_shuffling_knowledge_moves_scores(task, backbone, adapter):
