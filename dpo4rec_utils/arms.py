@@ -79,10 +79,11 @@ class Arm(Choices):
 
     label: its words in figures. question: what it answers. user: the maker of the user's vectors
     (`comparison.MAKERS`). policy: whose texts, for makers that read texts: a policy's name, or a loop's for that
-    after its last round. item: where item text is from. history: whether re-rankers read the history mean as a second
-    user input. against: the arms it is compared with, where both are there. baseline: its place among the arms that
-    the last round is compared with; None: it is not. shared: 'trained' (shared scorers are trained on its texts),
-    'scored' (they only score them) or 'no' (its inputs are others than theirs). judged: referees read it.
+    after its last round. samples: so many texts of a user instead of `llm.evaluation_samples`. item: where item text
+    is from. history: whether re-rankers read the history mean as a second user input. against: the arms it is compared
+    with, where both are there. baseline: its place among the arms that the last round is compared with; None: it is
+    not. shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its
+    inputs are others than theirs). judged: referees read it.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Arm(Choices):
     question: str
     user: Literal["nothing", "template", "history_mean", "shown_mean", "texts", "shuffled", "noise"]
     policy: str | None = None
+    samples: int | None = None
     item: Literal["catalogue", "llm", "nowhere"] = "catalogue"
     history: bool = False
     against: tuple[str, ...] = ()
@@ -208,6 +210,8 @@ ARMS = _named(
         shared="scored",
         judged=True,
     ),
+    _texts("one_text", "one text a user", "do more texts a user help?", "dpo", samples=1, baseline=15, shared="no"),
+    _texts("two_texts", "two texts a user", "do two texts do it?", "dpo", samples=2, shared="no"),
     _on_top("zero_shot", "zero-shot", "does the LLM add to the history?", "zero_shot"),
     _on_top("template", "template", "does a template add to the history?", None),
     _on_top("dpo_shuffled", "another user's text", "is it a second input, whatever it says?", "dpo"),

@@ -86,7 +86,8 @@ def _shown_mean(study: Study, _: Arm) -> np.ndarray:
 
 
 def _texts(study: Study, entry: Arm) -> np.ndarray:
-    return study.vectors.equal_vectors(study.policy(entry.policy), study.config.llm.evaluation_samples)
+    count = entry.samples or study.config.llm.evaluation_samples
+    return study.vectors.equal_vectors(study.policy(entry.policy), count)
 
 
 def _shuffled(study: Study, entry: Arm) -> np.ndarray:

@@ -309,6 +309,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _arms_have_texts(self):
+        for name in self.evaluation.arms:
+            if (ARMS[name].samples or 0) > self.llm.evaluation_samples:
+                raise ValueError(
+                    f"evaluation.arms names {name!r}, which needs {ARMS[name].samples} texts of every user; "
+                    f"llm.evaluation_samples = {self.llm.evaluation_samples} is too few."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _folds(self):
         allowed = 1 if self.data.fold else self.data.folds
         if self.evaluation.folds > allowed:

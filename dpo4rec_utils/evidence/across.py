@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dpo4rec_utils.arms import BASELINES, label, round_name
+from dpo4rec_utils.arms import ARMS, BASELINES, label, round_name
 from dpo4rec_utils.evidence import loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.claims import ALPHA
 from dpo4rec_utils.evidence.contents import write_figure
@@ -59,18 +59,15 @@ def rounds(every: Sequence[Loops]):
     for number, loops in enumerate(every):
         turns = range(1, loops.records[0].config["alignment"]["rounds"] + 1)
         names = ["warm_start", *map(round_name, turns)]
-        gains = [gain(loops, name) for name in names]
-        means = [0.0, *(g["difference"] for g in gains)]
-        ends = np.array([[0.0, 0.0], *((g["difference"] - g["ci_low"], g["ci_high"] - g["difference"]) for g in gains)])
         minutes = np.cumsum([_minutes(loops, name) for name in ("zero_shot", *names)])
-        plots.line(left, (range(len(means)), means, ends.T), number, _place(loops))
-        plots.line(right, (range(len(means)), minutes), number)
+        _rise(left, range(len(minutes)), [gain(loops, name) for name in names], number, _place(loops))
+        plots.line(right, (range(len(minutes)), minutes), number)
         table = differences(loops, "own")
         row = table[(table.arm == loops.last) & (table.baseline == "warm_start") & (table.backbone == MEAN)].iloc[0]
         rises.append(f"{words.signed(row.difference, row.ci_low, row.ci_high, 3)} on {_place(loops)}")
     for axis in (left, right):
         axis.set_xticks(
-            range(len(means)), ["as it\ncomes", "warm\nstart", *(f"round\n{n}" for n in range(1, len(names)))]
+            range(len(minutes)), ["as it\ncomes", "warm\nstart", *(f"round\n{n}" for n in range(1, len(names)))]
         )
     left.set(ylabel="gain in NDCG@7")
     right.set(ylabel="minutes", ylim=(0, None))
@@ -79,11 +76,24 @@ def rounds(every: Sequence[Loops]):
     return figure, f"The last round minus the warm start, NDCG@7 (95 % interval): {'; '.join(rises)}."
 
 
-def gain(loops: Loops, arm: str, members: Callable[[Records], np.ndarray] | None = None, backbone: str = MEAN) -> dict:
-    """What an arm has over the zero-shot LLM, own scorers, over all loops; members: which test users of a loop."""
+def _rise(axis, places: Sequence, gains: list[dict], number: int, name: str) -> None:
+    """A line from zero at the first of `places` through rows of `gain` at the others, with their intervals."""
+    means = [0.0, *(row["difference"] for row in gains)]
+    bars = [(0.0, 0.0), *((row["difference"] - row["ci_low"], row["ci_high"] - row["difference"]) for row in gains)]
+    plots.line(axis, (places, means, np.transpose(bars)), number, name)
+
+
+def gain(
+    loops: Loops,
+    arm: str,
+    members: Callable[[Records], np.ndarray] | None = None,
+    backbone: str = MEAN,
+    baseline: str = "zero_shot",
+) -> dict:
+    """What an arm has over a baseline, own scorers, over all loops with both; members: which test users of a loop."""
     changes = []
-    for records in loops.having(arm, "zero_shot"):
-        change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", "zero_shot", backbone)
+    for records in loops.having(arm, baseline):
+        change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", baseline, backbone)
         changes.append(change[:, members(records) if members else slice(None), None])
     first = loops.records[0]
     rng = generator(first.seed, "gain", loops.name, arm, backbone)
@@ -123,6 +133,32 @@ def samples(every: Sequence[Loops]):
         f"The best of {gains.index[-1]} texts by half of a train user's lists, minus the mean text, NDCG@10 on the other half (95 % "
         f"interval of users): {'; '.join(most)}."
     )
+
+
+def texts(every: Sequence[Loops]):
+    """NDCG@7 of the last round by how many of a user's texts are read, above one, and the minutes of sampling them."""
+    figure, (left, right) = plots.blank(plots.WIDTH, 3.6, 2)
+    most, reading = [], ("one_text", "two_texts")
+    for number, loops in enumerate(every):
+        if having := loops.having(*reading):
+            last = having[0].config["llm"]["evaluation_samples"]
+            counts = np.array([*(ARMS[name].samples for name in reading), last])
+            gains = [gain(loops, name, baseline=reading[0]) for name in (*reading[1:], loops.last)]
+            minutes = np.mean([records.get("texts", loops.last)["seconds"] for records in having]) / 60
+            _rise(left, counts, gains, number, _place(loops))
+            plots.line(right, (counts, counts / last * minutes), number)
+            rise = words.signed(*(gains[-1][name] for name in ("difference", "ci_low", "ci_high")), 3)
+            most.append(f"{rise} on {_place(loops)}")
+    if not most:
+        plt.close(figure)
+        return None
+    for axis in (left, right):
+        axis.set(xlabel="texts of a user that are read", xticks=counts)
+    left.set(ylabel="gain in NDCG@7")
+    right.set(ylabel="minutes", ylim=(0, None))
+    plots.legend_above(figure, left)
+    plots.below(figure, "the last round above one of its texts (bars: 95 % interval); minutes of sampling them")
+    return figure, f"All texts of a user minus one, last round, NDCG@7 (95 % interval): {'; '.join(most)}."
 
 
 def where(every: Sequence[Loops]):
@@ -167,11 +203,12 @@ def _facts(records: Records) -> pd.DataFrame:
     return table[list(FACTS)]
 
 
-FIGURES = {"forest": forest, "rounds": rounds, "samples": samples, "where": where}
+FIGURES = {"forest": forest, "rounds": rounds, "samples": samples, "texts": texts, "where": where}
 TITLES = {
     "forest": "The last round minus each baseline.",
     "rounds": "NDCG@7 and minutes, round by round.",
     "samples": "Best of N texts, and the minutes of sampling them.",
+    "texts": "The last round by the number of a user's texts that are read.",
     "where": "The gain by users and by re-rankers.",
 }
 
@@ -193,7 +230,7 @@ def show(name: str) -> None:
     """Show a figure that `make report` drew, as a link to its file, with its finding; says so where there is none."""
     picture = project_root() / "results" / "figures" / f"{name}.png"
     if not picture.exists():
-        print("No loop of Table 1 is there yet; `make report` draws this once one is.")
+        print("No loop of Table 1 is there for this yet; `make report` draws it once one is.")
         return
     folder = "../.." if os.environ.get(HOLDS) else "../results"  # an executed copy lies in results/<profile>/notebooks
     display(Markdown(f"![{TITLES[name]}]({folder}/figures/{name}.png)"))
@@ -201,11 +238,12 @@ def show(name: str) -> None:
 
 
 def write(every: Sequence[Loops], folder: Path) -> list[Path]:
-    """Draw every figure into `folder` as `<name>.png`, its finding beside it as `.txt`; returns the pictures."""
+    """Draw every figure that some loop has records for into `folder` as `<name>.png`, its finding beside it as `.txt`;
+    returns the pictures."""
     paths = []
     for name, draw in FIGURES.items():
-        figure, finding = draw(every)
-        paths.append(folder / f"{name}.png")
-        write_figure(paths[-1], figure, finding)
-        plt.close(figure)
+        if (drawn := draw(every)) is not None:
+            paths.append(folder / f"{name}.png")
+            write_figure(paths[-1], *drawn)
+            plt.close(drawn[0])
     return paths

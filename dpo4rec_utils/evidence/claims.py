@@ -36,6 +36,7 @@ CLAIMS = (
     Claim("DPO helps over supervised fine-tuning", LAST, "warm_start"),
     Claim("DPO helps over best of N", LAST, "rft"),
     Claim("more rounds help", LAST, round_name(1)),
+    Claim("more samples help", LAST, "one_text"),
     Claim("it is about this user", LAST, "dpo_shuffled"),
     Claim("it is the preference", LAST, "random_labels"),
     Claim("it is more than length", LAST, "longer_wins"),

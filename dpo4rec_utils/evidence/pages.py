@@ -256,8 +256,9 @@ def pictures_block(results: Path) -> str:
         return NO_LOOPS
     parts = []
     for name, title in across.TITLES.items():
-        finding = (results / "figures" / f"{name}.txt").read_text(encoding="utf-8").strip()
-        parts.append(f"![{title}](../results/figures/{name}.png)\n\n{finding}")
+        finding = results / "figures" / f"{name}.txt"
+        if finding.exists():
+            parts.append(f"![{title}](../results/figures/{name}.png)\n\n{finding.read_text(encoding='utf-8').strip()}")
     return "\n\n".join(parts)
 
 

@@ -180,6 +180,11 @@ def test_seeds_differ_by_name_and_repeat():
     assert len({derive_seed(1, "a", 2), derive_seed(1, "a", 3), derive_seed(2, "a", 2)}) == 3
 
 
+def test_an_arm_that_needs_more_texts_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match="'two_texts', which needs 2 texts of every user; llm.evaluation_samples = 1"):
+        load_config("ml-100k-loop-2", {"llm": {"evaluation_samples": 1}})
+
+
 def test_every_variant_is_a_valid_configuration_and_changes_something():
     """But for those that are the profile's own recipe, which it does not ask for."""
     base, unchanged = load_config("ml-100k-ablations"), set()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo4rec_utils.arms import arm as arm_of
 from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.evidence import across, claims, loops, pages
@@ -27,10 +28,13 @@ ARMS = [
     "dpo_shuffled",
     "shown_mean",
     "history_mean",
+    "one_text",
+    "two_texts",
 ]
 ARMS += [f"history_mean+{added}" for added in ("zero_shot", "template", "dpo_shuffled", "dpo")]
 USERS = (40, 60)  # test users of the two loops
-GAIN = {"dpo_round_1": 0.1, "dpo_round_2": 0.2, "template": 0.25, "history_mean+dpo": 0.3}  # above others, in loop 1
+# Above others, in loop 1.
+GAIN = {"dpo_round_1": 0.1, "two_texts": 0.15, "dpo_round_2": 0.2, "template": 0.25, "history_mean+dpo": 0.3}
 
 
 def config_of(number: int, **changes) -> dict:
@@ -38,6 +42,7 @@ def config_of(number: int, **changes) -> dict:
     evaluation = {"backbones": list(BACKBONES), "seeds": 2, "shared_seeds": 2, "uniform_arms": []}
     evaluation["arms"] = [*ARMS, "rft"] if number == 1 else ARMS
     changes = {"evaluation": evaluation, "seed": 2025 + number, "data": {"seed": 2026, "max_users": 24}} | changes
+    changes |= {"llm": {"evaluation_samples": 4}}
     return as_dict(load_config("smoke", changes)) | {"profile": f"made-loop-{number}"}
 
 
@@ -84,7 +89,7 @@ def make_loop(root, number: int, **changes):
     }
     for name, value in values.items():
         store.make(scored_stage("own", f"popularity-{name}", {name: value}, users))
-    read = {name: value for name, value in values.items() if name != "none" and not name.startswith("history_mean+")}
+    read = {name: value for name, value in values.items() if arm_of(name).shared != "no"}
     store.make(scored_stage("shared", "popularity", read, users))
     facts = {
         "user": list(range(100 * users, 101 * users)),
@@ -92,7 +97,8 @@ def make_loop(root, number: int, **changes):
         "popularity of liked items": [1] * users,
     }
     store.make(Stage("data", "test_users", {"users": users}, lambda folder: facts))
-    store.make(Stage("texts", "warm_start", {"users": users}, lambda folder: {"texts": 80}))
+    for policy in ("warm_start", "dpo_round_2"):
+        store.make(Stage("texts", policy, {"users": users}, lambda folder: {"texts": 80}))
     rows = [{"samples": n, "reward": "ndcg", "r": 0.3, "gain": 0.01 * n * number, "ci_half": 0.03} for n in (2, 4)]
     store.make(
         Stage("samples", "gain", {"users": users}, lambda folder: {"texts": "warm_start", "users": 9, "rows": rows})
@@ -263,6 +269,7 @@ def test_an_overview_holds_every_arm_and_figures_are_drawn_with_findings(both, t
     assert "best of N 1 / 0 / 1; " in finding and "template 0 / 1 / 1; " in finding
     assert "longer wins" not in finding, "no loop has it"
     assert "+0.210 (" in (tmp_path / "rounds.txt").read_text(), "above the warm start, 0.2 and 0.22"
+    assert "+0.210 (" in (tmp_path / "texts.txt").read_text(), "above one text, 0.2 and 0.22"
     assert (tmp_path / "where.txt").read_text().count("0.000 (") == 2, "the same in every third"
 
 
@@ -277,7 +284,7 @@ def test_minutes_are_those_of_the_headlines_loop(both, monkeypatch):
 def test_a_figure_is_shown_as_a_link_or_said_to_be_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(across, "project_root", lambda: tmp_path)
     across.show("forest")
-    assert "No loop of Table 1 is there yet" in capsys.readouterr().out
+    assert "No loop of Table 1 is there for this yet" in capsys.readouterr().out
     (tmp_path / "results/figures").mkdir(parents=True)
     (tmp_path / "results/figures/forest.png").write_bytes(b"")
     (tmp_path / "results/figures/forest.txt").write_text("A finding.\n")

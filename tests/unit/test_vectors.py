@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo4rec_utils import comparison
 from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.facts import Facts
@@ -73,6 +74,16 @@ def test_arms_are_read_by_equally_many_texts_or_not_at_all():
     for texts in (whole.iloc[:-2], whole[whole["sample"] == 0]):
         with pytest.raises(StudyError, match="p: not every user has 2 texts"):
             vectors_of([[(0, 5)], [(1, 5)]], texts).equal_vectors(POLICY, 2)
+
+
+@pytest.mark.parametrize(("name", "mean"), [("one_text", [2, 3]), ("two_texts", [3, 2]), ("dpo_round_2", [4.5, 1])])
+def test_an_arm_of_few_texts_reads_the_first_of_a_user(name, mean):
+    texts = texts_of((0, 2, "abcdea"), (0, 0, "d"), (0, 1, "aab"), (0, 3, "aaaa"))  # (7, 0), (2, 3), (4, 1), (5, 0)
+    llm, reranker = SimpleNamespace(evaluation_samples=4), SimpleNamespace(texts="mean")
+    study = SimpleNamespace(vectors=vectors_of([[(0, 5)]], texts), config=SimpleNamespace(llm=llm, reranker=reranker))
+    study.policy = lambda _: POLICY
+    read = comparison.arm_knowledge(study, name).user_vectors
+    assert read.tolist() == [[mean]]
 
 
 def test_a_claim_is_the_mean_of_the_texts_after_less_before():
