@@ -10,10 +10,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dpo4rec_utils.arms import ARMS, BASELINES, label, round_name
-from dpo4rec_utils.evidence import loop_tables, plots, tables, words
+from dpo4rec_utils.evidence import loop_learning, loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.claims import ALPHA
 from dpo4rec_utils.evidence.contents import write_figure
-from dpo4rec_utils.evidence.loops import MEAN, Loops, by_seed, differences, table_one
+from dpo4rec_utils.evidence.loops import MEAN, PROFILE, Loops, by_seed, differences, table_one
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import looped_differences
 from dpo4rec_utils.files import project_root
@@ -224,6 +224,25 @@ def overview(every: Sequence[Loops]) -> pd.DataFrame:
         columns[_place(loops)] = part.set_index(part.arm.map(label))[f"{MEAN} ndcg@7"]
     names = [label(name) for name in dict.fromkeys(name for loops in every for name in loops.arms())]
     return pd.DataFrame(columns).reindex(names).round(4)
+
+
+def learning_by_loop(every: Sequence[Loops]) -> pd.DataFrame:
+    """What every round of DPO learnt in every loop, as a page shows it, random labels of the same round in brackets:
+    pairs ordered rightly before the step that is trained on them, and pairs of users whom no step has seen, ordered as
+    the reward does that wrote the labels and as those of the users' lists that gave no reward. One half is chance."""
+    rows = []
+    for loops, records in [(group, records) for group in every for records in group.records]:
+        table = loop_learning.learning(records).set_index(["loop", "round"])
+        for number, row in table.loc["dpo"].iterrows():
+            control = table.loc["random_labels", number]
+            logs = (records.metrics("policy", round_name(number, loop))["log"] for loop in ("dpo", "random_labels"))
+            cells = {"data": _place(loops), "loop": PROFILE.fullmatch(records.profile)["number"], "round": str(number)}
+            cells["before training on a pair"] = "{:.0%} ({:.0%})".format(*map(loop_tables.accuracy_on_new_pairs, logs))
+            for name, part in (("as the reward does", "heldout"), ("as unread lists do", "realised")):
+                cells[f"held-out pairs {name}"] = f"{row[f'{part}_accuracy']:.0%} ({control[f'{part}_accuracy']:.0%})"
+            points = (100 * row[f"over_random{end}"] for end in ("", "_ci_low", "_ci_high"))
+            rows.append(cells | {"points over random labels": words.signed(*points, 1)})
+    return pd.DataFrame(rows)
 
 
 def show(name: str) -> None:

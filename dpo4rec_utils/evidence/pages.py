@@ -244,6 +244,9 @@ def claims_block(results: Path) -> str:
         return NO_LOOPS
     table = claims.claims(every)
     parts = [words.markdown(claims.over_all(table)), folded("Where each was looked at", claims.looked_at(table))]
+    parts.append(
+        folded("What each round learnt, random labels in brackets; one half is chance", across.learning_by_loop(every))
+    )
     for group in every:
         summary = f"The same on validation users, who serve a temperature alone: {group.dataset}, {group.llm}"
         parts.append(folded(summary, loops.unseen_sample(group)))

@@ -157,6 +157,9 @@ def test_validation_users_stand_once_for_all_loops(both):
 
 def test_a_page_holds_every_claim_and_no_number_that_is_none(both, monkeypatch):
     monkeypatch.setattr(pages, "read_loops", lambda _: (both, replace(both, name="again")))
+    monkeypatch.setattr(
+        across, "learning_by_loop", lambda _: pd.DataFrame({"round": ["1"]})
+    )  # made loops train no policy
     claimed, table = pages.claims_block(None), pages.table_one_block(None)
     assert "every data set gains" in claimed and "nan" not in claimed + table
     assert all(
@@ -271,6 +274,18 @@ def test_an_overview_holds_every_arm_and_figures_are_drawn_with_findings(both, t
     assert "+0.210 (" in (tmp_path / "rounds.txt").read_text(), "above the warm start, 0.2 and 0.22"
     assert "+0.210 (" in (tmp_path / "texts.txt").read_text(), "above one text, 0.2 and 0.22"
     assert (tmp_path / "where.txt").read_text().count("0.000 (") == 2, "the same in every third"
+
+
+def test_what_rounds_learnt_stands_beside_random_labels_of_the_same_round(both, monkeypatch):
+    shares = {"heldout_accuracy": [0.6, 0.5], "realised_accuracy": [0.55, 0.45]}
+    over = {"over_random": [0.1, np.nan], "over_random_ci_low": [-0.02, np.nan], "over_random_ci_high": [0.22, np.nan]}
+    table = pd.DataFrame({"loop": ["dpo", "random_labels"], "round": [2, 2]} | shares | over)
+    monkeypatch.setattr(across.loop_learning, "learning", lambda _: table)
+    right = {"dpo_round_2": 0.7, "random_labels_round_2": 0.4}
+    logs = {name: [{"rewards/accuracies": share}] * 4 for name, share in right.items()}
+    monkeypatch.setattr(type(both.records[0]), "metrics", lambda _, kind, name: {"log": logs[name]})
+    first, second = across.learning_by_loop([both]).to_numpy().tolist()
+    assert first[1:] == ["1", "2", "70% (40%)", "60% (50%)", "55% (45%)", "+10.0 (-2.0 to +22.0)"] and second[1] == "2"
 
 
 def test_minutes_are_those_of_the_headlines_loop(both, monkeypatch):
