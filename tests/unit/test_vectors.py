@@ -1,5 +1,6 @@
 """Vectors of what is known of a user, by hand; who trains the models that reward a user, and who does not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,6 +120,31 @@ def test_a_text_is_rewarded_by_models_that_saw_no_list_of_its_user(study):
     with_lists = set(models.lists.user) & set(train)
     assert sorted(rewarded) == sorted([*with_lists] * study.config.reward.seeds), "every train user, once a seed"
     assert not set(models.lists.user) & set(study.data.cohort.of("test"))
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_later_ratings_of_test_users_are_in_no_training_and_nobodys_in_a_prompt(study, tmp_path, split):
+    cohort, table = study.data.cohort, study.data.dataset.interactions.copy()
+    item_ids = study.data.dataset.items.item_id.to_numpy()
+    later = {(cohort.users[u], item_ids[item]) for u in cohort.of(split) for item in cohort.future[u].item}
+    swapped = [met in later for met in zip(table.user_id, table.item_id, strict=True)]
+    table.loc[swapped, "rating"] = 6 - table.loc[swapped, "rating"]  # what was liked is disliked
+    other = made_study(load_config("smoke"), tmp_path)
+    other.data.__dict__["dataset"] = replace(study.data.dataset, interactions=table)
+    other.vectors.__dict__["item_vectors"] = study.vectors.item_vectors
+    before, after = (one.data.lists_of("popularity", split) for one in (study, other))
+    assert np.array_equal(before.items, after.items) and not np.array_equal(before.labels, after.labels)
+
+    def trainings(one):
+        train, mixture = one.data.cohort.of("train"), np.zeros((len(cohort.users), 1, 8), np.float32)
+        fold = assigned_folds(train, one.config.reward.folds, one.seed)
+        rewards = one.reward_models._trainings(mixture, fold, one.seed, None)
+        own = [one.scorers.task(name, "popularity", mixture, 0) for name in one.config.evaluation.backbones]
+        return [task.key for task in (*(training.task for training in rewards.values()), *own)]
+
+    same = [a == b for a, b in zip(trainings(study), trainings(other), strict=True)]
+    assert all(same) if split == "test" else not any(same), "a key holds all that a training reads, by content"
+    assert study.knowledge.prompts() == other.knowledge.prompts()
 
 
 def test_another_user_is_of_the_same_split_and_stands_for_one_alone(study):
