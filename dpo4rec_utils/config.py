@@ -299,21 +299,15 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _rungs_have_texts(self):
-        for name in self.evaluation.ladder:
-            if RUNGS[name].source == "texts" and RUNGS[name].count > self.llm.evaluation_samples:
+    def _texts_suffice(self):
+        rungs = [
+            ("ladder", name, RUNGS[name].count) for name in self.evaluation.ladder if RUNGS[name].source == "texts"
+        ]
+        arms = [("arms", name, ARMS[name].samples or 0) for name in self.evaluation.arms]
+        for key, name, count in rungs + arms:
+            if count > self.llm.evaluation_samples:
                 raise ValueError(
-                    f"evaluation.ladder names {name!r}, which needs {RUNGS[name].count} texts of every user; "
-                    f"llm.evaluation_samples = {self.llm.evaluation_samples} is too few."
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _arms_have_texts(self):
-        for name in self.evaluation.arms:
-            if (ARMS[name].samples or 0) > self.llm.evaluation_samples:
-                raise ValueError(
-                    f"evaluation.arms names {name!r}, which needs {ARMS[name].samples} texts of every user; "
+                    f"evaluation.{key} names {name!r}, which needs {count} texts of every user; "
                     f"llm.evaluation_samples = {self.llm.evaluation_samples} is too few."
                 )
         return self

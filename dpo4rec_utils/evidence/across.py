@@ -136,7 +136,8 @@ def samples(every: Sequence[Loops]):
 
 
 def texts(every: Sequence[Loops]):
-    """NDCG@7 of the last round by how many of a user's texts are read, above one, and the minutes of sampling them."""
+    """NDCG@7 of the last round by how many of a user's texts are read, above one; and in proportion the minutes of
+    sampling all of them."""
     figure, (left, right) = plots.blank(plots.WIDTH, 3.6, 2)
     most, reading = [], ("one_text", "two_texts")
     for number, loops in enumerate(every):
@@ -157,7 +158,9 @@ def texts(every: Sequence[Loops]):
     left.set(ylabel="gain in NDCG@7")
     right.set(ylabel="minutes", ylim=(0, None))
     plots.legend_above(figure, left)
-    plots.below(figure, "the last round above one of its texts (bars: 95 % interval); minutes of sampling them")
+    plots.below(
+        figure, "the last round above one of its texts (bars: 95 % interval); minutes: a share of those of all texts"
+    )
     return figure, f"All texts of a user minus one, last round, NDCG@7 (95 % interval): {'; '.join(most)}."
 
 

@@ -28,7 +28,7 @@ class Claim:
     baseline: str
 
 
-# What the paper says, then what it has to mean: this user, this preference, more than length, more than without an LLM.
+# What the paper says, then what it has to mean: this user, more than chance, than length, than without an LLM.
 CLAIMS = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
     Claim(GAIN, LAST, "zero_shot"),
@@ -38,7 +38,7 @@ CLAIMS = (
     Claim("more rounds help", LAST, round_name(1)),
     Claim("more samples help", LAST, "one_text"),
     Claim("it is about this user", LAST, "dpo_shuffled"),
-    Claim("it is the preference", LAST, "random_labels"),
+    Claim("it beats random labels", LAST, "random_labels"),
     Claim("it is more than length", LAST, "longer_wins"),
     Claim("it beats a template", LAST, "template"),
     Claim("it beats the mean of items shown", LAST, "shown_mean"),
