@@ -1,5 +1,6 @@
 """Table 1 as figures: the headline, every round, and where the gain is, over all loops and data sets."""
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from dpo4rec_utils.arms import ARMS, BASELINES, label, round_name
 from dpo4rec_utils.evidence import loop_learning, loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.claims import ALPHA
 from dpo4rec_utils.evidence.contents import write_figure
-from dpo4rec_utils.evidence.loops import MEAN, PROFILE, Loops, by_seed, differences, table_one
+from dpo4rec_utils.evidence.loops import MEAN, PROFILE, Loops, by_seed, differences, table_one, training_noise
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import looped_differences
 from dpo4rec_utils.files import project_root
@@ -24,18 +25,13 @@ THIRDS = ("lowest", "middle", "highest")
 FACTS = ("interactions", "popularity of liked items")  # about users, of the record `data-test_users`
 
 
-def _place(loops: Loops) -> str:
-    """The data set, and the LLM where it is not the default one."""
-    return loops.dataset if loops.llm == words.MODELS["embedded"] else f"{loops.dataset}, {loops.llm}"
-
-
 def forest(every: Sequence[Loops]):
     """The last round minus each baseline, a marker a data set and LLM."""
     rows = []
     for loops in every:
         table = differences(loops, "own")
         part = table[(table.arm == loops.last) & (table.backbone == MEAN)]
-        rows.append(part.assign(place=_place(loops)))
+        rows.append(part.assign(place=loops.place))
     table = pd.concat(rows, ignore_index=True)
     order = {name: place for place, name in enumerate(BASELINES)}  # an earlier round comes last
     table = table.sort_values("baseline", key=lambda names: names.map(order).fillna(len(order)), kind="stable")
@@ -60,11 +56,11 @@ def rounds(every: Sequence[Loops]):
         turns = range(1, loops.records[0].config["alignment"]["rounds"] + 1)
         names = ["warm_start", *map(round_name, turns)]
         minutes = np.cumsum([_minutes(loops, name) for name in ("zero_shot", *names)])
-        _rise(left, range(len(minutes)), [gain(loops, name) for name in names], number, _place(loops))
+        _rise(left, range(len(minutes)), [gain(loops, name) for name in names], number, loops.place)
         plots.line(right, (range(len(minutes)), minutes), number)
         table = differences(loops, "own")
         row = table[(table.arm == loops.last) & (table.baseline == "warm_start") & (table.backbone == MEAN)].iloc[0]
-        rises.append(f"{words.signed(row.difference, row.ci_low, row.ci_high, 3)} on {_place(loops)}")
+        rises.append(f"{words.signed(row.difference, row.ci_low, row.ci_high, 3)} on {loops.place}")
     for axis in (left, right):
         axis.set_xticks(
             range(len(minutes)), ["as it\ncomes", "warm\nstart", *(f"round\n{n}" for n in range(1, len(names)))]
@@ -86,18 +82,19 @@ def _rise(axis, places: Sequence, gains: list[dict], number: int, name: str) -> 
 def gain(
     loops: Loops,
     arm: str,
-    members: Callable[[Records], np.ndarray] | None = None,
+    members: Callable[[Records, np.ndarray], np.ndarray] | None = None,
     backbone: str = MEAN,
     baseline: str = "zero_shot",
 ) -> dict:
-    """What an arm has over a baseline, own scorers, over all loops with both; members: which test users of a loop."""
+    """What an arm has over a baseline, own scorers, over all loops with both; members: what is made of the differences
+    (S, U) of a loop before they are averaged, such as those of some users."""
     changes = []
     for records in loops.having(arm, baseline):
         change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", baseline, backbone)
-        changes.append(change[:, members(records) if members else slice(None), None])
-    first = loops.records[0]
+        changes.append((members(records, change) if members else change)[:, :, None])
+    first, noise = loops.records[0], training_noise(loops, "own", backbone != MEAN)
     rng = generator(first.seed, "gain", loops.name, arm, backbone)
-    return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng)[0]
+    return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng, noise)[0]
 
 
 def _minutes(loops: Loops, policy: str) -> float:
@@ -120,10 +117,10 @@ def samples(every: Sequence[Loops]):
         gains, halves = (pd.concat([part[name] for part in parts], axis=1) for name in ("gain", "ci_half"))
         mean, half = gains.mean(axis=1), halves.mean(axis=1)  # loops share users: their intervals are not pooled
         minutes = pd.concat([part.minutes for part in parts], axis=1).mean(axis=1)
-        plots.line(left, (mean.index, mean, half), number, _place(loops))
+        plots.line(left, (mean.index, mean, half), number, loops.place)
         plots.line(right, (minutes.index, minutes), number)
         last = mean.iloc[-1]
-        most.append(f"{words.signed(last, last - half.iloc[-1], last + half.iloc[-1], 3)} on {_place(loops)}")
+        most.append(f"{words.signed(last, last - half.iloc[-1], last + half.iloc[-1], 3)} on {loops.place}")
     left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="texts a user (N)", ylabel="gain in NDCG@10", xticks=gains.index)
     right.set(xlabel="texts a user (N)", ylabel="minutes", xticks=gains.index, ylim=(0, None))
@@ -146,10 +143,10 @@ def texts(every: Sequence[Loops]):
             counts = np.array([*(ARMS[name].samples for name in reading), last])
             gains = [gain(loops, name, baseline=reading[0]) for name in (*reading[1:], loops.last)]
             minutes = np.mean([records.get("texts", loops.last)["seconds"] for records in having]) / 60
-            _rise(left, counts, gains, number, _place(loops))
+            _rise(left, counts, gains, number, loops.place)
             plots.line(right, (counts, counts / last * minutes), number)
             rise = words.signed(*(gains[-1][name] for name in ("difference", "ci_low", "ci_high")), 3)
-            most.append(f"{rise} on {_place(loops)}")
+            most.append(f"{rise} on {loops.place}")
     if not most:
         plt.close(figure)
         return None
@@ -166,11 +163,13 @@ def texts(every: Sequence[Loops]):
 
 def where(every: Sequence[Loops]):
     """The last round minus the zero-shot LLM, by thirds of the test users, by backbones with and without history."""
-    table = pd.concat([located(loops).assign(place=_place(loops)) for loops in every], ignore_index=True)
+    table = pd.concat([located(loops).assign(place=loops.place) for loops in every], ignore_index=True)
     figure, _ = plots.dots(table, "part", "difference", "place", ("ci_low", "ci_high"))
     plots.below(figure, "NDCG@7, last round minus the LLM as it comes, a re-ranker for each (bars: 95 % interval)")
-    thirds = table[table.fact.notna()].groupby(["place", "fact"], sort=False)
-    apart = [f"{', '.join(names)} {words.apart(part.iloc[0], part.iloc[-1], 3)}" for names, part in thirds]
+    apart = []
+    for loops, fact in itertools.product(every, FACTS):
+        row = contrast(loops, fact)
+        apart.append(f"{loops.place}, {fact} {words.signed(row['difference'], row['ci_low'], row['ci_high'], 3)}")
     return figure, f"The gain in the lowest third minus that in the highest (95 % interval): {'; '.join(apart)}."
 
 
@@ -184,15 +183,37 @@ def located(loops: Loops) -> pd.DataFrame:
     for fact in FACTS:
         for third, name in enumerate(THIRDS):
 
-            def members(records, fact=fact, third=third):
-                order = np.argsort(_facts(records)[fact].to_numpy(), kind="stable")
-                return np.sort(np.array_split(order, 3)[third])
+            def members(records, change, fact=fact, third=third):
+                return change[:, _third(records, fact, third)]
 
             rows.append({"part": f"{fact}, {name} third", "fact": fact} | gain(loops, loops.last, members))
     for group, backbones in tables.backbone_groups(loops.records[0]).items():
         names = words.listing([words.backbone_label(b) for b in backbones])
         rows.append({"part": f"all users, {names}"} | gain(loops, loops.last, backbone=group))
     return pd.DataFrame(rows)
+
+
+def contrast(loops: Loops, fact: str) -> dict:
+    """The last round's gain over the zero-shot LLM in the lowest third of test users by a fact, minus that in the
+    highest. Both are of the same trainings, so the contrast is made within each loop."""
+
+    def members(records, change):
+        users = change.shape[1]
+        low, high = _third(records, fact, 0), _third(records, fact, 2)
+        means = change[:, low].mean(), change[:, high].mean()
+        parts = np.full_like(change, means[0] - means[1])
+        # Weighted so that the mean over users is the contrast of every seed, and their spread is that of both thirds.
+        parts[:, low] += users / len(low) * (change[:, low] - means[0])
+        parts[:, high] -= users / len(high) * (change[:, high] - means[1])
+        return parts
+
+    return gain(loops, loops.last, members)
+
+
+def _third(records: Records, fact: str, third: int) -> np.ndarray:
+    """Places of a loop's test users in a third by a fact, 0 the lowest."""
+    order = np.argsort(_facts(records)[fact].to_numpy(), kind="stable")
+    return np.sort(np.array_split(order, 3)[third])
 
 
 def _facts(records: Records) -> pd.DataFrame:
@@ -224,7 +245,7 @@ def overview(every: Sequence[Loops]) -> pd.DataFrame:
     for loops in every:
         table = table_one([loops])
         part = table[(table.scorer == "own") & (table.protocol == "popularity")]
-        columns[_place(loops)] = part.set_index(part.arm.map(label))[f"{MEAN} ndcg@7"]
+        columns[loops.place] = part.set_index(part.arm.map(label))[f"{MEAN} ndcg@7"]
     names = [label(name) for name in dict.fromkeys(name for loops in every for name in loops.arms())]
     return pd.DataFrame(columns).reindex(names).round(4)
 
@@ -239,7 +260,7 @@ def learning_by_loop(every: Sequence[Loops]) -> pd.DataFrame:
         for number, row in table.loc["dpo"].iterrows():
             control = table.loc["random_labels", number]
             logs = (records.metrics("policy", round_name(number, loop))["log"] for loop in ("dpo", "random_labels"))
-            cells = {"data": _place(loops), "loop": PROFILE.fullmatch(records.profile)["number"], "round": str(number)}
+            cells = {"data": loops.place, "loop": PROFILE.fullmatch(records.profile)["number"], "round": str(number)}
             cells["before training on a pair"] = "{:.0%} ({:.0%})".format(*map(loop_tables.accuracy_on_new_pairs, logs))
             for name, part in (("as the reward does", "heldout"), ("as unread lists do", "realised")):
                 cells[f"held-out pairs {name}"] = f"{row[f'{part}_accuracy']:.0%} ({control[f'{part}_accuracy']:.0%})"

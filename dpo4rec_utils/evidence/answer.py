@@ -13,7 +13,7 @@ PLAIN = {
     "random_labels": "random labels",
     "warm_start": "the warm start",
     "longer_wins": "preferring longer texts",
-    "template": "a template of the same facts",
+    "template": "a template",
     "history_mean": "the history's mean vector",
 }
 
@@ -21,7 +21,7 @@ PLAIN = {
 def plain_answer(profiles: list[Records]) -> str:
     """Markdown: a row a baseline of `PLAIN` with NDCG@7 of the last round minus the baseline's, a column a data set,
     bold where the interval leaves zero out. Then every round's NDCG@7, and the rounds that are not seen to learn.
-    Below it what the one re-ranker for all texts does not confirm, and what a stage got less of than it asked for."""
+    Below it what the one re-ranker for all texts sees otherwise, and what a stage got less of than it asked for."""
     rounds = profiles[0].config["alignment"]["rounds"]
     parts = [(words.data_label(records), _plain_column(records)) for records in profiles]
     rows = list(dict.fromkeys([*PLAIN.values(), *(name for _, column in parts for name in column)]))
@@ -30,7 +30,9 @@ def plain_answer(profiles: list[Records]) -> str:
     head = f"NDCG@7 after {rounds} rounds{withdrawn}, minus that of"
     cells = {name: [column.get(name, "") for _, column in parts] for name in rows}
     table = pd.DataFrame([[name, *row] for name, row in cells.items()], columns=[head, *(name for name, _ in parts)])
-    lines = [line for records in profiles for line in (*_unconfirmed(records), *_short_of(records))]
+    lines = [line for records in profiles for line in _short_of(records)]
+    if otherwise := [text for records in profiles if (text := _otherwise(records))]:
+        lines.insert(0, f"- {words.SCORERS['shared'].capitalize()}: {'; '.join(otherwise)}.")
     return "\n".join([words.markdown(table), *(["", *lines] if lines else [])])
 
 
@@ -48,7 +50,7 @@ def _plain_column(records: Records) -> dict[str, str]:
     title = f"*NDCG@7: {'warm start, ' * (records.start == 'warm_start')}each round*"
     column[title] = ", ".join(f"{tables.user_mean(records, name):.3f}" for name in names)
     if chance := _chance_rounds(records):
-        column["*rounds that are not seen to learn*"] = ", ".join(chance)
+        column["*rounds not seen to learn*"] = ", ".join(chance)
     return column
 
 
@@ -61,16 +63,16 @@ def _chance_rounds(records: Records) -> list[str]:
     return [str(number) for number in learning[words.at_chance(learning)]["round"]]
 
 
-def _unconfirmed(records: Records) -> list[str]:
-    """A line about gains over baselines of `PLAIN`, and losses to them, that the one re-ranker for all texts does not
-    confirm."""
-    sides = {name: value for name, value in _sides(records).items() if name in PLAIN and value}
-    text = words.unconfirmed(records, sides, PLAIN.get)
-    return (
-        []
-        if text == "none"
-        else [f"- {words.data_label(records)}: one re-ranker for all texts does not confirm {text}."]
-    )
+def _otherwise(records: Records) -> str:
+    """The baselines of `PLAIN` that the one re-ranker for all texts sees otherwise than a re-ranker for each: above or
+    below, and not the other alike."""
+    own, table, parts = _sides(records), tables.last_round(records), []
+    for row in table[(table.scorer == "shared") & table.baseline.isin(PLAIN)].itertuples():
+        side = words.side(row.ci_low, row.ci_high)
+        if side != own[row.baseline]:
+            mark = "**" * bool(side)
+            parts.append(f"{mark}{row.difference:+.3f}{mark} over {PLAIN[row.baseline]}")
+    return f"{words.data_label(records)} {words.listing(parts)}" if parts else ""
 
 
 def _sides(records: Records) -> dict[str, int]:
@@ -283,7 +285,7 @@ def learning_columns(table: pd.DataFrame) -> dict:
         "held-out accuracy": [
             f"{row.heldout_accuracy:.3f} ({row.heldout_ci_low:.3f} to {row.heldout_ci_high:.3f})" for row in rows
         ],
-        "longer wins": table.longer_wins.map("{:.3f}".format),
+        "longer text right": table.longer_wins.map("{:.3f}".format),
         "lists without a reward (of the reward)": [
             f"{row.realised_accuracy:.2f} ({row.label_realised:.2f})" for row in rows
         ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dpo4rec_utils.arms import round_name
+from dpo4rec_utils.arms import label, round_name
 from dpo4rec_utils.evidence import words
 from dpo4rec_utils.evidence.loops import MEAN, Loops, differences
 
@@ -17,32 +17,39 @@ COLUMNS = [
 ]
 LAST = "last round"  # stands for the arm after the last round
 GAIN = "DPO helps over the zero-shot LLM"
+EVERY_BACKBONE = "every backbone gains"
+KINDS = ("held", "not held", "not visible")  # of verdicts
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence and the difference that it is about: `arm` above `baseline`, LAST for the arm after the last round."""
+    """A sentence and the difference that it is about: `arm` above `baseline`, LAST for the arm after the last round.
+    contrary: what to say where the difference is below zero."""
 
     sentence: str
     arm: str
     baseline: str
+    contrary: str = ""
 
 
-# What the paper says, then what it has to mean: this user, more than chance, than length, than without an LLM.
-CLAIMS = (
+# What the paper says.
+PAPER = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
     Claim(GAIN, LAST, "zero_shot"),
     Claim("DPO without a warm start helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
     Claim("DPO helps over supervised fine-tuning", LAST, "warm_start"),
     Claim("DPO helps over best of N", LAST, "rft"),
     Claim("more rounds help", LAST, round_name(1)),
-    Claim("more samples help", LAST, "one_text"),
+    Claim("more samples help, read as their mean", LAST, "one_text"),
+)
+# What that has to mean: this user, more than chance, than length, than without an LLM.
+CONTROLS = (
     Claim("it is about this user", LAST, "dpo_shuffled"),
     Claim("it beats random labels", LAST, "random_labels"),
     Claim("it is more than length", LAST, "longer_wins"),
-    Claim("it beats a template", LAST, "template"),
-    Claim("it beats the mean of items shown", LAST, "shown_mean"),
-    Claim("it beats the history mean", LAST, "history_mean"),
+    Claim("it beats a template", LAST, "template", "a template beats it"),
+    Claim("it beats the mean of items shown", LAST, "shown_mean", "the mean of items shown beats it"),
+    Claim("it beats the history mean", LAST, "history_mean", "the history mean beats it"),
     Claim("it adds to the history mean", "history_mean+dpo", "history_mean"),
     Claim("beside the history, it beats another user's text", "history_mean+dpo", "history_mean+dpo_shuffled"),
 )
@@ -52,25 +59,26 @@ def claims(every: Sequence[Loops]) -> pd.DataFrame:
     """A row a claim, data set, LLM and kind of scorers that looked at it, COLUMNS.
 
     NDCG@7 under popularity negatives, mean over backbones that do not read the history, over all loops that have both
-    arms. `better` and `worse` count single backbones, history or not, with Holm p < 0.05, of `n`. verdict: 'held' where
-    the interval and Holm's p say above zero, 'not held' where they say below, else 'not visible' with the smallest
-    difference that would have been seen four times out of five. The paper's claims about every backbone, every data
-    set and other LLMs are read from the same rows.
+    arms. verdict: 'held' where the interval and Holm's p say above zero, 'not held' where they say below, else 'not
+    visible' with the smallest difference that would have been seen four times out of five before Holm's correction.
+    `better` and `worse` count single backbones, history or not, of which the same two say above or below, of `n`. The
+    paper's claims about every backbone, every data set and other LLMs are read from the same rows.
     """
-    rows = [row for claim in CLAIMS for loops in every for row in _rows(claim, loops)]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    gains = table[table.claim == GAIN]
+    paper, controls = (
+        pd.DataFrame([row for claim in part for loops in every for row in _rows(claim, loops)], columns=COLUMNS)
+        for part in (PAPER, CONTROLS)
+    )
+    gains = paper[paper.claim == GAIN]
     others = gains[gains.llm != words.MODELS["embedded"]].assign(claim="other LLMs gain")
-    return pd.concat([table, _every_backbone(gains), _every_dataset(gains), others], ignore_index=True)
+    return pd.concat([paper, _every_backbone(gains), _every_dataset(gains), others, controls], ignore_index=True)
 
 
 def _every_backbone(gains: pd.DataFrame) -> pd.DataFrame:
     """The same differences by single backbones: 'held' where all are better, 'not held' where one is worse."""
     verdicts = [
-        "held" if row.better == row.n else "not held" if row.worse else f"not visible ({row.better} of {row.n} better)"
-        for row in gains.itertuples()
+        _every(row.better, row.worse, row.n, row.loops, f"{row.better} of {row.n} better") for row in gains.itertuples()
     ]
-    return gains.assign(claim="every backbone gains", verdict=verdicts)
+    return gains.assign(claim=EVERY_BACKBONE, verdict=verdicts)
 
 
 def _every_dataset(gains: pd.DataFrame) -> pd.DataFrame:
@@ -83,9 +91,15 @@ def _every_dataset(gains: pd.DataFrame) -> pd.DataFrame:
             row = {"claim": "every data set gains", "dataset": "all", "llm": llm, "scorer": scorer}
             row |= {name: part[name].iloc[0] for name in ("protocol", "arm", "baseline", "metric", "k")}
             row |= {"users": part.users.sum(), "loops": part.loops.sum(), "better": better, "worse": worse}
-            every = "held" if better == len(part) else "not held" if worse else f"not visible ({better} of {len(part)})"
+            every = _every(better, worse, len(part), part.loops.min(), f"{better} of {len(part)}")
             rows.append(row | {"n": len(part), "verdict": every})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _every(better: int, worse: int, n: int, loops: int, counts: str) -> str:
+    if better == n:
+        return "held" + few(loops)
+    return "not held" + few(loops) if worse else f"not visible ({counts})"
 
 
 def _rows(claim: Claim, loops: Loops) -> Iterator[dict]:
@@ -98,7 +112,7 @@ def _rows(claim: Claim, loops: Loops) -> Iterator[dict]:
             single = part[part.backbone != MEAN]
             row = {"claim": claim.sentence, "dataset": loops.dataset, "llm": loops.llm, "protocol": "popularity"}
             row |= {"scorer": scorer, "metric": "ndcg", "k": 7} | mean
-            clear = single.p_holm < ALPHA
+            clear = (single.p_holm < ALPHA) & ((single.ci_low > 0) | (single.ci_high < 0))
             row |= {"better": int((clear & (single.difference > 0)).sum()), "n": len(single)}
             yield row | {"worse": int((clear & (single.difference < 0)).sum()), "verdict": verdict(mean)}
 
@@ -106,12 +120,16 @@ def _rows(claim: Claim, loops: Loops) -> Iterator[dict]:
 def verdict(row: dict) -> str:
     """'held', 'not held', or 'not visible (0.0123 would be)', of a row of `loops.differences`. What fewer than three
     loops say has their number beside it: 'held (loops: 1)'."""
-    few = f" (loops: {row['loops']})" * (row["loops"] < ENOUGH)
     if row["p_holm"] < ALPHA and row["ci_low"] > 0:
-        return "held" + few
+        return "held" + few(row["loops"])
     if row["p_holm"] < ALPHA and row["ci_high"] < 0:
-        return "not held" + few
+        return "not held" + few(row["loops"])
     return f"not visible ({row['detectable']:.4f} would be)"
+
+
+def few(loops: int) -> str:
+    """' (loops: 2)' where there are fewer than a headline needs; where they differ, give the smallest number."""
+    return f" (loops: {loops})" if loops < ENOUGH else ""
 
 
 def kinds(table: pd.DataFrame) -> pd.Series:
@@ -119,15 +137,41 @@ def kinds(table: pd.DataFrame) -> pd.Series:
     return table.verdict.str.partition(" (")[0]
 
 
-def over_all(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each claim held, own scorers: claim, held, not held, not visible, and where it held."""
+def over_all(table: pd.DataFrame, scorer: str = "own") -> pd.DataFrame:
+    """How often each claim held by a kind of scorers: claim, held, not held, not visible."""
+    part = table[table.scorer == scorer]
+    counts = pd.crosstab(part.claim, kinds(part)).reindex(columns=KINDS, fill_value=0)
+    return counts.reindex(part.claim.unique()).reset_index().rename_axis(columns=None)
+
+
+def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The claims in two parts, by whose they are."""
+    controls = table.claim.isin([claim.sentence for claim in CONTROLS])
+    return {"What the paper says": table[~controls], "What that has to mean, by this study's controls": table[controls]}
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The claims as a page shows them, a column a data set and LLM: the difference of NDCG@7 by own scorers, of single
+    backbones how many are better; bold where the claim is held or not held. Then how often it was held, not held and
+    not visible, by both kinds of scorers; nothing where scorers of a kind read no such arm."""
+    table = table.assign(place=[words.place(*row) for row in table[["dataset", "llm"]].itertuples(index=False)])
+    own, shared = table[table.scorer == "own"], over_all(table, "shared").set_index("claim")
+    places = [name for name in own.place.unique() if not name.startswith("all")]
     rows = []
-    for claim, part in table[table.scorer == "own"].groupby("claim", sort=False):
-        verdicts = kinds(part)
-        places = [f"{row.dataset}, {row.llm}" for row in part[verdicts == "held"].itertuples()]
-        counts = {kind: int((verdicts == kind).sum()) for kind in ("held", "not held", "not visible")}
-        rows.append({"claim": claim} | counts | {"held on": "; ".join(places)})
+    for counts in over_all(table).set_index("claim").itertuples():
+        part = own[own.claim == counts.Index]
+        cells = {row.place: _cell(row) for row in part.itertuples()}
+        first = part.iloc[0]
+        row = {"claim": counts.Index, "of": f"{label(first.arm)} - {label(first.baseline)}"}
+        row |= {name: cells.get(name, "") for name in places} | {" / ".join(KINDS): " / ".join(map(str, counts[1:]))}
+        by_all = " / ".join(map(str, shared.loc[counts.Index])) if counts.Index in shared.index else ""
+        rows.append(row | {f"by {words.SCORERS['shared']}": by_all})
     return pd.DataFrame(rows)
+
+
+def _cell(row) -> str:
+    text = f"{row.better} of {row.n}" if row.claim == EVERY_BACKBONE else f"{row.difference:+.3f}"
+    return text if row.verdict.startswith("not visible") else f"**{text}**"
 
 
 def made_of(every: Sequence[Loops]) -> str:
@@ -135,24 +179,26 @@ def made_of(every: Sequence[Loops]) -> str:
     places: dict[str, list[str]] = {}
     for loops in every:
         places.setdefault(loops.llm, []).append(f"{loops.dataset} ({len(loops.records)})")
-    few = " Fewer than three say little of what training again would give."
-    few *= min(len(loops.records) for loops in every) < ENOUGH
-    return f"Loops: {'; '.join(f'{llm} on {words.listing(names)}' for llm, names in places.items())}.{few}"
+    rough = " Fewer than three say little of what training again would give."
+    rough *= min(len(loops.records) for loops in every) < ENOUGH
+    return f"Loops: {'; '.join(f'{llm} on {words.listing(names)}' for llm, names in places.items())}.{rough}"
 
 
 def in_three_lines(table: pd.DataFrame) -> str:
-    """What held and what came out the other way round, on how many data sets and LLMs of those that looked at it; and
-    what was seen nowhere."""
-    counts = over_all(table)
-    looked = counts[["held", "not held", "not visible"]].sum(axis=1)
-    nowhere = (counts["held"] == 0) & (counts["not held"] == 0)
-    lines = {"Not seen": (counts.claim + " (" + looked.astype(str) + ")")[nowhere]}
-    for head, kind in (("Held", "held"), ("The contrary holds", "not held")):
-        lines[head] = (counts.claim + " (" + counts[kind].astype(str) + " of " + looked.astype(str) + ")")[
-            counts[kind] > 0
-        ]
-    order = ("Held", "Not seen", "The contrary holds")
-    return "\n".join(f"- **{head}:** {'; '.join(lines[head]) or 'nothing'}." for head in order)
+    """What held by own scorers and what came out the other way round, on how many data sets and LLMs of those that
+    looked at it; and what was seen nowhere."""
+    contrary = {claim.sentence: claim.contrary for claim in (*PAPER, *CONTROLS) if claim.contrary}
+    held, nowhere, reversed_ = [], [], []
+    for counts in over_all(table).itertuples():
+        of = sum(counts[-3:])
+        if counts.held:
+            held.append(f"{counts.claim} ({counts.held} of {of})")
+        if counts._3:
+            reversed_.append(f"{contrary.get(counts.claim, counts.claim)} ({counts._3} of {of})")
+        if counts.held == counts._3 == 0:
+            nowhere.append(f"{counts.claim} ({of})")
+    lines = {"Held": held, "Not seen": nowhere, "The contrary holds": reversed_}
+    return "\n".join(f"- **{head}:** {'; '.join(line) or 'nothing'}." for head, line in lines.items())
 
 
 def looked_at(table: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +212,7 @@ def looked_at(table: pd.DataFrame) -> pd.DataFrame:
         "NDCG@7 (95 % interval)": [
             "" if pd.isna(row.difference) else words.signed(row.difference, row.ci_low, row.ci_high, 3) for row in rows
         ],
-        "between loops": ["" if pd.isna(row.loop_sd) else f"{row.loop_sd:.3f}" for row in rows],
+        "sd of loops' means": ["" if pd.isna(row.loop_sd) else f"{row.loop_sd:.3f}" for row in rows],
         "better / worse / of": [f"{row.better} / {row.worse} / {row.n}" for row in rows],
         "verdict": [row.verdict for row in rows],
     }

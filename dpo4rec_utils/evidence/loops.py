@@ -14,7 +14,7 @@ from dpo4rec_utils.arms import comparisons, label, table_arms
 from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence import tables, words
 from dpo4rec_utils.evidence.records import Records, differing
-from dpo4rec_utils.evidence.statistics import holm, looped_differences
+from dpo4rec_utils.evidence.statistics import LoopNoise, holm, loop_noise, looped_differences
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.seeds import generator
 
@@ -28,8 +28,10 @@ MEAN = "mean"  # the mean over backbones that do not read the history
 class Loops:
     """The loops of one data set and one LLM. name: that of their profiles without the number; records: by number.
 
-    Raises `StudyError` where they differ in more than seeds, test users and arms, share test users, have other
-    validation users, or their own scorers are of more than one commit.
+    Their test users are others, but train users of one loop are test users of another, and half of the train users of
+    two are the same: what loops have in common is in no interval. Raises `StudyError` where they differ in more than
+    seeds, test users and arms, share test users, have other validation users, or their re-rankers are of more than one
+    commit.
     """
 
     name: str
@@ -44,13 +46,15 @@ class Loops:
                         f"{other.profile} has {key} = {setting}, {first.profile} {value}; loops of one name differ in seeds, test "
                         "users and arms alone."
                     )
-        commits = {record["commit"] for records in self.records for record in records.kind("own")}
+        commits = {
+            record["commit"] for records in self.records for kind in ("own", "shared") for record in records.kind(kind)
+        }
         if len(commits) > 1:
             raise StudyError(
                 f"The loops of {self.name} were ranked at commits {', '.join(sorted(commits))}; make them at one."
             )
         for first, other in itertools.combinations(self.records, 2):
-            shared = _users(first, "test") & _users(other, "test")
+            shared = set(_users(first, "test")) & set(_users(other, "test"))
             if shared or _users(first, "validation") != _users(other, "validation"):
                 raise StudyError(
                     f"{first.profile} and {other.profile} share test users or have other validation users; loops need data.seed in "
@@ -66,6 +70,11 @@ class Loops:
     def llm(self) -> str:
         """How the LLM is written."""
         return words.model_label(self.records[0])
+
+    @property
+    def place(self) -> str:
+        """How data set and LLM are written together."""
+        return words.place(self.dataset, self.llm)
 
     @property
     def last(self) -> str:
@@ -103,10 +112,10 @@ def by_seed(records: Records, scorer: str, arm: str, backbone: str, split: str =
     return part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
 
 
-def _users(records: Records, split: str) -> set[int]:
-    """The users of a split who are scored."""
+def _users(records: Records, split: str) -> list[int]:
+    """The users of a split who are scored, in their order."""
     values = records.values("own", f"popularity-{records.last}")
-    return set(values[values.split == split].user)
+    return list(dict.fromkeys(values[values.split == split].user))
 
 
 @functools.lru_cache(maxsize=256)
@@ -129,26 +138,48 @@ def differences(loops: Loops, scorer: str) -> pd.DataFrame:
     """NDCG@7 differences of every comparison, popularity negatives, over all loops that have both arms.
 
     Columns: arm, baseline, backbone (MEAN or a backbone's name), loops, users, difference, ci_low, ci_high, loop_sd,
-    detectable, p_holm. Holm's families: the last round against its baselines, mean over backbones; all other
-    comparisons of that mean; and all comparisons of single backbones together.
+    detectable, p_holm. Where there are several loops, the intervals of comparisons have the `training_noise` of their
+    kind in common. Holm's families: the last round against its baselines, mean over backbones; all other comparisons of
+    that mean; and all comparisons of single backbones together.
     """
     first = loops.records[0]
-    pairs = comparisons(readable(loops, scorer), loops.last, first.start)
+    pairs = [pair for pair in _pairs(loops, scorer) if loops.having(*pair)]
     rng, draws = generator(first.seed, "loops", loops.name, scorer), first.config["evaluation"]["bootstrap"]
     rows = []
     for group in dict.fromkeys(tuple(loops.having(*pair)) for pair in pairs):
         names = [(b, *pair) for b in (MEAN, *first.backbones) for pair in pairs if tuple(loops.having(*pair)) == group]
-        changes = [
-            np.stack([by_seed(r, scorer, a, b) - by_seed(r, scorer, c, b) for b, a, c in names], axis=2) for r in group
-        ]
-        for (b, a, c), result in zip(names, looped_differences(changes, draws, rng), strict=True):
-            rows.append({"arm": a, "baseline": c, "backbone": b} | result)
+        kinds = [names] if len(group) == 1 else [[n for n in names if (n[0] == MEAN) == mean] for mean in (True, False)]
+        for part in kinds:
+            changes = [_changes(records, scorer, part) for records in group]
+            noise = training_noise(loops, scorer, part[0][0] != MEAN)
+            for (b, a, c), result in zip(part, looped_differences(changes, draws, rng, noise), strict=True):
+                rows.append({"arm": a, "baseline": c, "backbone": b} | result)
     place = {pair: number for number, pair in enumerate(pairs)}
     table = pd.DataFrame(rows)
     table = table.assign(place=[place[pair] for pair in zip(table.arm, table.baseline, strict=True)])
     family = np.where(table.backbone != MEAN, "backbones", np.where(table.arm == loops.last, "headline", "others"))
     table["p_holm"] = table.groupby(family).p.transform(lambda p: holm(p.to_numpy()))
     return table.sort_values("place", kind="stable", ignore_index=True).drop(columns=["p", "place"])
+
+
+def _pairs(loops: Loops, scorer: str) -> list[tuple[str, str]]:
+    return comparisons(readable(loops, scorer), loops.last, loops.records[0].start)
+
+
+def _changes(records: Records, scorer: str, names: Sequence[tuple[str, str, str]]) -> np.ndarray:
+    """(S, U, n) differences of a loop by training seed and user; names: backbone (or MEAN), arm and baseline."""
+    return np.stack([by_seed(records, scorer, a, b) - by_seed(records, scorer, c, b) for b, a, c in names], axis=2)
+
+
+@functools.lru_cache(maxsize=64)
+def training_noise(loops: Loops, scorer: str, single: bool = False) -> LoopNoise | None:
+    """What training again adds to the noise of a comparison, from the last round against every baseline that all loops
+    have; of the mean over backbones, or of single ones. Nothing is known of it from one loop."""
+    if len(loops.records) == 1:
+        return None
+    pairs = [p for p in _pairs(loops, scorer) if p[0] == loops.last and len(loops.having(*p)) == len(loops.records)]
+    names = [(b, *pair) for b in (loops.records[0].backbones if single else [MEAN]) for pair in pairs]
+    return loop_noise([_changes(records, scorer, names) for records in loops.records])
 
 
 def table_one(every: Sequence[Loops]) -> pd.DataFrame:
@@ -193,12 +224,12 @@ def _over_loops(made: list[dict[str, float]]) -> dict[str, float]:
 
 
 def unseen_sample(loops: Loops, scorer: str = "own") -> pd.DataFrame:
-    """The last round above its baselines on validation users, who serve a temperature alone, as a page shows it. They
-    are the same users in every loop, so loops are averaged first."""
+    """The last round above its baselines on validation users, on whom nothing is trained, as a page shows it. They are
+    the same users in every loop, so loops are averaged first: the interval is for these loops alone."""
     first, rows = loops.records[0], []
     rng, draws = generator(first.seed, "unseen", loops.name, scorer), first.config["evaluation"]["bootstrap"]
-    for arm, baseline in comparisons(readable(loops, scorer), loops.last, first.start):
-        if arm == loops.last:
+    for arm, baseline in _pairs(loops, scorer):
+        if arm == loops.last and loops.having(arm, baseline):
             having = loops.having(arm, baseline)
             sides = [[by_seed(r, scorer, name, MEAN, "validation") for r in having] for name in (arm, baseline)]
             change = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)

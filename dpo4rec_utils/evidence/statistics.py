@@ -1,5 +1,6 @@
 """Paired differences by user: bootstrap intervals, p-values, Holm's correction, power, t of a mean."""
 
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -23,7 +24,7 @@ def paired_differences(
         raise ValueError("paired differences need two users at least and a value for each")
     means = _resampled_means(differences, bootstrap, rng)
     if seeds is not None and len(seeds) > 1:
-        deviations = (seeds - np.mean(seeds, axis=0)) * _widening(len(seeds))
+        deviations = (seeds - np.mean(seeds, axis=0)) * np.sqrt(len(seeds) / (len(seeds) - 1))
         means += _resampled_means(deviations, bootstrap, rng)
     mean = differences.mean(axis=0)
     extreme = (np.abs(means - mean) >= np.abs(mean) - 1e-15).sum(axis=0)
@@ -105,75 +106,75 @@ def clustered_share(right: np.ndarray, users: np.ndarray) -> tuple[float, float,
     return mean, *map(float, np.clip((low, high), 0, 1))
 
 
-def looped_differences(loops: list[np.ndarray], bootstrap: int, rng: np.random.Generator) -> list[dict]:
-    """Mean difference of n comparisons over L loops, each trained anew and tested on other users; 95 % percentile
-    interval, two-sided bootstrap p.
+@dataclass(frozen=True)
+class LoopNoise:
+    """What means of loops differ by beside their users and seeds: a variance, and the degrees of freedom with which it
+    is known."""
 
-    loops: (S, U, n) differences of a loop by training seed and user; U may differ. Loops are drawn with replacement,
-    and in each drawn one users and seeds. As `paired_differences` does for seeds, deviations of few loops and seeds
-    are widened, by sqrt(L / (L - 1)). Loops differ by their users and seeds, too, which are drawn by themselves: that
-    part is taken out of their deviations. As few loops know little of their own noise, resamples are stretched from
-    the normal to Student's t, with the degrees of freedom of a sum of two variances (Satterthwaite, 1946). Of a single
-    loop there is no deviation, and the interval is for it alone. loop_sd: standard deviation of the loops' means (NaN
-    of one); detectable: the true difference that a test at 0.05 would find four times out of five, were the noise
-    known. Raises `ValueError` for no loop, fewer than two users or a missing value.
+    variance: float
+    freedom: float
+
+
+def loop_noise(loops: list[np.ndarray]) -> LoopNoise:
+    """The noise of training again, one for n comparisons, of L loops (S, U, n) as in `looped_differences`; L above 1.
+
+    variance: that of the loops' means less the part of users and seeds, mean over comparisons, 0 at least. One
+    comparison of two loops knows its noise with one degree of freedom; n of them know a noise in common with
+    (tr C)^2 / tr C^2 as many, C the covariance of their differences by user (Box, 1954, on sums of squares that are
+    not independent). A noise in common is an assumption: a control that is trained too has more of it than one that is
+    not.
+    """
+    means = np.array([loop.mean(axis=(0, 1)) for loop in loops])
+    variance = max(float((means.var(axis=0, ddof=1) - _within(loops)).mean()), 0.0)
+    by_user = [loop.mean(axis=0) for loop in loops]
+    covariance = np.atleast_2d(np.cov(np.concatenate([x - x.mean(axis=0) for x in by_user]), rowvar=False))
+    squares = float((covariance**2).sum())
+    independent = np.trace(covariance) ** 2 / squares if squares > 0 else 1.0
+    return LoopNoise(variance, float((len(loops) - 1) * independent))
+
+
+def looped_differences(
+    loops: list[np.ndarray], bootstrap: int, rng: np.random.Generator, noise: LoopNoise | None = None
+) -> list[dict]:
+    """Mean difference of n comparisons over L loops, each trained anew and tested on other users, with its 95 %
+    interval and two-sided p.
+
+    loops: (S, U, n) differences of a loop by training seed and user; U may differ. The interval of a single loop is
+    that of `paired_differences`: it is for this loop alone. That of more is Student's t: the variance of a loop's mean
+    is what its users and seeds explain and, beside that, `noise.variance`, over L; degrees of freedom `noise.freedom`.
+    Without `noise` it is the `loop_noise` of these comparisons. loop_sd: standard deviation of the loops' means, users
+    and seeds in it (NaN of one); detectable: the true difference that a test at 0.05 finds four times out of five.
+    Raises `ValueError` for no loop, fewer than two users or a missing value.
     """
     loops = [np.asarray(loop, dtype=float) for loop in loops]
     if not loops or any(loop.shape[1] < 2 or np.isnan(loop).any() for loop in loops):
         raise ValueError("differences need a loop at least, two users in each and a value for each")
-    count, means = len(loops), np.array([loop.mean(axis=(0, 1)) for loop in loops])
-    mean, drawn = means.mean(axis=0), rng.integers(count, size=(bootstrap, count))
-    total = np.zeros((bootstrap, means.shape[1]))
-    within, between = _variances(means, loops)
-    deviations = (means - mean) * _widening(count) * np.sqrt(between / np.maximum(between + within, 1e-300))
-    for place in range(count):
-        for number, loop in enumerate(loops):
-            rows = np.flatnonzero(drawn[:, place] == number)
-            total[rows] += mean + deviations[number] + _resampled(loop, len(rows), rng)
-    resamples = total / count
-    seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * resamples.std(axis=0)
-    resamples = mean + (resamples - mean) * _stretch(within, between, count, sum(loop.shape[1] for loop in loops))
-    extreme = (np.abs(resamples - mean) >= np.abs(mean) - 1e-15).sum(axis=0)
-    low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
-    spread = means.std(axis=0, ddof=1) if count > 1 else np.full(len(mean), np.nan)
-    columns = {"difference": mean, "ci_low": low, "ci_high": high, "p": (extreme + 1) / (bootstrap + 1)}
-    columns |= {"loop_sd": spread, "detectable": seen}
+    count, within = len(loops), _within(loops)
     sizes = {"loops": count, "users": sum(loop.shape[1] for loop in loops)}
+    if count == 1:
+        (loop,) = loops
+        rows = paired_differences(loop.mean(axis=0), bootstrap, rng, loop.mean(axis=1))
+        extra = {"loop_sd": float("nan")}
+        seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * np.sqrt(within)
+        return [row | sizes | extra | {"detectable": float(s)} for row, s in zip(rows, seen, strict=True)]
+    means = np.array([loop.mean(axis=(0, 1)) for loop in loops])
+    noise = noise or loop_noise(loops)
+    mean, error = means.mean(axis=0), np.sqrt((within + noise.variance) / count)
+    half = student.ppf(0.975, noise.freedom) * error
+    p = 2 * student.sf(np.abs(mean) / np.maximum(error, 1e-300), noise.freedom)
+    columns = {"difference": mean, "ci_low": mean - half, "ci_high": mean + half, "p": np.where(mean == 0, 1.0, p)}
+    columns |= {"loop_sd": means.std(axis=0, ddof=1), "detectable": half + student.ppf(0.8, noise.freedom) * error}
     return [sizes | {name: float(values[i]) for name, values in columns.items()} for i in range(len(mean))]
 
 
-def _widening(count: int) -> float:
-    """What deviations from a mean of `count` values are multiplied by, so that resamples have its variance."""
-    return float(np.sqrt(count / (count - 1))) if count > 1 else 0.0
-
-
-def _variances(means: np.ndarray, loops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) each: the variance of a loop's mean that is of its users and seeds, and what the loops' means (L, n) differ
-    by beside it."""
-    within = np.mean([_variance(loop.mean(axis=0)) + _variance(loop.mean(axis=1)) for loop in loops], axis=0)
-    spread = means.var(axis=0, ddof=1) if len(means) > 1 else np.zeros(means.shape[1])
-    return within, np.maximum(spread - within, 0)
-
-
-def _stretch(within: np.ndarray, between: np.ndarray, loops: int, users: int) -> np.ndarray:
-    """(n,) Student's t over the normal at 0.975, of a variance that is partly known from `users` and partly from
-    `loops`."""
-    parts = between**2 / max(loops - 1, 1) + within**2 / (users - 1)
-    freedom = (within + between) ** 2 / np.maximum(parts, 1e-300)
-    return np.where(between > 0, student.ppf(0.975, np.maximum(freedom, 1)) / NormalDist().inv_cdf(0.975), 1.0)
+def _within(loops: list[np.ndarray]) -> np.ndarray:
+    """(n,) the variance of a loop's mean that is of its users and seeds, mean over loops."""
+    return np.mean([_variance(loop.mean(axis=0)) + _variance(loop.mean(axis=1)) for loop in loops], axis=0)
 
 
 def _variance(values: np.ndarray) -> np.ndarray:
     """(n,) variances of the means of values (rows, n); nothing of a single row."""
     return values.var(axis=0, ddof=1) / len(values) if len(values) > 1 else np.zeros(values.shape[1])
-
-
-def _resampled(loop: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(draws, n) means of a loop (S, U, n) with users and seeds resampled, less its mean."""
-    by_user, by_seed = loop.mean(axis=0), loop.mean(axis=1)
-    mean = by_user.mean(axis=0)
-    deviations = _resampled_means(by_user, draws, rng) - mean
-    return deviations + _resampled_means(by_seed - mean, draws, rng) * _widening(len(by_seed))
 
 
 DRAWS = 1000  # at once, so that memory does not grow with the bootstrap

@@ -1,7 +1,7 @@
 """How findings are worded: every label that is no arm's and no registry's, and every phrase that more than one page
 uses."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,11 @@ def model_label(records: Records) -> str:
     """How a profile's LLM is written."""
     model = records.config["llm"]["model"]
     return MODELS.get(model, model)
+
+
+def place(dataset: str, llm: str) -> str:
+    """The data set, and the LLM where it is not the default one, as they are written."""
+    return dataset if llm == MODELS["embedded"] else f"{dataset}, {llm}"
 
 
 def estimate_label(name: str, equal_length: bool) -> str:
@@ -125,14 +130,14 @@ def confirmed(records: Records, sides: dict[str, int]) -> tuple[list[str], list[
     return [n for n in readable if shared[n] == sides[n]], [n for n in readable if shared[n] != sides[n]]
 
 
-def unconfirmed(records: Records, sides: dict[str, int], names: Callable[[str], str] = label) -> str:
+def unconfirmed(records: Records, sides: dict[str, int]) -> str:
     """Of gains and losses those that the one re-ranker for all texts does not confirm, with the difference that it
     sees: 'the gain over warm start (-0.001 there); the loss to history mean (+0.008 there)'; 'none' without any."""
     table = tables.last_round(records)
     shared = table[table.scorer == "shared"].set_index("baseline").difference
     phrases = {1: "the gain over", -1: "the loss to"}
     others = confirmed(records, sides)[1]
-    return "; ".join(f"{phrases[sides[n]]} {names(n)} ({shared[n]:+.3f} there)" for n in others) or "none"
+    return "; ".join(f"{phrases[sides[n]]} {label(n)} ({shared[n]:+.3f} there)" for n in others) or "none"
 
 
 def shortfalls(records: Records) -> list[str]:

@@ -221,7 +221,7 @@ def test_data_sets_stand_side_by_side(records, tmp_path, monkeypatch):
     _, first, _, warm, *_, unlearnt = cells_of(answer.plain_answer([records, equal]))
     assert first == ["the LLM as it comes", "**+0.213**", "**+0.213**"]
     assert warm == ["the warm start", "**+0.213**", "+0.000"], "bold where the interval leaves zero out"
-    assert unlearnt == ["*rounds that are not seen to learn*", "2, 3", "2, 3"]
+    assert unlearnt == ["*rounds not seen to learn*", "2, 3", "2, 3"]
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
