@@ -39,7 +39,7 @@ def forest(every: Sequence[Loops]):
         table.assign(baseline=table.baseline.map(label)), "baseline", "difference", "place", ("ci_low", "ci_high")
     )
     plots.below(
-        figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval of loops, users, seeds)"
+        figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval)"
     )
     clear = (table.p_holm < ALPHA) & ((table.ci_low > 0) | (table.ci_high < 0))
     counts = []
@@ -82,16 +82,16 @@ def _rise(axis, places: Sequence, gains: list[dict], number: int, name: str) -> 
 def gain(
     loops: Loops,
     arm: str,
-    members: Callable[[Records, np.ndarray], np.ndarray] | None = None,
+    view: Callable[[Records, np.ndarray], np.ndarray] | None = None,
     backbone: str = MEAN,
     baseline: str = "zero_shot",
 ) -> dict:
-    """What an arm has over a baseline, own scorers, over all loops with both; members: what is made of the differences
-    (S, U) of a loop before they are averaged, such as those of some users."""
+    """What an arm has over a baseline, own scorers, over all loops with both; view: what is made of the
+    differences (S, U) of a loop before they are averaged, such as those of some users."""
     changes = []
     for records in loops.having(arm, baseline):
         change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", baseline, backbone)
-        changes.append((members(records, change) if members else change)[:, :, None])
+        changes.append((view(records, change) if view else change)[:, :, None])
     first, noise = loops.records[0], training_noise(loops, "own", backbone != MEAN)
     rng = generator(first.seed, "gain", loops.name, arm, backbone)
     return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng, noise)[0]
@@ -183,10 +183,10 @@ def located(loops: Loops) -> pd.DataFrame:
     for fact in FACTS:
         for third, name in enumerate(THIRDS):
 
-            def members(records, change, fact=fact, third=third):
+            def view(records, change, fact=fact, third=third):
                 return change[:, _third(records, fact, third)]
 
-            rows.append({"part": f"{fact}, {name} third", "fact": fact} | gain(loops, loops.last, members))
+            rows.append({"part": f"{fact}, {name} third", "fact": fact} | gain(loops, loops.last, view))
     for group, backbones in tables.backbone_groups(loops.records[0]).items():
         names = words.listing([words.backbone_label(b) for b in backbones])
         rows.append({"part": f"all users, {names}"} | gain(loops, loops.last, backbone=group))
@@ -197,7 +197,7 @@ def contrast(loops: Loops, fact: str) -> dict:
     """The last round's gain over the zero-shot LLM in the lowest third of test users by a fact, minus that in the
     highest. Both are of the same trainings, so the contrast is made within each loop."""
 
-    def members(records, change):
+    def view(records, change):
         users = change.shape[1]
         low, high = _third(records, fact, 0), _third(records, fact, 2)
         means = change[:, low].mean(), change[:, high].mean()
@@ -207,7 +207,7 @@ def contrast(loops: Loops, fact: str) -> dict:
         parts[:, high] -= users / len(high) * (change[:, high] - means[1])
         return parts
 
-    return gain(loops, loops.last, members)
+    return gain(loops, loops.last, view)
 
 
 def _third(records: Records, fact: str, third: int) -> np.ndarray:

@@ -17,6 +17,7 @@ COLUMNS = [
 ]
 LAST = "last round"  # stands for the arm after the last round
 GAIN = "DPO helps over the zero-shot LLM"
+ALL = "all"  # stands for every data set
 EVERY_BACKBONE = "every backbone gains"
 KINDS = ("held", "not held", "not visible")  # of verdicts
 
@@ -88,7 +89,7 @@ def _every_dataset(gains: pd.DataFrame) -> pd.DataFrame:
     for (llm, scorer), part in gains.groupby(["llm", "scorer"], sort=False):
         if len(part) > 1:
             better, worse = ((kinds(part) == verdict).sum() for verdict in ("held", "not held"))
-            row = {"claim": "every data set gains", "dataset": "all", "llm": llm, "scorer": scorer}
+            row = {"claim": "every data set gains", "dataset": ALL, "llm": llm, "scorer": scorer}
             row |= {name: part[name].iloc[0] for name in ("protocol", "arm", "baseline", "metric", "k")}
             row |= {"users": part.users.sum(), "loops": part.loops.sum(), "better": better, "worse": worse}
             every = _every(better, worse, len(part), part.loops.min(), f"{better} of {len(part)}")
@@ -154,19 +155,15 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """The claims as a page shows them, a column a data set and LLM: the difference of NDCG@7 by own scorers, of single
     backbones how many are better; bold where the claim is held or not held. Then how often it was held, not held and
     not visible, by both kinds of scorers; nothing where scorers of a kind read no such arm."""
-    table = table.assign(place=[words.place(*row) for row in table[["dataset", "llm"]].itertuples(index=False)])
-    own, shared = table[table.scorer == "own"], over_all(table, "shared").set_index("claim")
-    places = [name for name in own.place.unique() if not name.startswith("all")]
-    rows = []
-    for counts in over_all(table).set_index("claim").itertuples():
-        part = own[own.claim == counts.Index]
-        cells = {row.place: _cell(row) for row in part.itertuples()}
-        first = part.iloc[0]
-        row = {"claim": counts.Index, "of": f"{label(first.arm)} - {label(first.baseline)}"}
-        row |= {name: cells.get(name, "") for name in places} | {" / ".join(KINDS): " / ".join(map(str, counts[1:]))}
-        by_all = " / ".join(map(str, shared.loc[counts.Index])) if counts.Index in shared.index else ""
-        rows.append(row | {f"by {words.SCORERS['shared']}": by_all})
-    return pd.DataFrame(rows)
+    own = table[table.scorer == "own"]
+    first = own.drop_duplicates("claim").set_index("claim")
+    columns = {"of": first.arm.map(label) + " - " + first.baseline.map(label)}
+    for place, part in own[own.dataset != ALL].groupby(["dataset", "llm"], sort=False):
+        columns[words.place(*place)] = pd.Series([_cell(row) for row in part.itertuples()], index=part.claim)
+    for scorer, name in words.SCORERS.items():
+        counts = over_all(table, scorer).set_index("claim").astype(str)
+        columns[f"{name}: {' / '.join(KINDS)}"] = counts.agg(" / ".join, axis=1)
+    return pd.DataFrame(columns).reindex(first.index).fillna("").reset_index()
 
 
 def _cell(row) -> str:
@@ -188,16 +185,15 @@ def in_three_lines(table: pd.DataFrame) -> str:
     """What held by own scorers and what came out the other way round, on how many data sets and LLMs of those that
     looked at it; and what was seen nowhere."""
     contrary = {claim.sentence: claim.contrary for claim in (*PAPER, *CONTROLS) if claim.contrary}
-    held, nowhere, reversed_ = [], [], []
-    for counts in over_all(table).itertuples():
-        of = sum(counts[-3:])
-        if counts.held:
-            held.append(f"{counts.claim} ({counts.held} of {of})")
-        if counts._3:
-            reversed_.append(f"{contrary.get(counts.claim, counts.claim)} ({counts._3} of {of})")
-        if counts.held == counts._3 == 0:
-            nowhere.append(f"{counts.claim} ({of})")
-    lines = {"Held": held, "Not seen": nowhere, "The contrary holds": reversed_}
+    lines: dict[str, list[str]] = {"Held": [], "Not seen": [], "The contrary holds": []}
+    for row in over_all(table).to_dict("records"):
+        claim, looked = row["claim"], sum(row[kind] for kind in KINDS)
+        if row["held"]:
+            lines["Held"].append(f"{claim} ({row['held']} of {looked})")
+        if row["not held"]:
+            lines["The contrary holds"].append(f"{contrary.get(claim, claim)} ({row['not held']} of {looked})")
+        if row["not visible"] == looked:
+            lines["Not seen"].append(f"{claim} ({looked})")
     return "\n".join(f"- **{head}:** {'; '.join(line) or 'nothing'}." for head, line in lines.items())
 
 

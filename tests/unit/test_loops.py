@@ -159,11 +159,18 @@ def test_validation_users_stand_once_for_all_loops(both):
 
 def test_a_page_holds_every_claim_and_no_number_that_is_none(both, monkeypatch):
     monkeypatch.setattr(pages, "read_loops", lambda _: (both, replace(both, name="again")))
+    monkeypatch.setattr(loops.Loops, "dataset", property(lambda every: every.name))
     monkeypatch.setattr(
         across, "learning_by_loop", lambda _: pd.DataFrame({"round": ["1"]})
     )  # made loops train no policy
     claimed, table = pages.claims_block(None), pages.table_one_block(None)
     assert "every data set gains" in claimed and "nan" not in claimed + table
+    head, rule, *rows = claimed.split("\n\n")[1].splitlines()
+    cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[3:-1]] for row in rows}
+    assert [cell.strip() for cell in head.split("|")[3:5]] == ["made", "again"]
+    assert cells["DPO helps over best of N"] == ["**+0.200**", "**+0.200**", "2 / 0 / 0", "2 / 0 / 0"]
+    assert cells["every backbone gains"] == ["2 of 3", "2 of 3", "0 / 0 / 2", "0 / 0 / 2"]
+    assert cells["more samples help, read as their mean"][-1] == "", "no shared scorer reads one text"
     assert all(
         claim.sentence in claimed
         for claim in (*claims.PAPER, *claims.CONTROLS)
