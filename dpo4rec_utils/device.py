@@ -41,6 +41,18 @@ def sampling_weights(setting: str) -> str:
     return "bfloat16" if the_device() == "cuda" or fast_precision() == "bf16" else "float32"
 
 
+def training_precision(setting: str) -> str:
+    """'fp32' or 'bf16'; of 'auto', fp32 on a CPU and what `fast_precision` says on a GPU.
+
+    On a CPU whose bf16 products take half the time, a step of DPO takes two thirds and one of supervised fine-tuning as
+    long as in fp32. But the policy then differs at the first step from the reference, which is itself (a mean margin of
+    -0.05 in eight pairs), and a result is of the machine.
+    """
+    if setting != "auto":
+        return setting
+    return fast_precision() if the_device() == "cuda" else "fp32"
+
+
 @functools.cache
 def fast_precision() -> str:
     """'bf16' or 'fp32', whichever multiplies matrices faster here by a clear margin (1.5x); timed once a kind of

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpo4rec_utils.arms import Choices
 from dpo4rec_utils.config import TRAINING_SETTINGS, Config
-from dpo4rec_utils.device import fast_precision
+from dpo4rec_utils.device import training_precision
 from dpo4rec_utils.files import require_free_memory
 from dpo4rec_utils.keys import content_key
 from dpo4rec_utils.knowledge.policies import Policy
@@ -45,8 +45,7 @@ class Aligner:
     @cached_property
     def precision(self) -> str:
         """'bf16' or 'fp32' for alignment."""
-        setting = self.config.precision
-        return fast_precision() if setting == "auto" else setting
+        return training_precision(self.config.precision)
 
     def train(self, parent: Policy, table: pd.DataFrame, recipe: Recipe, config=None) -> Policy:
         """`parent` trained on `table`; `config` replaces the settings, for variants."""

@@ -27,3 +27,11 @@ def test_two_bytes_are_taken_where_they_are_faster(monkeypatch, tmp_path, speedu
     assert device.fast_precision.__wrapped__() == precision
     monkeypatch.setattr(device, "fast_precision", device.fast_precision.__wrapped__)
     assert device.sampling_weights("auto") == weights and device.sampling_weights("float32") == "float32"
+
+
+def test_a_cpu_trains_in_fp32_even_where_bf16_multiplies_faster(monkeypatch):
+    monkeypatch.setattr(device, "fast_precision", lambda: "bf16")
+    monkeypatch.setattr(device, "the_device", lambda: "cpu")
+    assert device.training_precision("auto") == "fp32" and device.training_precision("bf16") == "bf16"
+    monkeypatch.setattr(device, "the_device", lambda: "cuda")
+    assert device.training_precision("auto") == "bf16" and device.training_precision("fp32") == "fp32"
