@@ -256,7 +256,8 @@ def learning_by_loop(every: Sequence[Loops]) -> pd.DataFrame:
     the reward does that wrote the labels and as those of the users' lists that gave no reward. One half is chance."""
     rows = []
     for loops, records in [(group, records) for group in every for records in group.records]:
-        table = loop_learning.learning(records).set_index(["loop", "round"])
+        policies = loop_tables.trained_policies(records, ["dpo", "random_labels"])
+        table = loop_learning.learning(records, policies).set_index(["loop", "round"])
         for number, row in table.loc["dpo"].iterrows():
             control = table.loc["random_labels", number]
             logs = (records.metrics("policy", round_name(number, loop))["log"] for loop in ("dpo", "random_labels"))

@@ -303,7 +303,7 @@ def test_what_rounds_learnt_stands_beside_random_labels_of_the_same_round(both, 
     shares = {"heldout_accuracy": [0.6, 0.5], "realised_accuracy": [0.55, 0.45]}
     over = {"over_random": [0.1, np.nan], "over_random_ci_low": [-0.02, np.nan], "over_random_ci_high": [0.22, np.nan]}
     table = pd.DataFrame({"loop": ["dpo", "random_labels"], "round": [2, 2]} | shares | over)
-    monkeypatch.setattr(across.loop_learning, "learning", lambda _: table)
+    monkeypatch.setattr(across.loop_learning, "learning", lambda *_: table)
     right = {"dpo_round_2": 0.7, "random_labels_round_2": 0.4}
     logs = {name: [{"rewards/accuracies": share}] * 4 for name, share in right.items()}
     monkeypatch.setattr(type(both.records[0]), "metrics", lambda _, kind, name: {"log": logs[name]})
