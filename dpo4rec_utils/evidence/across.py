@@ -38,9 +38,7 @@ def forest(every: Sequence[Loops]):
     figure, _ = plots.dots(
         table.assign(baseline=table.baseline.map(label)), "baseline", "difference", "place", ("ci_low", "ci_high")
     )
-    plots.below(
-        figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval)"
-    )
+    plots.below(figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval)")
     clear = (table.p_holm < ALPHA) & ((table.ci_low > 0) | (table.ci_high < 0))
     counts = []
     for name, part in table.assign(side=np.sign(table.difference) * clear).groupby("baseline", sort=False):
