@@ -66,10 +66,10 @@ def _chance_rounds(records: Records) -> list[str]:
 def _otherwise(records: Records) -> str:
     """The baselines of `PLAIN` that the one re-ranker for all texts sees otherwise than a re-ranker for each: above or
     below, and not the other alike."""
-    own, table, parts = _sides(records), tables.last_round(records), []
+    sides, table, parts = _sides(records), tables.last_round(records), []
     for row in table[(table.scorer == "shared") & table.baseline.isin(PLAIN)].itertuples():
         side = words.side(row.ci_low, row.ci_high)
-        if side != own[row.baseline]:
+        if side != sides[row.baseline]:
             mark = "**" * bool(side)
             parts.append(f"{mark}{row.difference:+.3f}{mark} over {PLAIN[row.baseline]}")
     return f"{words.data_label(records)} {words.listing(parts)}" if parts else ""

@@ -155,10 +155,10 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """The claims as a page shows them, a column a data set and LLM: the difference of NDCG@7 by own scorers, of single
     backbones how many are better; bold where the claim is held or not held. Then how often it was held, not held and
     not visible, by both kinds of scorers; nothing where scorers of a kind read no such arm."""
-    own = table[table.scorer == "own"]
-    first = own.drop_duplicates("claim").set_index("claim")
+    rows = table[table.scorer == "own"]
+    first = rows.drop_duplicates("claim").set_index("claim")
     columns = {"of": first.arm.map(label) + " - " + first.baseline.map(label)}
-    for place, part in own[own.dataset != ALL].groupby(["dataset", "llm"], sort=False):
+    for place, part in rows[rows.dataset != ALL].groupby(["dataset", "llm"], sort=False):
         columns[words.place(*place)] = pd.Series([_cell(row) for row in part.itertuples()], index=part.claim)
     for scorer, name in words.SCORERS.items():
         counts = over_all(table, scorer).set_index("claim").astype(str)

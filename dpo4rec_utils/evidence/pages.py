@@ -241,9 +241,9 @@ def claims_block(results: Path) -> str:
     if not (every := read_loops(results)):
         return NO_LOOPS
     table = claims.claims(every)
-    learnt = "What each round learnt, random labels in brackets; one half is chance"
+    title = "What each round learnt, random labels in brackets; one half is chance"
     parts = [f"**{h}:**\n\n{words.markdown(claims.side_by_side(part))}" for h, part in claims.by_source(table).items()]
-    parts += [folded("Every interval", claims.looked_at(table)), folded(learnt, across.learning_by_loop(every))]
+    parts += [folded("Every interval", claims.looked_at(table)), folded(title, across.learning_by_loop(every))]
     for group in every:
         summary = f"The same on validation users, on whom nothing is trained, for these loops alone: {group.place}"
         parts.append(folded(summary, loops.unseen_sample(group)))
