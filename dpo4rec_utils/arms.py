@@ -79,19 +79,21 @@ class Arm(Choices):
 
     label: its words in figures. question: what it answers. user: the maker of the user's vectors
     (`comparison.MAKERS`). policy: whose texts, for makers that read texts: a policy's name, or a loop's for that
-    after its last round. samples: so many texts of a user instead of `llm.evaluation_samples`. item: where item text
-    is from. history: whether re-rankers read the history mean as a second user input. against: the arms it is compared
-    with, where both are there. baseline: its place among the arms that the last round is compared with; None: it is
-    not. shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its
-    inputs are others than theirs). judged: referees read it.
+    after its last round. samples: so many texts of a user instead of `llm.evaluation_samples`. as_long_as: the
+    policy or loop whose texts give the length that this one's are cut to. item: where item text is from. history:
+    whether re-rankers read the history mean as a second user input. against: the arms it is compared with, where
+    both are there. baseline: its place among the arms that the last round is compared with; None: it is not.
+    shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its inputs
+    are others than theirs). judged: referees read it.
     """
 
     name: str
     label: str
     question: str
-    user: Literal["nothing", "template", "history_mean", "shown_mean", "texts", "shuffled", "noise"]
+    user: Literal["nothing", "template", "history_mean", "shown_mean", "texts", "cut", "shuffled", "noise"]
     policy: str | None = None
     samples: int | None = None
+    as_long_as: str | None = None
     item: Literal["catalogue", "llm", "nowhere"] = "catalogue"
     history: bool = False
     against: tuple[str, ...] = ()
@@ -232,10 +234,21 @@ ARMS = _named(
 )
 # What the last round is compared with, in the order of the tables.
 BASELINES = tuple(sorted((a.name for a in ARMS.values() if a.baseline), key=lambda name: ARMS[name].baseline))
+
+
+def _cut(policy: str, length: str, label: str, question: str) -> Arm:
+    """A policy's texts, cut to the length of another's; compared with the other's and with its own, uncut."""
+    name = f"{policy}_cut_to_{length}"
+    return Arm(name, label, question, "cut", policy, as_long_as=length, against=(length, policy))
+
+
 # Arms of notebook 06 alone.
 ABLATION_ARMS = _named(
     Arm("user", "user text", "user text without item text", "texts", "dpo", item="nowhere"),
     Arm("noise", "random words", "as many random words as the user's own text has", "noise", "dpo"),
+    _cut("dpo", "warm_start", "last round, cut to warm start", "does it say more in as many words?"),
+    _cut("dpo", "random_labels", "last round, cut to random labels", "and more than a policy trained on chance?"),
+    _cut("longer_wins", "dpo", "longer wins, cut to last round", "does a preference for length say as much?"),
 )
 
 
@@ -337,6 +350,7 @@ def round_name(number: int, loop: str = "dpo") -> str:
 
 
 REPEATED = "repeated"  # the label of their records
+LENGTH = "length"  # and that of the records of cut texts
 REPEATS = {"drawn": "texts drawn again", "trained": "round trained again"}
 
 
@@ -359,6 +373,12 @@ def label(name: str) -> str:
     if name in VARIANTS:
         return VARIANTS[name].label
     return LOOPS[name].label if name in LOOPS and name not in ARMS else arm(name).label
+
+
+def cut_arms(arms: list[str]) -> list[Arm]:
+    """The arms of cut texts whose two policies are among these arms; the last round is in every profile."""
+    there = {"dpo", *arms}
+    return [a for a in ABLATION_ARMS.values() if a.as_long_as in there and a.policy in there]
 
 
 def trained_loops(arms: list[str]) -> list[str]:

@@ -1,14 +1,16 @@
 """What notebooks 05 to 07 read, made: every arm's knowledge, own and shared scorers, ablations, referees, samples."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from dpo4rec_utils.alignment.heldout import heldout_stage
-from dpo4rec_utils.arms import REPEATED, VARIANTS, Arm, arm, table_arms
+from dpo4rec_utils.arms import LENGTH, REPEATED, VARIANTS, Arm, arm, cut_arms, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
-from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.repetition import repetition_stage
 from dpo4rec_utils.knowledge.vectors import TextVectors, as_read
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
@@ -96,13 +98,44 @@ def _shuffled(study: Study, entry: Arm) -> np.ndarray:
 
 def _noise(study: Study, entry: Arm) -> np.ndarray:
     """(U, S, T) vectors of random words of a policy's texts, each as long as the text it stands for."""
-    table, knowledge = study.knowledge.texts(study.policy(entry.policy)), study.knowledge
-    table = table[table["sample"] < study.config.llm.evaluation_samples]
+    table, knowledge = _evaluated(study, entry.policy), study.knowledge
     words = [text.split() for text in table.text]
     pool, rng = np.concatenate(words), generator(study.seed, "noise")
     texts = [f"{knowledge.prefix} {' '.join(rng.choice(pool, len(row)))}" for row in words]
     vectors = study.encoder.encode(texts, "encode noise")
     return vectors.reshape(len(knowledge.users), -1, vectors.shape[1])
+
+
+def cut_texts(texts: pd.DataFrame, lengths: pd.DataFrame) -> pd.Series:
+    """Each text cut to as many words as the one of its row in `lengths`; shorter ones as they are.
+
+    Both: user, sample, text, the same users and samples in the same order, else a `ValueError`.
+    """
+    key = ["user", "sample"]
+    if not np.array_equal(texts[key].to_numpy(), lengths[key].to_numpy()):
+        raise ValueError("texts are cut to the length of those of the same users and samples")
+    counts = [len(text.split()) for text in lengths.text]
+    return pd.Series(
+        [_first_words(text, n) for text, n in zip(texts.text, counts, strict=True)], texts.index, dtype=str
+    )
+
+
+def _first_words(text: str, count: int) -> str:
+    end = [word.end() for word in re.finditer(r"\S+", text)][:count]
+    return text[: end[-1]] if end else ""
+
+
+def _cut(study: Study, entry: Arm) -> np.ndarray:
+    texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
+    cut = study.knowledge.prefix + cut_texts(texts, lengths)
+    vectors = study.encoder.encode(cut, f"encode {entry.name}")
+    return vectors.reshape(len(study.knowledge.users), -1, vectors.shape[1])
+
+
+def _evaluated(study: Study, policy: str) -> pd.DataFrame:
+    """The texts of a policy that re-rankers read: as many of every user."""
+    table = study.knowledge.texts(study.policy(policy))
+    return table[table["sample"] < study.config.llm.evaluation_samples].reset_index(drop=True)
 
 
 MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
@@ -111,6 +144,7 @@ MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
     "history_mean": _history_mean,
     "shown_mean": _shown_mean,
     "texts": _texts,
+    "cut": _cut,
     "shuffled": _shuffled,
     "noise": _noise,
 }
@@ -150,7 +184,7 @@ def _shared(study: Study, protocol: str, names: list[str]) -> None:
 
 
 def ablate(study: Study) -> None:
-    """The knowledge arms and adapters of notebook 06, what variants have learnt, and what referees think of all."""
+    """Notebook 06: knowledge arms, adapters and cut texts, what variants have learnt, what referees think of all."""
     for name in ("none", "item", "dpo_shuffled", study.policy("last").name):
         study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, name)))
     for name in ("user", "noise"):
@@ -160,12 +194,34 @@ def ablate(study: Study) -> None:
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)
             study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))
+    cut_to_length(study)
     for name in study.config.evaluation.ablations:
         if not VARIANTS[name].prompt:
             study.store.make(heldout_stage(study.knowledge, study.variant(name)))
             texts = study.knowledge.texts(study.policy(name))
             study.store.make(repetition_stage(name, texts, study.knowledge.prompts()))
     judge(study)
+
+
+def cut_to_length(study: Study) -> None:
+    """Own scorers of texts cut to the length of another policy's, and how many words both have."""
+    for entry in cut_arms(study.config.evaluation.arms):
+        study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, entry.name), LENGTH))
+        study.store.make(_words_stage(study, entry))
+
+
+def _words_stage(study: Study, entry: Arm) -> Stage:
+    """Mean words of the cut texts, of those whose length they have and of the whole; share that lost some."""
+    texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
+
+    def build(_):
+        cut = cut_texts(texts, lengths)
+        words = {"cut": cut, "as_long_as": lengths.text, "whole": texts.text}
+        means = {name: float(part.str.split().str.len().mean()) for name, part in words.items()}
+        return means | {"shortened": float((cut != texts.text).mean())}
+
+    depends = {"texts": content_key([list(texts.text), list(lengths.text)])}
+    return Stage("words", entry.name, depends, build)
 
 
 # Notebook 07

@@ -274,3 +274,22 @@ def adapter(records: Records):
         + ", ".join(f"{effect[key]:+.4f} ({phrase})" for key, phrase in words.ADAPTERS.items())
         + f"; {table.seeds.max()} seeds, no interval."
     )
+
+
+def length(records: Records):
+    """Texts cut to the length of another policy's, above those and above their own whole."""
+    table = tables.ablation_length(records)
+    above = table.whole.map({False: "texts of that length", True: "the same texts, whole"})
+    labelled = table.assign(arm=table.arm.map(label), above=above)
+    figure, _ = plots.dots(labelled, "arm", "difference", "above", ("ci_low", "ci_high"))
+    plots.below(
+        figure,
+        "NDCG@7 of cut texts above that of ... (a re-ranker for each; bars: 95 % interval of users and seeds, "
+        f"n = {table.users.max()} test users)",
+    )
+    parts = [
+        f"{label(row.arm)} ({row.words:.0f} words): {words.signed(row.difference, row.ci_low, row.ci_high, 4)} above "
+        f"{'the same, whole' if row.whole else label(row.baseline)} ({row.baseline_words:.0f} words)"
+        for row in table.itertuples()
+    ]
+    return figure, "; ".join(parts) + "."

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import REPEATED, REPEATS, comparisons, repeat_name, round_name, table_arms
+from dpo4rec_utils.arms import LENGTH, REPEATED, REPEATS, comparisons, cut_arms, repeat_name, round_name, table_arms
 from dpo4rec_utils.config import PROTOCOLS
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import detectable_difference, holm, paired_differences
@@ -66,7 +66,7 @@ def fold_scored(records: Records, fold: int = 0) -> list[dict]:
     return parts
 
 
-def _arms(records: Records, kind: str, name: str, fold: int) -> dict[str, dict]:
+def _arms(records: Records, kind: str, name: str, fold: int = 0) -> dict[str, dict]:
     """The arms of a record: `means` and `lists` as it holds them, `users`, `by_user` and `validation` from its table.
 
     by_user: 'backbone/metric' -> (users,), seeds averaged; validation: backbone -> (seeds, validation users) of NDCG@7.
@@ -324,6 +324,32 @@ def counts_of(rows: pd.DataFrame) -> dict[str, int]:
     clear = rows.p_holm < 0.05
     better, worse = ((clear & side).sum() for side in (rows.difference > 0, rows.difference < 0))
     return {"better": int(better), "worse": int(worse), "backbones": len(rows)}
+
+
+def ablation_length(records: Records) -> pd.DataFrame:
+    """Texts cut to the length of others, against those and against their own whole: own scorers, popularity negatives.
+
+    Columns: arm, baseline, whole (whether the baseline is its own whole), words, baseline_words (means), users,
+    difference (of NDCG@7, the users' mean over backbones as in `headline`), ci_low, ci_high. Raises `NotAskedError`
+    where no texts were cut.
+    """
+    rows = []
+    for entry in cut_arms(records.config["evaluation"]["arms"]):
+        if f"words-{entry.name}" not in records.listed:
+            continue
+        words = records.metrics("words", entry.name)
+        others = [records.last if name == "dpo" else name for name in entry.against]
+        arms = _arms(records, "ablation", f"{LENGTH}-popularity-{entry.name}")
+        for name in others:
+            arms |= _arms(records, "own", f"popularity-{name}")
+        rng, pairs = generator(records.seed, LENGTH, entry.name), [(entry.name, name) for name in others]
+        results = _mean_differences(records, arms, pairs, "ndcg", (rng, backbone_groups(records)["mean"]))
+        for name, count, result in zip(others, ("as_long_as", "whole"), results, strict=True):
+            counts = {"whole": count == "whole", "words": words["cut"], "baseline_words": words[count]}
+            rows.append({"arm": entry.name, "baseline": name} | counts | result)
+    if not rows:
+        raise NotAskedError(f"{records.profile} holds no texts that are cut to the length of others.")
+    return pd.DataFrame(rows).drop(columns=["p", "value", "baseline_value"])
 
 
 def breakdown(records: Records) -> pd.DataFrame:

@@ -11,7 +11,18 @@ import pytest
 
 from dpo4rec_utils import comparison
 from dpo4rec_utils import study as study_module
-from dpo4rec_utils.arms import ARMS, LOOPS, Variant, arm, comparisons, label, table_arms, trained_loops
+from dpo4rec_utils.arms import (
+    ABLATION_ARMS,
+    ARMS,
+    LOOPS,
+    Variant,
+    arm,
+    comparisons,
+    cut_arms,
+    label,
+    table_arms,
+    trained_loops,
+)
 from dpo4rec_utils.config import as_dict
 from dpo4rec_utils.data.data import cohort_stage
 from dpo4rec_utils.evidence import answer, loop_figures, loop_learning, report, tables, words
@@ -409,6 +420,13 @@ def test_loops_follow_from_the_arms():
 
 
 def test_every_arm_is_made_and_compared_by_its_entry():
+    for one in ABLATION_ARMS.values():
+        assert one.user in comparison.MAKERS and {*one.against} <= {*ARMS, *LOOPS}
+        assert (one.as_long_as in one.against) == (one.user == "cut")
+    assert [a.name for a in cut_arms(["warm_start", "longer_wins"])] == [
+        "dpo_cut_to_warm_start",
+        "longer_wins_cut_to_dpo",
+    ]
     for one in ARMS.values():
         assert one.user in comparison.MAKERS and one.label and one.question
         assert set(one.against) <= set(ARMS) and (one.policy is None) == (

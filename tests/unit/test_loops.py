@@ -11,9 +11,10 @@ from scipy.stats import t as student
 from dpo4rec_utils.arms import arm as arm_of
 from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
-from dpo4rec_utils.evidence import across, claims, loops, pages
+from dpo4rec_utils.evidence import across, claims, loops, pages, tables
+from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import holm, loop_noise, looped_differences, paired_differences
-from dpo4rec_utils.files import StudyError, file_sha256
+from dpo4rec_utils.files import NotAskedError, StudyError, file_sha256
 from dpo4rec_utils.settings import load_config
 from dpo4rec_utils.store import Stage, Store, write_values
 
@@ -119,6 +120,22 @@ def results(tmp_path_factory):
 def both(results):
     (read,) = loops.read_loops(results, ["ml-100k", "made-loop-2", "made-loop-1", "smoke"])
     return read
+
+
+def test_cut_texts_stand_beside_those_of_their_length_and_their_own_whole(tmp_path):
+    make_loop(tmp_path, 1)
+    records = Records(tmp_path / "results" / "made-loop-1")
+    with pytest.raises(NotAskedError, match="holds no texts that are cut"):
+        tables.ablation_length(records)
+    store, name = Store(tmp_path, config_of(1)), "dpo_cut_to_warm_start"
+    store.make(scored_stage("ablation", f"length-popularity-{name}", {name: 0.35}, USERS[0]))
+    words = {"cut": 18.0, "as_long_as": 20.0, "whole": 27.0, "shortened": 0.8}
+    store.make(Stage("words", name, {"users": 1}, lambda folder: words))
+    table = tables.ablation_length(records).set_index("baseline")
+    assert table.loc["warm_start", ["arm", "whole", "words", "baseline_words"]].tolist() == [name, False, 18, 20]
+    assert table.loc["dpo_round_2", ["whole", "baseline_words"]].tolist() == [True, 27]
+    assert table.difference.to_dict() == pytest.approx({"warm_start": 0.05, "dpo_round_2": -0.15})
+    assert (table.ci_low < table.difference).all() and (table.users == USERS[0]).all()
 
 
 def test_loops_are_read_by_name_in_their_order(both):

@@ -87,6 +87,27 @@ def test_an_arm_of_few_texts_reads_the_first_of_a_user(name, mean):
     assert read.tolist() == [[mean]]
 
 
+def test_texts_are_cut_to_the_words_of_others_and_never_grow():
+    texts = texts_of((0, 0, " Drama,  and old films."), (0, 1, "b"), (1, 0, "one two"), (1, 1, "x y"))
+    lengths = texts_of((0, 0, "two words"), (0, 1, "c d e"), (1, 0, ""), (1, 1, "a b"))
+    assert comparison.cut_texts(texts, lengths).tolist() == [" Drama,  and", "b", "", "x y"]
+    with pytest.raises(ValueError, match="of the same users and samples"):
+        comparison.cut_texts(texts, lengths.iloc[::-1].reset_index(drop=True))
+
+
+def test_an_arm_of_cut_texts_reads_the_first_of_a_user_with_their_prefix():
+    tables = {
+        "dpo": texts_of((0, 0, "a bb c"), (0, 1, "d"), (0, 2, "never read")),
+        "warm_start": texts_of((0, 0, "e f"), (0, 1, "g h i"), (0, 2, "j")),
+    }
+    knowledge = SimpleNamespace(texts=tables.get, prefix="x", users=range(1))
+    config = SimpleNamespace(llm=SimpleNamespace(evaluation_samples=2), reranker=SimpleNamespace(texts="all"))
+    study = SimpleNamespace(policy=str, knowledge=knowledge, encoder=LengthEncoder(), config=config)
+    study.vectors = vectors_of([[(0, 5)]])
+    read = comparison.arm_knowledge(study, "dpo_cut_to_warm_start").user_vectors
+    assert read.tolist() == [[[5, 1], [2, 3]]], "of 'xa bb' and 'xd'"
+
+
 def test_a_claim_is_the_mean_of_the_texts_after_less_before():
     before, after = np.full((2, 2, 1), 1.0), np.array([[[3.0], [np.nan]], [[0.0], [2.0]]])
     rewards = np.array([[1, 3, 4, np.nan], [1, 1, 2, np.nan], [0, 2, 5, 7]], float)
