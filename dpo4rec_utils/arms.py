@@ -236,19 +236,32 @@ ARMS = _named(
 BASELINES = tuple(sorted((a.name for a in ARMS.values() if a.baseline), key=lambda name: ARMS[name].baseline))
 
 
-def _cut(policy: str, length: str, label: str, question: str) -> Arm:
-    """A policy's texts, cut to the length of another's; compared with the other's and with its own, uncut."""
-    name = f"{policy}_cut_to_{length}"
-    return Arm(name, label, question, "cut", policy, as_long_as=length, against=(length, policy))
+def _both_cut(policy: str, other: str, question: str) -> list[Arm]:
+    """The texts of two policies, each cut to the shorter of the two of its user and number. Those of `policy` are
+    compared with the other's and with their own whole."""
+    words = {name: "last round" if name == "dpo" else ARMS[name].label for name in (policy, other)}
+    against = {policy: (f"{other}_cut_to_{policy}", policy)}
+    return [
+        Arm(
+            name=f"{name}_cut_to_{length}",
+            label=f"{words[name]}, cut to {words[length]}",
+            question=question,
+            user="cut",
+            policy=name,
+            as_long_as=length,
+            against=against.get(name, ()),
+        )
+        for name, length in ((policy, other), (other, policy))
+    ]
 
 
 # Arms of notebook 06 alone.
 ABLATION_ARMS = _named(
     Arm("user", "user text", "user text without item text", "texts", "dpo", item="nowhere"),
     Arm("noise", "random words", "as many random words as the user's own text has", "noise", "dpo"),
-    _cut("dpo", "warm_start", "last round, cut to warm start", "does it say more in as many words?"),
-    _cut("dpo", "random_labels", "last round, cut to random labels", "and more than a policy trained on chance?"),
-    _cut("longer_wins", "dpo", "longer wins, cut to last round", "does a preference for length say as much?"),
+    *_both_cut("dpo", "warm_start", "does it say more in as many words?"),
+    *_both_cut("dpo", "random_labels", "and more than a policy trained on chance?"),
+    *_both_cut("longer_wins", "dpo", "does a preference for length say as much?"),
 )
 
 

@@ -204,20 +204,19 @@ def ablate(study: Study) -> None:
 
 
 def cut_to_length(study: Study) -> None:
-    """Own scorers of texts cut to the length of another policy's, and how many words both have."""
+    """Own scorers of texts cut to the length of another policy's, and how many words they have."""
     for entry in cut_arms(study.config.evaluation.arms):
         study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, entry.name), LENGTH))
         study.store.make(_words_stage(study, entry))
 
 
 def _words_stage(study: Study, entry: Arm) -> Stage:
-    """Mean words of the cut texts, of those whose length they have and of the whole; share that lost some."""
+    """Mean words of the cut texts and of the whole ones; share of texts that lost some."""
     texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
 
     def build(_):
         cut = cut_texts(texts, lengths)
-        words = {"cut": cut, "as_long_as": lengths.text, "whole": texts.text}
-        means = {name: float(part.str.split().str.len().mean()) for name, part in words.items()}
+        means = {name: float(part.str.split().str.len().mean()) for name, part in (("cut", cut), ("whole", texts.text))}
         return means | {"shortened": float((cut != texts.text).mean())}
 
     depends = {"texts": content_key([list(texts.text), list(lengths.text)])}

@@ -277,9 +277,9 @@ def adapter(records: Records):
 
 
 def length(records: Records):
-    """Texts cut to the length of another policy's, above those and above their own whole."""
+    """Texts cut to the shorter of two policies', above the other's and above their own whole."""
     table = tables.ablation_length(records)
-    above = table.whole.map({False: "texts of that length", True: "the same texts, whole"})
+    above = table.whole.map({False: "the other's, in as many words", True: "the same texts, whole"})
     labelled = table.assign(arm=table.arm.map(label), above=above)
     figure, _ = plots.dots(labelled, "arm", "difference", "above", ("ci_low", "ci_high"))
     plots.below(
@@ -287,9 +287,12 @@ def length(records: Records):
         "NDCG@7 of cut texts above that of ... (a re-ranker for each; bars: 95 % interval of users and seeds, "
         f"n = {table.users.max()} test users)",
     )
-    parts = [
-        f"{label(row.arm)} ({row.words:.0f} words): {words.signed(row.difference, row.ci_low, row.ci_high, 4)} above "
-        f"{'the same, whole' if row.whole else label(row.baseline)} ({row.baseline_words:.0f} words)"
-        for row in table.itertuples()
-    ]
-    return figure, "; ".join(parts) + "."
+    parts = []
+    for name, rows in table.groupby("arm", sort=False):
+        other, whole = rows.to_dict("records")
+        differences = [words.signed(row["difference"], row["ci_low"], row["ci_high"]) for row in (other, whole)]
+        parts.append(
+            f"{label(name)}, {other['words']:.1f} words: {differences[0]} above {label(other['baseline'])}, "
+            f"{other['baseline_words']:.1f} words; {differences[1]} above its own whole, {whole['baseline_words']:.1f} words"
+        )
+    return figure, "NDCG@7. " + ". ".join(part[0].upper() + part[1:] for part in parts) + "."

@@ -327,26 +327,28 @@ def counts_of(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def ablation_length(records: Records) -> pd.DataFrame:
-    """Texts cut to the length of others, against those and against their own whole: own scorers, popularity negatives.
+    """Texts of two policies, each cut to the shorter of the two: the first's against the second's and against their
+    own whole. Own scorers, popularity negatives.
 
     Columns: arm, baseline, whole (whether the baseline is its own whole), words, baseline_words (means), users,
     difference (of NDCG@7, the users' mean over backbones as in `headline`), ci_low, ci_high. Raises `NotAskedError`
     where no texts were cut.
     """
-    rows = []
+    rows, backbones = [], backbone_groups(records)["mean"]
     for entry in cut_arms(records.config["evaluation"]["arms"]):
-        if f"words-{entry.name}" not in records.listed:
+        if not entry.against or f"words-{entry.name}" not in records.listed:
             continue
+        other, uncut = entry.against[0], records.last if entry.policy == "dpo" else entry.policy
         words = records.metrics("words", entry.name)
-        others = [records.last if name == "dpo" else name for name in entry.against]
-        arms = _arms(records, "ablation", f"{LENGTH}-popularity-{entry.name}")
-        for name in others:
-            arms |= _arms(records, "own", f"popularity-{name}")
-        rng, pairs = generator(records.seed, LENGTH, entry.name), [(entry.name, name) for name in others]
-        results = _mean_differences(records, arms, pairs, "ndcg", (rng, backbone_groups(records)["mean"]))
-        for name, count, result in zip(others, ("as_long_as", "whole"), results, strict=True):
-            counts = {"whole": count == "whole", "words": words["cut"], "baseline_words": words[count]}
-            rows.append({"arm": entry.name, "baseline": name} | counts | result)
+        arms = _arms(records, "own", f"popularity-{uncut}")
+        for name in (entry.name, other):
+            arms |= _arms(records, "ablation", f"{LENGTH}-popularity-{name}")
+        pairs, rng = [(entry.name, other), (entry.name, uncut)], generator(records.seed, LENGTH, entry.name)
+        results = _mean_differences(records, arms, pairs, "ndcg", (rng, backbones))
+        counts = [records.metrics("words", other)["cut"], words["whole"]]
+        for (arm, baseline), count, result in zip(pairs, counts, results, strict=True):
+            row = {"arm": arm, "baseline": baseline, "whole": baseline == uncut}
+            rows.append(row | {"words": words["cut"], "baseline_words": count} | result)
     if not rows:
         raise NotAskedError(f"{records.profile} holds no texts that are cut to the length of others.")
     return pd.DataFrame(rows).drop(columns=["p", "value", "baseline_value"])

@@ -107,8 +107,9 @@ def test_tables_and_figures(finished):
     assert set(signal[signal.arm == "titles_prompt"].split) == {"validation"}
     cut = pd.read_csv(results / "tables/ablation_length.csv")
     assert cut.arm.unique().tolist() == ["dpo_cut_to_warm_start", "dpo_cut_to_random_labels"]
-    assert cut.baseline.tolist() == ["warm_start", "dpo_round_2", "random_labels", "dpo_round_2"]
-    assert (cut.words <= cut.baseline_words).all() and cut.words.min() > 1
+    assert cut.whole.tolist() == [False, True, False, True]
+    as_long = cut[~cut.whole]
+    assert (as_long.words == as_long.baseline_words).all() and (cut.words <= cut.baseline_words).all()
     assert pd.read_csv(results / "tables/samples.csv").samples.unique().tolist() == [2, 4, 8, 16]
     variants = pd.read_csv(results / "tables/variants.csv").set_index("policy")
     assert list(variants.index) == ["dpo_round_1", "random_labels_round_1", "samples_16"]

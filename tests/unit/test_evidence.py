@@ -421,12 +421,13 @@ def test_loops_follow_from_the_arms():
 
 def test_every_arm_is_made_and_compared_by_its_entry():
     for one in ABLATION_ARMS.values():
-        assert one.user in comparison.MAKERS and {*one.against} <= {*ARMS, *LOOPS}
-        assert (one.as_long_as in one.against) == (one.user == "cut")
-    assert [a.name for a in cut_arms(["warm_start", "longer_wins"])] == [
-        "dpo_cut_to_warm_start",
-        "longer_wins_cut_to_dpo",
+        assert one.user in comparison.MAKERS and {*one.against} <= {*ABLATION_ARMS, *ARMS, *LOOPS}
+        assert (one.as_long_as is None) == (one.user != "cut")
+    cut = [a.name for a in cut_arms(["warm_start", "longer_wins"])]
+    assert cut == [
+        *("dpo_cut_to_warm_start", "warm_start_cut_to_dpo", "longer_wins_cut_to_dpo", "dpo_cut_to_longer_wins"),
     ]
+    assert label(cut[0]) == "last round, cut to warm start"
     for one in ARMS.values():
         assert one.user in comparison.MAKERS and one.label and one.question
         assert set(one.against) <= set(ARMS) and (one.policy is None) == (

@@ -127,15 +127,15 @@ def test_cut_texts_stand_beside_those_of_their_length_and_their_own_whole(tmp_pa
     records = Records(tmp_path / "results" / "made-loop-1")
     with pytest.raises(NotAskedError, match="holds no texts that are cut"):
         tables.ablation_length(records)
-    store, name = Store(tmp_path, config_of(1)), "dpo_cut_to_warm_start"
-    store.make(scored_stage("ablation", f"length-popularity-{name}", {name: 0.35}, USERS[0]))
-    words = {"cut": 18.0, "as_long_as": 20.0, "whole": 27.0, "shortened": 0.8}
-    store.make(Stage("words", name, {"users": 1}, lambda folder: words))
+    store, cut = Store(tmp_path, config_of(1)), {"dpo_cut_to_warm_start": 0.35, "warm_start_cut_to_dpo": 0.28}
+    for name, value in cut.items():
+        store.make(scored_stage("ablation", f"length-popularity-{name}", {name: value}, USERS[0]))
+        store.make(Stage("words", name, {"users": 1}, lambda folder: {"cut": 18.0, "whole": 27.0, "shortened": 0.8}))
     table = tables.ablation_length(records).set_index("baseline")
-    assert table.loc["warm_start", ["arm", "whole", "words", "baseline_words"]].tolist() == [name, False, 18, 20]
-    assert table.loc["dpo_round_2", ["whole", "baseline_words"]].tolist() == [True, 27]
-    assert table.difference.to_dict() == pytest.approx({"warm_start": 0.05, "dpo_round_2": -0.15})
-    assert (table.ci_low < table.difference).all() and (table.users == USERS[0]).all()
+    assert table.loc["warm_start_cut_to_dpo", ["whole", "words", "baseline_words"]].tolist() == [False, 18, 18]
+    assert table.loc["dpo_round_2", ["whole", "words", "baseline_words"]].tolist() == [True, 18, 27]
+    assert table.difference.to_dict() == pytest.approx({"warm_start_cut_to_dpo": 0.07, "dpo_round_2": -0.15})
+    assert (table.ci_low < table.difference).all() and (table.arm == "dpo_cut_to_warm_start").all()
 
 
 def test_loops_are_read_by_name_in_their_order(both):
