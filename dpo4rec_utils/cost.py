@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpo4rec_utils.alignment.heldout import MOST_USERS
-from dpo4rec_utils.arms import LOOPS, VARIANTS, table_arms, trained_loops
+from dpo4rec_utils.arms import LOOPS, VARIANTS, cut_arms, table_arms, trained_loops
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -86,7 +86,7 @@ def trained_rerankers(config: Config) -> int:
     arms = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
     shared = 1 + bool(evaluation.uniform_arms)
     rewards = reward.folds * reward.seeds * _reward_models(config)
-    ablations = 12 * evaluation.seeds
+    ablations = (12 + len(cut_arms(evaluation.arms)) * len(evaluation.backbones)) * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (arms * evaluation.seeds + shared * evaluation.shared_seeds)
     rungs = with_compared(evaluation.ladder)
