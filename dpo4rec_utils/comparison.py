@@ -1,14 +1,17 @@
 """What notebooks 05 to 07 read, made: every arm's knowledge, own and shared scorers, ablations, referees, samples."""
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dpo4rec_utils.alignment.heldout import heldout_stage
 from dpo4rec_utils.arms import REPEATED, VARIANTS, Arm, arm, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
-from dpo4rec_utils.keys import fingerprint
+from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.knowledge.repetition import repetition_stage
 from dpo4rec_utils.knowledge.vectors import TextVectors, as_read
 from dpo4rec_utils.rerankers.scorers import ArmKnowledge
@@ -44,6 +47,34 @@ def fold_studies(study: Study) -> list[Study]:
             -1
         ].data.cohort  # a split that cannot be made is an error now, not when the loops before it are done
     return studies
+
+
+# Cut texts: on main they are arms of `arms.py`; here they are not, so that no key of a loop changes.
+
+
+LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class CutArm:
+    """As `Arm` on main: a policy's texts cut to the length of another's."""
+
+    policy: str
+    as_long_as: str
+
+    @property
+    def name(self) -> str:
+        """The arm's name."""
+        return f"{self.policy}_cut_to_{self.as_long_as}"
+
+
+CUT_ARMS = (CutArm("dpo", "warm_start"), CutArm("dpo", "random_labels"), CutArm("longer_wins", "dpo"))
+
+
+def cut_arms(arms: list[str]) -> list[CutArm]:
+    """Those whose two policies are among these arms; the last round is in every profile."""
+    there = {"dpo", *arms}
+    return [entry for entry in CUT_ARMS if entry.as_long_as in there and entry.policy in there]
 
 
 # The knowledge of an arm
@@ -105,6 +136,38 @@ def _noise(study: Study, entry: Arm) -> np.ndarray:
     return vectors.reshape(len(knowledge.users), -1, vectors.shape[1])
 
 
+def cut_texts(texts: pd.DataFrame, lengths: pd.DataFrame) -> pd.Series:
+    """Each text cut to as many words as the one of its row in `lengths`; shorter ones as they are.
+
+    Both: user, sample, text, the same users and samples in the same order, else a `ValueError`.
+    """
+    key = ["user", "sample"]
+    if not np.array_equal(texts[key].to_numpy(), lengths[key].to_numpy()):
+        raise ValueError("texts are cut to the length of those of the same users and samples")
+    counts = [len(text.split()) for text in lengths.text]
+    return pd.Series(
+        [_first_words(text, n) for text, n in zip(texts.text, counts, strict=True)], texts.index, dtype=str
+    )
+
+
+def _first_words(text: str, count: int) -> str:
+    end = [word.end() for word in re.finditer(r"\S+", text)][:count]
+    return text[: end[-1]] if end else ""
+
+
+def _cut(study: Study, entry: CutArm) -> np.ndarray:
+    texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
+    cut = study.knowledge.prefix + cut_texts(texts, lengths)
+    vectors = study.encoder.encode(cut, f"encode {entry.name}")
+    return vectors.reshape(len(study.knowledge.users), -1, vectors.shape[1])
+
+
+def _evaluated(study: Study, policy: str) -> pd.DataFrame:
+    """The texts of a policy that re-rankers read: as many of every user."""
+    table = study.knowledge.texts(study.policy(policy))
+    return table[table["sample"] < study.config.llm.evaluation_samples].reset_index(drop=True)
+
+
 MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
     "nothing": _nothing,
     "template": _template,
@@ -160,12 +223,36 @@ def ablate(study: Study) -> None:
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)
             study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))
+    cut_to_length(study)
     for name in study.config.evaluation.ablations:
         if not VARIANTS[name].prompt:
             study.store.make(heldout_stage(study.knowledge, study.variant(name)))
             texts = study.knowledge.texts(study.policy(name))
             study.store.make(repetition_stage(name, texts, study.knowledge.prompts()))
     judge(study)
+
+
+def cut_to_length(study: Study) -> None:
+    """Own scorers of texts cut to the length of another policy's, and how many words both have."""
+    for entry in cut_arms(study.config.evaluation.arms):
+        vectors = as_read(_cut(study, entry), study.config.reranker.texts)
+        knowledge = ArmKnowledge(entry.name, vectors, study.vectors.item_vectors)
+        study.store.make(study.scorers.own_stage("popularity", knowledge, LENGTH))
+        study.store.make(_words_stage(study, entry))
+
+
+def _words_stage(study: Study, entry: CutArm) -> Stage:
+    """Mean words of the cut texts, of those whose length they have and of the whole; share that lost some."""
+    texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
+
+    def build(_):
+        cut = cut_texts(texts, lengths)
+        words = {"cut": cut, "as_long_as": lengths.text, "whole": texts.text}
+        means = {name: float(part.str.split().str.len().mean()) for name, part in words.items()}
+        return means | {"shortened": float((cut != texts.text).mean())}
+
+    depends = {"texts": content_key([list(texts.text), list(lengths.text)])}
+    return Stage("words", entry.name, depends, build)
 
 
 # Notebook 07
