@@ -68,7 +68,8 @@ class CutArm:
         return f"{self.policy}_cut_to_{self.as_long_as}"
 
 
-CUT_ARMS = (CutArm("dpo", "warm_start"), CutArm("dpo", "random_labels"), CutArm("longer_wins", "dpo"))
+PAIRS = (("dpo", "warm_start"), ("dpo", "random_labels"), ("longer_wins", "dpo"))
+CUT_ARMS = tuple(CutArm(*pair) for first, second in PAIRS for pair in ((first, second), (second, first)))
 
 
 def cut_arms(arms: list[str]) -> list[CutArm]:
@@ -242,13 +243,12 @@ def cut_to_length(study: Study) -> None:
 
 
 def _words_stage(study: Study, entry: CutArm) -> Stage:
-    """Mean words of the cut texts, of those whose length they have and of the whole; share that lost some."""
+    """Mean words of the cut texts and of the whole ones; share of texts that lost some."""
     texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
 
     def build(_):
         cut = cut_texts(texts, lengths)
-        words = {"cut": cut, "as_long_as": lengths.text, "whole": texts.text}
-        means = {name: float(part.str.split().str.len().mean()) for name, part in words.items()}
+        means = {name: float(part.str.split().str.len().mean()) for name, part in (("cut", cut), ("whole", texts.text))}
         return means | {"shortened": float((cut != texts.text).mean())}
 
     depends = {"texts": content_key([list(texts.text), list(lengths.text)])}
