@@ -207,10 +207,10 @@ def cut_to_length(study: Study) -> None:
     """Own scorers of texts cut to the length of another policy's, and how many words they have."""
     for entry in cut_arms(study.config.evaluation.arms):
         study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, entry.name), LENGTH))
-        study.store.make(_words_stage(study, entry))
+        study.store.make(_lengths_stage(study, entry))
 
 
-def _words_stage(study: Study, entry: Arm) -> Stage:
+def _lengths_stage(study: Study, entry: Arm) -> Stage:
     """Mean words of the cut texts and of the whole ones; share of texts that lost some."""
     texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
 
@@ -220,7 +220,7 @@ def _words_stage(study: Study, entry: Arm) -> Stage:
         return means | {"shortened": float((cut != texts.text).mean())}
 
     depends = {"texts": content_key([list(texts.text), list(lengths.text)])}
-    return Stage("words", entry.name, depends, build)
+    return Stage("lengths", entry.name, depends, build)
 
 
 # Notebook 07

@@ -336,16 +336,16 @@ def ablation_length(records: Records) -> pd.DataFrame:
     """
     rows, backbones = [], backbone_groups(records)["mean"]
     for entry in cut_arms(records.config["evaluation"]["arms"]):
-        if not entry.against or f"words-{entry.name}" not in records.listed:
+        if not entry.against or f"lengths-{entry.name}" not in records.listed:
             continue
         other, uncut = entry.against[0], records.last if entry.policy == "dpo" else entry.policy
-        words = records.metrics("words", entry.name)
+        words = records.metrics("lengths", entry.name)
         arms = _arms(records, "own", f"popularity-{uncut}")
         for name in (entry.name, other):
             arms |= _arms(records, "ablation", f"{LENGTH}-popularity-{name}")
         pairs, rng = [(entry.name, other), (entry.name, uncut)], generator(records.seed, LENGTH, entry.name)
         results = _mean_differences(records, arms, pairs, "ndcg", (rng, backbones))
-        counts = [records.metrics("words", other)["cut"], words["whole"]]
+        counts = [records.metrics("lengths", other)["cut"], words["whole"]]
         for (arm, baseline), count, result in zip(pairs, counts, results, strict=True):
             row = {"arm": arm, "baseline": baseline, "whole": baseline == uncut}
             rows.append(row | {"words": words["cut"], "baseline_words": count} | result)

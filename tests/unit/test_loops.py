@@ -130,7 +130,7 @@ def test_cut_texts_stand_beside_those_of_their_length_and_their_own_whole(tmp_pa
     store, cut = Store(tmp_path, config_of(1)), {"dpo_cut_to_warm_start": 0.35, "warm_start_cut_to_dpo": 0.28}
     for name, value in cut.items():
         store.make(scored_stage("ablation", f"length-popularity-{name}", {name: value}, USERS[0]))
-        store.make(Stage("words", name, {"users": 1}, lambda folder: {"cut": 18.0, "whole": 27.0, "shortened": 0.8}))
+        store.make(Stage("lengths", name, {"users": 1}, lambda folder: {"cut": 18.0, "whole": 27.0, "shortened": 0.8}))
     table = tables.ablation_length(records).set_index("baseline")
     assert table.loc["warm_start_cut_to_dpo", ["whole", "words", "baseline_words"]].tolist() == [False, 18, 18]
     assert table.loc["dpo_round_2", ["whole", "words", "baseline_words"]].tolist() == [True, 18, 27]
