@@ -239,10 +239,10 @@ def cut_to_length(study: Study) -> None:
         vectors = as_read(_cut(study, entry), study.config.reranker.texts)
         knowledge = ArmKnowledge(entry.name, vectors, study.vectors.item_vectors)
         study.store.make(study.scorers.own_stage("popularity", knowledge, LENGTH))
-        study.store.make(_words_stage(study, entry))
+        study.store.make(_lengths_stage(study, entry))
 
 
-def _words_stage(study: Study, entry: CutArm) -> Stage:
+def _lengths_stage(study: Study, entry: CutArm) -> Stage:
     """Mean words of the cut texts and of the whole ones; share of texts that lost some."""
     texts, lengths = (_evaluated(study, name) for name in (entry.policy, entry.as_long_as))
 
@@ -252,7 +252,7 @@ def _words_stage(study: Study, entry: CutArm) -> Stage:
         return means | {"shortened": float((cut != texts.text).mean())}
 
     depends = {"texts": content_key([list(texts.text), list(lengths.text)])}
-    return Stage("words", entry.name, depends, build)
+    return Stage("lengths", entry.name, depends, build)
 
 
 # Notebook 07
