@@ -293,6 +293,6 @@ def length(records: Records):
         differences = [words.signed(row["difference"], row["ci_low"], row["ci_high"]) for row in (other, whole)]
         parts.append(
             f"{label(name)}, {other['words']:.1f} words: {differences[0]} above {label(other['baseline'])}, "
-            f"{other['baseline_words']:.1f} words; {differences[1]} above its own whole, {whole['baseline_words']:.1f} words"
+            f"{other['baseline_words']:.1f} words; {differences[1]} above the same texts whole, {whole['baseline_words']:.1f} words"
         )
     return figure, "NDCG@7. " + ". ".join(part[0].upper() + part[1:] for part in parts) + "."
