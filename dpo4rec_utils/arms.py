@@ -350,7 +350,7 @@ VARIANTS = _named(
     Variant("samples_2", "2 texts a user", samples=2),
     Variant("samples_4", "4 texts a user", samples=4),
     Variant("samples_16", "16 texts a user", samples=16),
-    Variant("grpo", "GRPO, rate 0.001", grpo=True),
+    Variant("grpo", "GRPO, rate 0.001", {"learning_rate": 1e-3}, grpo=True),
     Variant("grpo_low", "GRPO, rate 0.0001", {"learning_rate": 1e-4}, grpo=True),
     *_losses(),
     Variant("one_pair_a_user", "one pair a user", {"pairs_per_user": 1}),

@@ -21,7 +21,8 @@ from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.store import Stage, Store
 from dpo4rec_utils.study import Study
 
-# Notebook 06: re-rankers of the knowledge arms, and PRM with other adapters (fields of RerankerConfig).
+# Notebook 06: re-rankers of the knowledge arms, where a profile names them, and PRM with other adapters (fields of
+# RerankerConfig).
 KNOWLEDGE_BACKBONES = ("prm", "setrank")
 ADAPTER_ABLATIONS = {
     "hea": {"adapter": "hea"},
@@ -187,9 +188,11 @@ def ablate(study: Study) -> None:
     """Notebook 06: knowledge arms, adapters and cut texts, what variants have learnt, what referees think of all."""
     for name in ("none", "item", "dpo_shuffled", study.policy("last").name):
         study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, name)))
+    configured = study.config.evaluation.backbones
+    backbones = tuple(name for name in KNOWLEDGE_BACKBONES if name in configured) or tuple(configured)
     for name in ("user", "noise"):
         knowledge = arm_knowledge(study, name)
-        study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=KNOWLEDGE_BACKBONES))
+        study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=backbones))
     for ablation, change in ADAPTER_ABLATIONS.items():
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)

@@ -75,9 +75,3 @@ def _bf16_speedup() -> float:
             runs.append(time.perf_counter() - start)
         seconds[dtype] = min(runs)  # what other programs add to a run is no part of it
     return seconds[torch.float32] / seconds[torch.bfloat16]
-
-
-@functools.cache
-def device_name() -> str | None:
-    """The name of the GPU, or None."""
-    return torch.cuda.get_device_name() if the_device() == "cuda" else None

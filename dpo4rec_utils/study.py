@@ -11,6 +11,7 @@ import pandas as pd
 from dpo4rec_utils.alignment.adapters import Aligner, Recipe
 from dpo4rec_utils.alignment.controls import rewarded_otherwise
 from dpo4rec_utils.alignment.pairs import (
+    MORE_HELDOUT,
     PairRules,
     RewardedTexts,
     build_pairs,
@@ -238,7 +239,7 @@ class Study:
         config = config or self.config.alignment
         every = config.changed(pairs=heldout.most_pairs(config))
         pairs = build_pairs(heldout, every)
-        require_pairs(pairs, every, f"{name}, held-out users,")
+        require_pairs(pairs, every, f"{name}, held-out users,", MORE_HELDOUT)
         return described_pairs(rewarded, pairs)
 
     def trained(self, rewarded: RewardedTexts) -> RewardedTexts:

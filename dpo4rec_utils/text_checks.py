@@ -14,7 +14,7 @@ from dpo4rec_utils.knowledge.engines import exchangeable, open_sampler
 from dpo4rec_utils.knowledge.guards import guards_stage, mean_likes, similarity_stage, words_stage
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
 from dpo4rec_utils.knowledge.repetition import repetition_stage
-from dpo4rec_utils.registries import BACKBONES, ENGINES
+from dpo4rec_utils.registries import ENGINES
 from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_reranker
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
@@ -74,14 +74,14 @@ def check_learning(study: Study) -> None:
 def check_title(study: Study) -> None:
     """What a hostile title does to validation users' texts and rewards, written into the prompt raw and as text."""
     users, knowledge = study.data.cohort.of("validation")[:TITLE_USERS], study.knowledge
+    templates = study.vectors.template_vectors(2, full=False)
+    task = study.scorers.task("prm", "popularity", templates, derive_seed(study.seed, "title"))
 
     def build(folder):
         prompts_by_title, count = title_prompts(study, users), TITLE_SAMPLES
         sampler = open_sampler(study.zero_shot, study.config, folder)
         tokenizer = load_tokenizer(study.config.llm.model)
         control = [tokenizer.convert_tokens_to_ids(word) for word in knowledge.control_words]
-        templates = study.vectors.template_vectors(2, full=False)
-        task = study.scorers.task("prm", "popularity", templates, derive_seed(study.seed, "title"))
         seeds = [derive_seed(study.seed, "title", user) for user in users]
         rows, scorer = [], (task, load_reranker(task, train_reranker(task)))
         for kind, prompts in prompts_by_title.items():
@@ -95,8 +95,8 @@ def check_title(study: Study) -> None:
 
     config, lists = study.config, study.data.lists("popularity")
     depends = {"policy": study.zero_shot.key, "prompts": content_key(title_prompts(study, users)), "seed": study.seed}
-    depends |= {part: as_dict(getattr(config, part)) for part in ("llm", "encoder", "reranker", "device")}
-    depends |= {"engine": made_by(ENGINES[config.llm.engine].module), "backbone": made_by(BACKBONES["prm"].module)}
+    depends |= {part: as_dict(getattr(config, part)) for part in ("llm", "device")}
+    depends |= {"engine": made_by(ENGINES[config.llm.engine].module), "task": task.key}  # vectors are in the task
     depends |= {"reward": config.reward.kind, "lists": fingerprint(lists.user, lists.items, lists.labels)}
     study.store.make(Stage("title", "hostile", depends, build))
 

@@ -54,6 +54,8 @@ class Aligner:
         seed = derive_seed(self.seed, "align", f"round {recipe.round}" if recipe.round else recipe.name, *again)
         settings = {"precision": precision, "weights": self.device.training}
         settings |= {field: getattr(config, field) for field in TRAINING_SETTINGS[recipe.method]}
+        if settings.get("chosen_weight"):  # a mean over the tokens of a forward pass, so passes are part of the loss
+            settings["micro_prompts"] = self.device.micro_prompts
 
         def build(folder):
             # Here, because trl takes seconds to import and most notebooks find every policy trained.

@@ -162,12 +162,15 @@ def _first_of_equals(texts: list[str]) -> list[bool]:
     return [stripped.index(text) == place for place, text in enumerate(stripped)]
 
 
-def require_pairs(pairs: pd.DataFrame, config: AlignmentConfig, name: str) -> None:
+MORE_PAIRS = "raise alignment.pair_users or llm.train_samples, or ask for fewer with alignment.pairs"
+MORE_HELDOUT = "raise llm.train_samples, or ask for fewer a user with alignment.pairs_per_user"
+
+
+def require_pairs(pairs: pd.DataFrame, config: AlignmentConfig, name: str, remedy: str = MORE_PAIRS) -> None:
     """Raise `StudyError` where a round got fewer than `ENOUGH` of the pairs that it asks for: it would be starved."""
     if len(pairs) < ENOUGH * config.pairs:
         raise StudyError(
-            f"{name} found {len(pairs)} pairs of {config.pairs} asked for, fewer than {ENOUGH:.0%}; raise alignment.pair_users or "
-            "llm.train_samples, or ask for fewer with alignment.pairs."
+            f"{name} found {len(pairs)} pairs of {config.pairs} asked for, fewer than {ENOUGH:.0%}; {remedy}."
         )
 
 

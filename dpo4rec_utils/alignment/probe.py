@@ -14,6 +14,7 @@ from dpo4rec_utils.alignment.pairs import RewardedTexts, build_pairs
 from dpo4rec_utils.config import AlignmentConfig, RewardConfig
 from dpo4rec_utils.keys import content_key, fingerprint
 from dpo4rec_utils.metrics import rightly_ordered
+from dpo4rec_utils.registries import ESTIMATES
 from dpo4rec_utils.rewards.estimates import cross_fitted, estimated_rewards
 from dpo4rec_utils.store import Stage, write_values
 
@@ -55,7 +56,7 @@ def probe_stage(name: str, rewarded: RewardedTexts, config: AlignmentConfig, rew
         for estimate, equal in itertools.product(("realised", "amortised"), (False, True)):
             changed = reward.changed(estimate=estimate, equal_length=equal)
             rewards = estimated_rewards(features, rewarded.realised, changed)
-            pairs = build_pairs(_reordered(rewarded, rewards), config)
+            pairs = build_pairs(_reordered(rewarded, rewards, estimate), config)
             sizes[f"{estimate}/{equal}"] = {"pairs": len(pairs), "users": pairs.user.nunique()}
             guesses = {probe: cross_fitted(features.of(probe), rewards, features.fold) for probe in PROBES}
             for probe, values in ({LONGER: features.tokens} | guesses).items():
@@ -83,5 +84,6 @@ def probe_stage(name: str, rewarded: RewardedTexts, config: AlignmentConfig, rew
     return Stage("probe", name, depends, build)
 
 
-def _reordered(rewarded: RewardedTexts, rewards: np.ndarray) -> RewardedTexts:
-    return replace(rewarded, rewards=np.where(np.isfinite(rewarded.rewards), rewards, np.nan))
+def _reordered(rewarded: RewardedTexts, rewards: np.ndarray, estimate: str) -> RewardedTexts:
+    counts = rewarded.list_counts if ESTIMATES[estimate].of_lists else np.ones(len(rewarded.users))
+    return replace(rewarded, rewards=np.where(np.isfinite(rewarded.rewards), rewards, np.nan), list_counts=counts)

@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ from dpo4rec_utils.evidence.claims import ALPHA
 from dpo4rec_utils.evidence.contents import write_figure
 from dpo4rec_utils.evidence.loops import MEAN, PROFILE, Loops, by_seed, differences, table_one, training_noise
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.evidence.statistics import looped_differences
+from dpo4rec_utils.evidence.statistics import LoopNoise, looped_differences
 from dpo4rec_utils.files import project_root
 from dpo4rec_utils.locks import HOLDS
 from dpo4rec_utils.seeds import generator
@@ -89,10 +90,16 @@ def gain(
     changes = []
     for records in loops.having(arm, baseline):
         change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", baseline, backbone)
-        changes.append((view(records, change) if view else change)[:, :, None])
-    first, noise = loops.records[0], training_noise(loops, "own", backbone != MEAN)
-    rng = generator(first.seed, "gain", loops.name, arm, backbone)
-    return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng, noise)[0]
+        changes.append(view(records, change) if view else change)
+    return _pooled(loops, changes, training_noise(loops, "own", backbone != MEAN), (arm, backbone))
+
+
+def _pooled(loops: Loops, changes: list[np.ndarray], noise: LoopNoise | None, name: tuple[str, str]) -> dict:
+    """One comparison, differences (S, U) a loop, as `looped_differences` gives it."""
+    first = loops.records[0]
+    rng = generator(first.seed, "gain", loops.name, *name)
+    columns = [change[:, :, None] for change in changes]
+    return looped_differences(columns, first.config["evaluation"]["bootstrap"], rng, noise)[0]
 
 
 def _minutes(loops: Loops, policy: str) -> float:
@@ -193,7 +200,8 @@ def located(loops: Loops) -> pd.DataFrame:
 
 def contrast(loops: Loops, fact: str) -> dict:
     """The last round's gain over the zero-shot LLM in the lowest third of test users by a fact, minus that in the
-    highest. Both are of the same trainings, so the contrast is made within each loop."""
+    highest. Both are of the same trainings, so the contrast is made within each loop, and what a training moves for all
+    users is no part of its noise."""
 
     def view(records, change):
         users = change.shape[1]
@@ -205,7 +213,12 @@ def contrast(loops: Loops, fact: str) -> dict:
         parts[:, high] -= users / len(high) * (change[:, high] - means[1])
         return parts
 
-    return gain(loops, loops.last, view)
+    changes = []
+    for records in loops.records:
+        sides = [by_seed(records, "own", name, MEAN) for name in (loops.last, "zero_shot")]
+        changes.append(view(records, sides[0] - sides[1]))
+    noise = training_noise(loops, "own")
+    return _pooled(loops, changes, noise and replace(noise, variance=0.0), (loops.last, MEAN))
 
 
 def _third(records: Records, fact: str, third: int) -> np.ndarray:
@@ -250,8 +263,9 @@ def overview(every: Sequence[Loops]) -> pd.DataFrame:
 
 def learning_by_loop(every: Sequence[Loops]) -> pd.DataFrame:
     """What every round of DPO learnt in every loop, as a page shows it, random labels of the same round in brackets:
-    pairs ordered rightly before the step that is trained on them, and pairs of users whom no step has seen, ordered as
-    the reward does that wrote the labels and as those of the users' lists that gave no reward. One half is chance."""
+    pairs ordered rightly before the step that is trained on them, and pairs of users on whom no step of the LLM is
+    trained, ordered as the reward does that wrote the labels and as those of the users' lists that gave no reward. One
+    half is chance where no text is cut or repeats itself: such a text is never chosen, which a policy may foresee."""
     rows = []
     for loops, records in [(group, records) for group in every for records in group.records]:
         policies = loop_tables.trained_policies(records, ["dpo", "random_labels"])

@@ -11,10 +11,11 @@ from dpo4rec_utils.files import MissingRecordError
 PLAIN = {
     "zero_shot": "the LLM as it comes",
     "random_labels": "random labels",
-    "warm_start": "the warm start",
+    "warm_start": "warm start",
     "longer_wins": "preferring longer texts",
-    "template": "a template",
-    "history_mean": "the history's mean vector",
+    "template": "template",
+    "shown_mean": "mean of items shown",
+    "history_mean": "history mean",
 }
 
 
@@ -27,7 +28,7 @@ def plain_answer(profiles: list[Records]) -> str:
     rows = list(dict.fromkeys([*PLAIN.values(), *(name for _, column in parts for name in column)]))
     rows = [name for name in rows if any(name in column for _, column in parts)]
     withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
-    head = f"NDCG@7 after {rounds} rounds{withdrawn}, minus that of"
+    head = f"NDCG@7 of round {rounds}{withdrawn}, minus"
     cells = {name: [column.get(name, "") for _, column in parts] for name in rows}
     table = pd.DataFrame([[name, *row] for name, row in cells.items()], columns=[head, *(name for name, _ in parts)])
     lines = [line for records in profiles for line in _short_of(records)]

@@ -183,18 +183,22 @@ def made_of(every: Sequence[Loops]) -> str:
 
 def in_three_lines(table: pd.DataFrame) -> str:
     """What held by own scorers and what came out the other way round, on how many data sets and LLMs of those that
-    looked at it; and what was seen nowhere."""
+    looked at it, with a star where only single loops show it; and what was seen nowhere."""
     contrary = {claim.sentence: claim.contrary for claim in (*PAPER, *CONTROLS) if claim.contrary}
     lines: dict[str, list[str]] = {"Held": [], "Not seen": [], "The contrary holds": []}
+    repeated = table[(table.scorer == "own") & (table.loops > 1)].groupby("claim").apply(lambda part: set(kinds(part)))
     for row in over_all(table).to_dict("records"):
         claim, looked = row["claim"], sum(row[kind] for kind in KINDS)
+        stars = {kind: "" if kind in repeated.get(claim, ()) else "*" for kind in KINDS}
         if row["held"]:
-            lines["Held"].append(f"{claim} ({row['held']} of {looked})")
+            lines["Held"].append(f"{claim} ({row['held']} of {looked}{stars['held']})")
         if row["not held"]:
-            lines["The contrary holds"].append(f"{contrary.get(claim, claim)} ({row['not held']} of {looked})")
+            sentence = contrary.get(claim, claim)
+            lines["The contrary holds"].append(f"{sentence} ({row['not held']} of {looked}{stars['not held']})")
         if row["not visible"] == looked:
             lines["Not seen"].append(f"{claim} ({looked})")
-    return "\n".join(f"- **{head}:** {'; '.join(line) or 'nothing'}." for head, line in lines.items())
+    text = "\n".join(f"- **{head}:** {'; '.join(line) or 'nothing'}." for head, line in lines.items())
+    return text + ("\n\n\\* Of single trainings alone." if "*)" in text else "")
 
 
 def looked_at(table: pd.DataFrame) -> pd.DataFrame:

@@ -45,13 +45,12 @@ def _knowledge(records: Records) -> tuple[str, ...]:
 
 def _reward(records: Records) -> tuple[str, ...]:
     model = records.metrics("reward", records.start)["reliability"]
-    (picked,) = loop_tables.samples(records).query("reward == 'log_likelihood'").nlargest(1, "samples").itertuples()
     probes = loop_tables.probe(records).query("estimate == 'realised' and not equal_length").set_index("probe").accuracy
     longer, probes = probes["the longer wins"], probes.drop("the longer wins")
     return (
         f"A text's reward on half of a user's lists repeats on the other half with r = {model['train/log_likelihood']['r']:.2f}, "
         f"by NDCG with r = {model['train/ndcg']['r']:.2f}.",
-        f"The best of {picked.samples:.0f} texts by one half gains {picked.gain:+.4f} nats a candidate on the other half (t {1.96 * picked.gain / picked.ci_half:.1f}).",
+        f"The best text by one half gains {model['train/log_likelihood']['gain']:+.4f} nats a candidate on the other half.",
         f"Of the pairs the longer text wins {longer:.0%} and the best of {len(probes)} probes guesses {probes.max():.0%}; half "
         "would be chance.",
     )

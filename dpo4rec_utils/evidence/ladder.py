@@ -1,6 +1,5 @@
 """The ladder as a table and a figure: what a user's texts can give before any training."""
 
-import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.evidence import plots, words
@@ -62,12 +61,12 @@ def drawn(records: Records):
     counts = table.groupby("split", sort=False).users.max()
     plots.below(figure, f"NDCG@7 ({', '.join(f'{SPLITS[split]}: n = {n}' for split, n in counts.items())})")
     seen = table[(table.split == "validation") & (table.rung != table.against)]
+    if seen.difference.isna().all():
+        return figure, "No rung could be compared."
     best = seen.loc[seen.difference.idxmax()]
     means = seen[seen.rung.str.fullmatch(r"mean_\d")].sort_values("texts")
     together = "; ".join(f"{row.label} {row.difference:+.3f} (t {row.t:.1f})" for row in means.itertuples())
     return figure, (
         f"Of {len(seen)} rungs {best.label} is highest above what it is compared with ({best.difference:+.3f}, t {best.t:.1f}, "
         f"{best.users} validation users){f'. Over two texts, each by itself: {together}' if together else ''}."
-        if np.isfinite(best.difference)
-        else "No rung could be compared."
     )

@@ -241,7 +241,7 @@ def claims_block(results: Path) -> str:
     if not (every := read_loops(results)):
         return NO_LOOPS
     table = claims.claims(every)
-    title = "What each round learnt, random labels in brackets; one half is chance"
+    title = "What each round learnt, random labels in brackets; one half is chance where texts end and do not repeat"
     parts = [f"**{h}:**\n\n{words.markdown(claims.side_by_side(part))}" for h, part in claims.by_source(table).items()]
     parts += [folded("Every interval", claims.looked_at(table)), folded(title, across.learning_by_loop(every))]
     for group in every:

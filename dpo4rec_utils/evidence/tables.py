@@ -169,7 +169,8 @@ def paired_differences_table(records: Records) -> pd.DataFrame:
     rows = []
     for part in scored(records):
         arms = part["arms"]
-        pairs = comparisons(list(arms), records.last, records.start)
+        if not (pairs := comparisons(list(arms), records.last, records.start)):
+            continue
         names = [(b, m, a, c) for m in ("ndcg", "map") for b in records.backbones for a, c in pairs]
         columns = [_by_user(arms[a], b, m) - _by_user(arms[c], b, m) for b, m, a, c in names]
         seeds = [_seed_means(arms[a], b, m) - _seed_means(arms[c], b, m) for b, m, a, c in names]
@@ -300,7 +301,7 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
                 key = dict(zip(("protocol", "scorer", "arm", "baseline"), (*place, *pair), strict=True)) | {
                     "group": group
                 }
-                by_backbone = paired.loc[(*place, *pair)]
+                by_backbone = paired.loc[[(*place, *pair)]]
                 row = key | {name: result[name] for name in HEADLINE}
                 rows.append(row | counts_of(by_backbone[by_backbone.backbone.isin(backbones)]))
     powers = power(records)

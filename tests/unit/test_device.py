@@ -21,7 +21,6 @@ def test_two_bytes_are_taken_where_they_are_faster(monkeypatch, tmp_path, speedu
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(device, "_bf16_speedup", lambda: speedup)
     monkeypatch.setattr(device, "the_device", lambda: "cpu")
-    device.device_name.cache_clear()
     assert device.fast_precision.__wrapped__() == precision
     monkeypatch.setattr(device, "_bf16_speedup", lambda: pytest.fail("it is timed once"))
     assert device.fast_precision.__wrapped__() == precision

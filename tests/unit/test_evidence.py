@@ -3,6 +3,7 @@ should be."""
 
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,6 +106,37 @@ def test_records_of_sorted_texts_are_withdrawn_wherever_they_are_shown(tmp_path)
     shown = Records(results)
     assert shown.withdrawn and "[withdrawn](" in answer.plain_answer([shown]).splitlines()[0]
     assert "Withdrawn" in words.seen_on(shown) and "Withdrawn" in shown.provenance()
+
+
+def test_one_backbone_and_an_arm_without_a_comparison_make_tables(tmp_path, monkeypatch):
+    change = CHANGE["evaluation"] | {"folds": 1, "backbones": ["prm"], "uniform_arms": ["none"]}
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", load_config("smoke", {"evaluation": change}))
+    monkeypatch.setattr(sys.modules[__name__], "BACKBONES", ("prm",))
+    results = make_records(tmp_path)
+    store = Store(tmp_path, as_dict(CONFIG))
+    store.make(scored_stage("own", "uniform-none", {"none": 0.1}, np.arange(4)))
+    store.make(scored_stage("shared", "uniform", {}, np.arange(4)))
+    rows = tables.headline(Records(results))
+    assert set(rows.group) == {"mean"} and set(rows.backbones) == {1} and set(rows.protocol) == {"popularity"}
+
+
+@pytest.mark.parametrize(
+    ("configured", "compared"),
+    [(["dlcm", "setrank", "mir"], ("setrank",)), (["dlcm", "mir"], ("dlcm", "mir")), (["prm"], ("prm",))],
+)
+def test_the_knowledge_arms_are_read_by_configured_backbones(configured, compared, monkeypatch):
+    made = []
+    config = load_config("smoke", {"evaluation": {"backbones": configured, "ablations": []}})
+    scorers = SimpleNamespace(own_stage=lambda *place, backbones=None, **_: (place[-1], backbones))
+    policy = SimpleNamespace(name="dpo_round_2")
+    study = SimpleNamespace(
+        config=config, scorers=scorers, policy=lambda _: policy, store=SimpleNamespace(make=made.append)
+    )
+    for name in ("cut_to_length", "judge"):
+        monkeypatch.setattr(comparison, name, lambda _: None)
+    monkeypatch.setattr(comparison, "arm_knowledge", lambda _, name: name)
+    comparison.ablate(study)
+    assert [stage for stage in made if stage[0] == "knowledge"] == [("knowledge", compared)] * 2
 
 
 def test_copies_take_prose_from_their_sources_and_keep_the_code_that_ran(tmp_path):
@@ -217,10 +249,11 @@ def cells_of(text: str) -> list[list[str]]:
 
 
 def test_the_first_page_gives_differences_and_every_round(records):
-    head, first, random, warm, _, mean, rounds, *_ = cells_of(answer.plain_answer([records]))
-    assert head == ["NDCG@7 after 2 rounds, minus that of", "MovieLens-100K"]
-    assert random[0] == "random labels" and warm[0] == "the warm start", "longer wins is no arm here, so it has no row"
-    assert first == ["the LLM as it comes", "**+0.213**"] and mean == ["the history's mean vector", "**-0.050**"]
+    head, first, random, warm, _, shown, mean, rounds, *_ = cells_of(answer.plain_answer([records]))
+    assert head == ["NDCG@7 of round 2, minus", "MovieLens-100K"]
+    assert random[0] == "random labels" and warm[0] == "warm start", "longer wins is no arm here, so it has no row"
+    assert first == ["the LLM as it comes", "**+0.213**"] and shown[0] == "mean of items shown"
+    assert mean == ["history mean", "**-0.050**"]
     assert rounds[0] == "*NDCG@7: warm start, each round*" and rounds[1].endswith(", 0.513")
 
 
@@ -231,7 +264,7 @@ def test_data_sets_stand_side_by_side(records, tmp_path, monkeypatch):
     equal = Records(make_records(tmp_path / "equal", equal=["warm_start"]))
     _, first, _, warm, *_, unlearnt = cells_of(answer.plain_answer([records, equal]))
     assert first == ["the LLM as it comes", "**+0.213**", "**+0.213**"]
-    assert warm == ["the warm start", "**+0.213**", "+0.000"], "bold where the interval leaves zero out"
+    assert warm == ["warm start", "**+0.213**", "+0.000"], "bold where the interval leaves zero out"
     assert unlearnt == ["*rounds not seen to learn*", "2, 3", "2, 3"]
 
 

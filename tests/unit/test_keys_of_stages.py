@@ -1,10 +1,13 @@
 """A change of policy, prompt, decoding, data, text, list or setting is another key of the stages that read it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from dpo4rec_utils.alignment.adapters import Aligner, Recipe
 from dpo4rec_utils.config import LLMConfig
 from dpo4rec_utils.data.data import Data, cohort_stage, sanity_stage, user_facts_stage
 from dpo4rec_utils.files import StudyError
@@ -103,6 +106,19 @@ def test_scorers_by_text_item_text_lists_and_settings(data):
         key
         == Scorers(data, items.copy(), CONFIG).own_stage("popularity", replace(knowledge, user_vectors=text.copy())).key
     )
+
+
+def test_a_policy_by_the_prompts_of_a_pass_where_they_are_part_of_its_loss(tmp_path):
+    def key(chosen_weight, micro_prompts):
+        alignment = CONFIG.alignment.changed(chosen_weight=chosen_weight)
+        device = CONFIG.device.changed(micro_prompts=micro_prompts)
+        made = []
+        store = SimpleNamespace(make=lambda stage: made.append(stage) or tmp_path)
+        aligner = Aligner(store, CONFIG.changed(alignment=alignment, device=device))
+        aligner.train(Policy("warm_start", "embedded"), pd.DataFrame({"prompt": ["p"]}), Recipe("dpo_round_1"))
+        return made[0].key
+
+    assert key(0.05, 1) != key(0.05, 2) and key(0.0, 1) == key(0.0, 2)
 
 
 class Interrupted:

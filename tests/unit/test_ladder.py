@@ -70,6 +70,11 @@ def test_data_sets_stand_side_by_side(tmp_path):
     assert table.loc[RUNGS["mean_2"].label].tolist() == ["", "", "0.750 (+0.250, t nan)"]
 
 
+def test_a_rung_by_itself_is_compared_with_nothing(tmp_path):
+    Store(tmp_path, as_dict(CONFIG)).make(rung_stage("texts_2", {"validation": [0.2, 0.4]}))
+    assert contents.draw(Records(tmp_path / "results/smoke"), "03_ladder") == "No rung could be compared."
+
+
 def test_a_profile_without_a_ladder_says_so(tmp_path, capsys):
     Store(tmp_path, as_dict(CONFIG)).make(Stage("data", "cohort", {}, lambda _: {}))
     records = Records(tmp_path / "results/smoke")

@@ -253,17 +253,19 @@ def test_a_claim_is_held_not_held_or_not_visible(both):
 
 
 def test_a_claim_stands_in_the_line_that_it_belongs_to(both):
-    held, unseen, other = claims.in_three_lines(claims.claims([both])).splitlines()
-    assert held.startswith("- **Held:**") and "DPO helps over best of N (1 of 1)" in held
+    held, unseen, other, _, star = claims.in_three_lines(claims.claims([both])).splitlines()
+    assert held.startswith("- **Held:**") and "DPO helps over the zero-shot LLM (1 of 1)" in held
+    assert "DPO helps over best of N (1 of 1*)" in held and star == "\\* Of single trainings alone."
     assert (
         "knowledge helps a re-ranker" in unseen and other == "- **The contrary holds:** a template beats it (1 of 1)."
     )
     worse = pd.DataFrame(
         [{"claim": "more rounds help", "scorer": "own", "dataset": "a", "llm": "b", "verdict": "not held (loops: 1)"}]
-    )
-    held, unseen, other = claims.in_three_lines(pd.concat([worse, worse.assign(verdict="held")])).splitlines()
+    ).assign(loops=1)
+    both_ways = pd.concat([worse, worse.assign(verdict="held", loops=3)])
+    held, unseen, other, *_ = claims.in_three_lines(both_ways).splitlines()
     assert held == "- **Held:** more rounds help (1 of 2)." and unseen == "- **Not seen:** nothing."
-    assert other == "- **The contrary holds:** more rounds help (1 of 2)."
+    assert other == "- **The contrary holds:** more rounds help (1 of 2*)."
 
 
 def test_the_gain_is_found_in_thirds_of_every_loops_users(both, monkeypatch):
@@ -414,6 +416,19 @@ def test_fewer_users_widen_an_interval(both, monkeypatch):
     rows = [across.gain(both, both.last, lambda _, change, n=n: change[:, :n]) for n in (40, 20, 10)]
     widths = [row["ci_high"] - row["ci_low"] for row in rows]
     assert widths[0] < widths[1] < widths[2] and rows[0]["difference"] == pytest.approx(rows[2]["difference"])
+
+
+def test_what_training_moves_for_all_users_is_not_in_the_contrast_of_two_thirds(both, monkeypatch):
+    monkeypatch.setattr(across, "_third", lambda records, fact, third: np.arange(13) + 13 * third)
+    noise, widths = np.random.default_rng(7).normal(0, 0.05, (1, 40)), []
+    for means in ((0.05, 0.05), (0.20, -0.10)):
+        moved = dict(zip([records.profile for records in both.records], means, strict=True))
+        monkeypatch.setattr(
+            across, "by_seed", lambda r, _, arm, b, m=moved: (m[r.profile] + noise) * (arm == both.last)
+        )
+        row = across.contrast(both, "interactions")
+        widths.append((row["difference"], row["ci_high"] - row["ci_low"]))
+    assert widths[0] == pytest.approx(widths[1])
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x[:, :1], lambda x: np.where(x > 0, np.nan, x)])

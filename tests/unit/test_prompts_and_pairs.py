@@ -330,6 +330,8 @@ def test_a_starved_round_stops_with_one_sentence():
         StudyError, match="dpo_round_1 found 7 pairs of 10 asked for, fewer than 80%; raise alignment.pair"
     ):
         preference.require_pairs(pd.DataFrame(index=range(7)), config, "dpo_round_1")
+    with pytest.raises(StudyError, match="fewer than 80%; raise llm.train_samples, or ask for fewer a user with"):
+        preference.require_pairs(pd.DataFrame(index=range(7)), config, "dpo_round_1", preference.MORE_HELDOUT)
 
 
 @given(st.integers(0, 10**6), st.integers(4, 40))
