@@ -293,7 +293,8 @@ def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
     paired = paired[paired.metric == metric].set_index(["protocol", "scorer", "arm", "baseline"]).sort_index()
     for part in scored(records):
         arms, place = part["arms"], (part["protocol"], part["scorer"])
-        pairs = comparisons(list(arms), records.last, records.start)
+        if not (pairs := comparisons(list(arms), records.last, records.start)):
+            continue
         for group, backbones in backbone_groups(records).items():
             rng = generator(records.seed, "headline", *place, group)
             results = _mean_differences(records, arms, pairs, metric, (rng, backbones))

@@ -112,10 +112,12 @@ def test_one_backbone_and_an_arm_without_a_comparison_make_tables(tmp_path, monk
     change = CHANGE["evaluation"] | {"folds": 1, "backbones": ["prm"], "uniform_arms": ["none"]}
     monkeypatch.setattr(sys.modules[__name__], "CONFIG", load_config("smoke", {"evaluation": change}))
     monkeypatch.setattr(sys.modules[__name__], "BACKBONES", ("prm",))
+    monkeypatch.setattr(sys.modules[__name__], "USERS", (4,))
     results = make_records(tmp_path)
     store = Store(tmp_path, as_dict(CONFIG))
-    store.make(scored_stage("own", "uniform-none", {"none": 0.1}, np.arange(4)))
-    store.make(scored_stage("shared", "uniform", {}, np.arange(4)))
+    for name in ("none", "dpo_round_2"):
+        store.make(scored_stage("own", f"uniform-{name}", {name: 0.1}, np.arange(4)))
+    store.make(scored_stage("shared", "uniform", {"dpo_round_2": 0.1}, np.arange(4)))
     rows = tables.headline(Records(results))
     assert set(rows.group) == {"mean"} and set(rows.backbones) == {1} and set(rows.protocol) == {"popularity"}
 
