@@ -1,5 +1,6 @@
 """Table 1 as figures: the headline, every round, and where the gain is, over all loops and data sets."""
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from dpo4rec_utils.evidence.contents import write_figure
 from dpo4rec_utils.evidence.loops import MEAN, PROFILE, Loops, by_seed, differences, table_one, training_noise
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import LoopNoise, looped_differences
-from dpo4rec_utils.files import project_root
+from dpo4rec_utils.files import NotAskedError, project_root
 from dpo4rec_utils.locks import HOLDS
 from dpo4rec_utils.seeds import generator
 
@@ -166,6 +167,34 @@ def texts(every: Sequence[Loops]):
     return figure, f"All texts of a user minus one, last round, NDCG@7 (95 % interval): {'; '.join(most)}."
 
 
+def length(every: Sequence[Loops]):
+    """Texts of two policies, both cut to the same number of words, one minus the other, a marker a loop; None where no
+    loop holds any."""
+    rows = []
+    for loops, records in [(group, records) for group in every for records in group.records]:
+        with contextlib.suppress(NotAskedError):
+            table = tables.ablation_length(records)
+            number = PROFILE.fullmatch(records.profile)["number"]
+            rows.append(table[~table.whole].assign(place=f"{loops.place}, loop {number}"))
+    if not rows:
+        return None
+    table = pd.concat(rows, ignore_index=True)
+    table = table.assign(pair=[_uncut(row.arm, row.baseline) for row in table.itertuples()])
+    figure, _ = plots.dots(table, "pair", "difference", "place", ("ci_low", "ci_high"))
+    plots.below(figure, "NDCG@7, both cut to as many words (a re-ranker for each; bars: 95 % interval, not corrected)")
+    parts = []
+    for name, part in table.groupby("pair", sort=False):
+        cells = [f"{words.signed(r.difference, r.ci_low, r.ci_high, 3)} on {r.place}" for r in part.itertuples()]
+        parts.append(f"{name}: {', '.join(cells)}")
+    return figure, f"In as many words. {'; '.join(parts)}."
+
+
+def _uncut(arm: str, baseline: str) -> str:
+    """Whose texts these are, before they were cut."""
+    names = [label(name).partition(",")[0] for name in (arm, baseline)]
+    return f"{names[0]} minus {names[1]}"
+
+
 def where(every: Sequence[Loops]):
     """The last round minus the zero-shot LLM, by thirds of the test users, by backbones with and without history."""
     table = pd.concat([located(loops).assign(place=loops.place) for loops in every], ignore_index=True)
@@ -238,12 +267,20 @@ def _facts(records: Records) -> pd.DataFrame:
     return table[list(FACTS)]
 
 
-FIGURES = {"forest": forest, "rounds": rounds, "samples": samples, "texts": texts, "where": where}
+FIGURES = {
+    "forest": forest,
+    "rounds": rounds,
+    "samples": samples,
+    "texts": texts,
+    "length": length,
+    "where": where,
+}
 TITLES = {
     "forest": "The last round minus each baseline.",
     "rounds": "NDCG@7 and minutes, round by round.",
     "samples": "Best of N texts, and the minutes of sampling them.",
     "texts": "The last round by the number of a user's texts that are read.",
+    "length": "Texts of two policies, cut to as many words.",
     "where": "The gain by users and by re-rankers.",
 }
 

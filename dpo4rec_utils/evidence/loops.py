@@ -182,6 +182,14 @@ def training_noise(loops: Loops, scorer: str, single: bool = False) -> LoopNoise
     return loop_noise([_changes(records, scorer, names) for records in loops.records])
 
 
+def noise_line(every: Sequence[Loops]) -> str:
+    """What training again moves a comparison by, as it is estimated where there are several loops: standard deviation
+    and degrees of freedom; own scorers, mean over backbones. Empty where each name has one loop."""
+    made = [(loops.place, noise) for loops in every if (noise := training_noise(loops, "own"))]
+    parts = [f"{place} {noise.variance**0.5:.3f} ({noise.freedom:.1f} degrees of freedom)" for place, noise in made]
+    return f"Training noise of a comparison, standard deviation as estimated: {words.listing(parts)}." * bool(parts)
+
+
 def table_one(every: Sequence[Loops]) -> pd.DataFrame:
     """The paper's Table 1: NDCG@7 and MAP@7 of every data set, LLM and arm, means over loops, seeds and users.
 

@@ -247,7 +247,10 @@ def claims_block(results: Path) -> str:
     for group in every:
         summary = f"The same on validation users, on whom nothing is trained, for these loops alone: {group.place}"
         parts.append(folded(summary, loops.unseen_sample(group)))
-    return "\n\n".join([*parts, "As a file, with both kinds of scorers: [`claims.csv`](../results/claims.csv)."])
+    parts.insert(2, loops.noise_line(every))
+    return "\n\n".join(
+        [*filter(None, parts), "As a file, with both kinds of scorers: [`claims.csv`](../results/claims.csv)."]
+    )
 
 
 def pictures_block(results: Path) -> str:
