@@ -112,7 +112,7 @@ class Study:
         for number in range(1, rounds + 1):
             # 1. Sample: N texts a user for some train users, fewer for everyone else; kept, and read by the next steps.
             self.knowledge.texts(before)
-            # 2. Reward: how well a user's held-out lists are ranked with each text.
+            # 2. Reward: how well a user's later lists are ranked with each text.
             model = self.reward_models.of(before, sources, RewardInputs(residual=loop.residual))
             # 3. Pair: the best text against the worst; of held-out users, too, who train no step.
             rewarded = self.rewarded_texts(before, model)

@@ -15,7 +15,7 @@ BOXES = {
     "texts": ("N texts a user", 5.8, 2.0),
     "encoder": ("sentence encoder\n+ adapter", 8.7, 2.0),
     "ranker": ("re-rankers: DLCM,\nPRM, SetRank, MIR", 11.6, 2.0),
-    "reward": ("reward model, a re-ranker:\nhow likely are the labels\nof held-out lists?", 8.7, 0.3),
+    "reward": ("reward model, a re-ranker:\nhow likely are the labels\nof the user's lists?", 8.7, 0.3),
     "pairs": ("best and worst text:\nchosen, rejected", 5.8, 0.3),
     "dpo": ("DPO (trl, peft)", 2.9, 0.3),
 }
