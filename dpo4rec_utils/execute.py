@@ -251,6 +251,8 @@ def tidy(path: Path) -> None:
                 output.text = output.text.replace(home, "~") if len(home) > 1 else output.text
             elif "text/html" in output.get("data", {}):
                 output.data.pop("text/plain", None)  # the same table again, for terminals
+                html = output.data["text/html"]  # of pandas, with a style sheet that Jupyter has
+                output.data["text/html"] = re.sub(r"<style scoped>.*?</style>\s*", "", html, flags=re.DOTALL)
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
     book.metadata["language_info"] = {"name": "python"}

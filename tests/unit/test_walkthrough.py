@@ -70,11 +70,16 @@ def test_a_user_who_is_not_there_is_one_sentence(tmp_path):
 def test_an_executed_copy_keeps_a_table_once_and_no_control(tmp_path):
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "interactive(...)"}
     cell = nbformat.v4.new_code_cell("walkthrough.controls(0, '')")
-    table = nbformat.v4.new_output("display_data", {"text/html": "<table></table>", "text/plain": "a table"})
+    html = "<div>\n<style scoped>\n    .dataframe {}\n</style>\n<table></table>\n</div>"
+    table = nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": "a table"})
     cell.outputs = [nbformat.v4.new_output("display_data", view), table, nbformat.v4.new_output("stream", text="kept")]
     book = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
     nbformat.write(book, tmp_path / "copy.ipynb")
     execute.tidy(tmp_path / "copy.ipynb")
     tidied = nbformat.read(tmp_path / "copy.ipynb", as_version=4)
     table, text = tidied.cells[0].outputs
-    assert table.data == {"text/html": "<table></table>"} and text.text == "kept" and "widgets" not in tidied.metadata
+    assert (
+        table.data == {"text/html": "<div>\n<table></table>\n</div>"}
+        and text.text == "kept"
+        and "widgets" not in tidied.metadata
+    )
