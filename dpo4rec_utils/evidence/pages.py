@@ -271,7 +271,7 @@ def table_one_block(results: Path) -> str:
     for group in read_loops(results):
         table = loops.table_one([group])
         table = table[table.scorer == "own"].assign(arm=table.arm.map(label))
-        numbers = table.columns[table.columns.get_loc("loops") + 1 :]
+        numbers = [name for name in table.columns[table.columns.get_loc("loops") + 1 :] if table[name].notna().any()]
         cells = {name: table[name].map("{:.4f}".format).replace("nan", "") for name in numbers}
         columns = {"negatives": table.protocol, "arm": table.arm, "loops": table.loops.astype(str)} | cells
         parts.append(folded(group.place, pd.DataFrame(columns)))
@@ -295,10 +295,7 @@ def effects_block(results: Path) -> str:
         if name == ABLATIONS or loops.PROFILE.fullmatch(name) or not _has(results, name, "own-"):
             continue
         records = read_records(results / name)
-        lines = answer.answer(records)
-        learning = f"{lines['Learning'][0].upper()}{lines['Learning'][1:]}"
-        on_top = f"History mean + last round minus each: {lines['History mean + last round, minus']}"
-        parts += [f"### `{name}`", f"{lines['Seen on']}. {learning}. {on_top}.{words.short_of(records)}"]
+        parts += [f"### `{name}`", f"{words.seen_on(records)}.{words.short_of(records)}"]
         parts.append(folded("Against every baseline, by both kinds of scorers", answer.effect_table(records)))
         if _has(results, name, "referees-"):
             parts.append(folded("What every round learnt", answer.learning_table(records)))
