@@ -187,7 +187,10 @@ def noise_line(every: Sequence[Loops]) -> str:
     and degrees of freedom; own scorers, mean over backbones. Empty where each name has one loop."""
     made = [(loops.place, noise) for loops in every if (noise := training_noise(loops, "own"))]
     parts = [f"{place} {noise.variance**0.5:.3f} ({noise.freedom:.1f} degrees of freedom)" for place, noise in made]
-    return f"Training noise of a comparison, standard deviation as estimated: {words.listing(parts)}." * bool(parts)
+    return (
+        f"Training noise of a comparison, a re-ranker for each, standard deviation as estimated: {words.listing(parts)}."
+        * bool(parts)
+    )
 
 
 def table_one(every: Sequence[Loops]) -> pd.DataFrame:

@@ -385,7 +385,7 @@ def test_loops_have_the_noise_of_users_seeds_and_of_training_again():
 
 def test_the_noise_of_training_is_told_where_there_are_two_loops(both, monkeypatch):
     monkeypatch.setattr(loops, "training_noise", lambda group, _: LoopNoise(0.0001, 3.62) if group is both else None)
-    line = "Training noise of a comparison, standard deviation as estimated: "
+    line = "Training noise of a comparison, a re-ranker for each, standard deviation as estimated: "
     assert loops.noise_line([both]) == f"{line}{both.place} 0.010 (3.6 degrees of freedom)."
     assert loops.noise_line([]) == ""
 
