@@ -17,6 +17,9 @@ from dpo4rec_utils.rewards.values import half_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
 
 COLUMNS = ["user", "prompt", "chosen", "rejected", "chosen_sample", "rejected_sample", "gap"]
+# What to do about too few pairs, of a round and of held-out users.
+MORE_PAIRS = "raise alignment.pair_users or llm.train_samples, or ask for fewer with alignment.pairs"
+MORE_HELDOUT = "raise llm.train_samples, or ask for fewer a user with alignment.pairs_per_user"
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,6 @@ def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFram
 def _first_of_equals(texts: list[str]) -> list[bool]:
     stripped = [text.strip() for text in texts]
     return [stripped.index(text) == place for place, text in enumerate(stripped)]
-
-
-MORE_PAIRS = "raise alignment.pair_users or llm.train_samples, or ask for fewer with alignment.pairs"
-MORE_HELDOUT = "raise llm.train_samples, or ask for fewer a user with alignment.pairs_per_user"
 
 
 def require_pairs(pairs: pd.DataFrame, config: AlignmentConfig, name: str, remedy: str = MORE_PAIRS) -> None:
