@@ -53,13 +53,15 @@ def served(tmp_path_factory):
         command += ["--host", "127.0.0.1", "--dtype", "float32"]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=known)
     try:
-        for _ in range(240):
+        for _ in range(960):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                 break
             except OSError:
                 assert process.poll() is None, (folder / "log").read_text()[-2000:]
                 time.sleep(0.25)
+        else:
+            raise AssertionError((folder / "log").read_text()[-2000:])
         yield model, f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()

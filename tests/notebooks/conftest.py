@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo4rec_utils.keys import code_key, content_key
+from dpo4rec_utils.keys import content_key
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,11 @@ def finished(tmp_path_factory, request):
     kept = os.environ.get("DPO4REC_TEST_STUDY")
     root = Path(kept).resolve() if kept else tmp_path_factory.mktemp("study")
     books = [path.read_text() for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-    code, made = content_key([code_key("dpo4rec_utils.execute"), *books]), root / "code.txt"
+    sources = [
+        path for path in sorted((ROOT / "dpo4rec_utils").rglob("*")) if path.suffix in (".py", ".yaml", ".jinja")
+    ]
+    texts = [path.read_text() for path in (*sources, ROOT / "requirements.txt")]
+    code, made = content_key([*texts, *books]), root / "code.txt"
     if request.config.option.markexpr == "long" and made.exists() and made.read_text() == code:
         return root
     shutil.rmtree(root, ignore_errors=True)

@@ -36,6 +36,7 @@ def test_the_main_results_are_those_of_the_parquet_files(profile):
 
 @pytest.mark.parametrize("notebook", FINDINGS)
 def test_three_sentences_a_data_set_each_with_a_number(notebook):
+    assert PROFILES, "no record would be read"
     profiles = [read_records(ROOT / "results" / name) for name in PROFILES]
     lines = seen(notebook, profiles).splitlines()
     assert len(lines) == len(PROFILES)

@@ -55,7 +55,7 @@ PROFILES = {
     "extends: [smoke]": "extends = ",
     "extends: nowhere": "PROFILE = 'nowhere' does not exist",
     "extends: own.yaml": "in no circle",
-    "extends: ../own/own.yaml": "extends",
+    "extends: ../own/own.yaml": "in no circle",
     "extends: smoke\nalignment": "not valid YAML",
     "extends: smoke\nalignment: {beta: 1:30}": "alignment.beta = '1:30' has the wrong type",
     "extends: smoke\nalignment: {beta: .nan}": "alignment.beta = nan",
@@ -82,7 +82,7 @@ PROFILES = {
     "extends: smoke\nllm: {server: {url: ftp://x}, engine: server}": "llm.server.url",
     "extends: smoke\ndata: &a {fold: 0}\nllm: *a": "aliases are not read",
     "extends: smoke\ndata: !!python/object/apply:os.system [ls]": "not valid YAML",
-    "extends: smoke\ndata: !!binary aGk=": "data|not valid YAML",
+    "extends: smoke\ndata: !!binary aGk=": "data = b'hi'",
     "extends: smoke\ndata: {name: ../x}": "data.name",
     "extends: smoke\ndata: {fold: 7}": "data.fold = 7 is out of range",
     "\tx: 1": "not valid YAML",
@@ -246,7 +246,7 @@ def test_a_download_that_fails_names_no_secret(tmp_path, monkeypatch):
 CELLS = {
     "PROFILE = 'smoke'\nMAKE = 1": "MAKE = 1 has the wrong type",
     "PROFILE = 'smoke'\nMAKE = 'yes'": "MAKE = 'yes'",
-    "PROFILE = 3": "PROFILE = '3' does not exist|PROFILE",
+    "PROFILE = 3": "PROFILE = '3' does not exist",
     "PROFILE = 'smoke'\nPROFIEL = 'x'": "Unknown notebook parameter PROFIEL",
     "PROFILE = 'smoke'\nOVERRIDES = []": "OVERRIDES must be a mapping",
     "PROFILE = 'smoke'\nOVERRIDES = {'x': 1}": "Unknown key x",
@@ -304,7 +304,7 @@ PARTS = {
     "item: {question: Q}": "item",
     "item: {question: Q, prefix: '{{ x }}', facts: F}": "written as it stands",
     "2026-01-01: x": "2026|extra|mapping",
-    "1: x": "malformed|valid|string|1",
+    "1: x": "mine.yaml: 1: extra",
     "user: {a: {question: Q, prefix: x}, a: {question: Q, prefix: x}}": "the key a is given twice",
     "user: &u {a: {question: Q, prefix: x}}\nitem: *u": "aliases",
 }
@@ -334,7 +334,7 @@ TEMPLATES = {
     "{{ title.upper }}": "it writes a",
     "{{ title.upper() }}": "calls are not allowed",
     "{{ names }}": "it writes a list",
-    "{{ title.__class__ }}": "unsafe|undefined|it writes",
+    "{{ title.__class__ }}": "is unsafe",
     "{{ 'a' * 9 }}": "not allowed",
     "{{ 9 ** 9 }}": "not allowed",
     "{{ '%99999999d' % 1 }}": "not allowed",
@@ -781,7 +781,7 @@ def test_an_answer_of_a_server(case, client, monkeypatch):
     monkeypatch.setattr(Answers, "body", body if isinstance(body, bytes) else json.dumps(body).encode())
     if words:
         text = refused(lambda: client._completion("p", 1), words)
-        assert "key-123" not in text and "secret" not in text
+        assert "key-123" not in text
     else:
         completion = client._completion("p", 1)
         assert completion.text.encode() and completion.tokens > 0
@@ -810,14 +810,18 @@ def test_an_answer_without_end(client, monkeypatch):
     refused(lambda: client._completion("p", 1), "longer than")
 
 
-ADDRESSES = ["http://", "http://127.0.0.1:99999/v1", "http://127.0.0.1:9/v1", "http://no such host/", "http://[::1/v1"]
+ADDRESSES = [
+    *("http://", "http://127.0.0.1:99999/v1", "http://127.0.0.1:9/v1", "http://no such host/", "http://[::1/v1"),
+    "http://user:secret@host/v1",  # what stands behind the colon is taken for a port
+]
 
 
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_an_address_that_is_none(url, client):
     client.server = client.server.changed(url=url, retries=0)
     client.address = public_address(url)
-    refused(lambda: client._completion("p", 1), "start the server|does not answer|gave no answer")
+    text = refused(lambda: client._completion("p", 1), "start the server|does not answer|is no address")
+    assert "secret" not in text
 
 
 @QUICK
@@ -832,7 +836,7 @@ def test_any_answer_is_a_completion_or_a_sentence(client, value):
 # Records and manifests
 
 MANIFESTS = {
-    "a list": ("[]", "no record|manifest|damaged"),
+    "a list": ("[]", "is no manifest"),
     "cut": ('{"records": {', "damaged"),
     "another folder": ({"records": {"a-b": {"file": "../../x.json", "key": "k", "sha256": "s"}}}, "outside its folder"),
     "an absolute path": (

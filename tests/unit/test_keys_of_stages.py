@@ -1,6 +1,7 @@
 """A change of policy, prompt, decoding, data, text, list or setting is another key of the stages that read it."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dpo4rec_utils.alignment.adapters import Aligner, Recipe
-from dpo4rec_utils.config import LLMConfig
+from dpo4rec_utils.config import TRAINING_SETTINGS, AlignmentConfig
 from dpo4rec_utils.data.data import Data, cohort_stage, sanity_stage, user_facts_stage
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.engines import Request, texts_stage
@@ -32,13 +33,17 @@ def test_texts_by_policy_prompt_sample_seed_and_decoding(tmp_path):
     one = policy(tmp_path / "a", b"one")
     key = texts_stage("t", one, REQUESTS, CONFIG).key
     assert key == texts_stage("t", policy(tmp_path / "b", b"one"), REQUESTS, CONFIG).key, "by content, not by place"
+    two_bytes = CONFIG.changed(
+        llm=CONFIG.llm.changed(engine="transformers"), device=CONFIG.device.changed(sampling="bfloat16")
+    )
     others = [
         texts_stage("t", policy(tmp_path / "c", b"two"), REQUESTS, CONFIG),
         texts_stage("t", policy(tmp_path / "d", b"one", b'{"lora_alpha": 9}'), REQUESTS, CONFIG),
         texts_stage("t", Policy("dpo_round_1", "embedded"), REQUESTS, CONFIG),
         *(texts_stage("t", one, [REQUESTS[0]._replace(**change), REQUESTS[1]], CONFIG) for change in CHANGES),
         texts_stage("t", one, REQUESTS[::-1], CONFIG),
-        *(texts_stage("t", one, REQUESTS, CONFIG.changed(llm=LLMConfig(**change))) for change in DECODINGS),
+        *(texts_stage("t", one, REQUESTS, CONFIG.changed(llm=CONFIG.llm.changed(**change))) for change in DECODINGS),
+        texts_stage("t", one, REQUESTS, two_bytes),
     ]
     assert len({key, *(stage.key for stage in others)}) == 1 + len(others)
 
@@ -108,17 +113,42 @@ def test_scorers_by_text_item_text_lists_and_settings(data):
     )
 
 
-def test_a_policy_by_the_prompts_of_a_pass_where_they_are_part_of_its_loss(tmp_path):
-    def key(chosen_weight, micro_prompts):
-        alignment = CONFIG.alignment.changed(chosen_weight=chosen_weight)
-        device = CONFIG.device.changed(micro_prompts=micro_prompts)
-        made = []
-        store = SimpleNamespace(make=lambda stage: made.append(stage) or tmp_path)
-        aligner = Aligner(store, CONFIG.changed(alignment=alignment, device=device))
-        aligner.train(Policy("warm_start", "embedded"), pd.DataFrame({"prompt": ["p"]}), Recipe("dpo_round_1"))
-        return made[0].key
+def policy_key(method="dpo", device=None, **change) -> str:
+    made, config = [], CONFIG.changed(alignment=CONFIG.alignment.changed(**change))
+    store = SimpleNamespace(make=lambda stage: made.append(stage) or Path("made"))
+    aligner = Aligner(store, config.changed(device=config.device.changed(**(device or {}))))
+    aligner.train(Policy("warm_start", "embedded"), pd.DataFrame({"prompt": ["p"]}), Recipe("x", method))
+    return made[0].key
 
-    assert key(0.05, 1) != key(0.05, 2) and key(0.0, 1) == key(0.0, 2)
+
+TRAININGS = {
+    **{"loss": "ipo", "beta": 0.3, "chosen_weight": 0.7, "label_smoothing": 0.1, "length_margin": 0.1},
+    **{"learning_rate": 1e-5, "implementation": "stock", "batch_size": 4, "epochs": 7.0, "lora_rank": 6},
+    **{"lora_layers": "all", "pairs": 3},
+}
+
+
+@pytest.mark.parametrize(("method", "setting"), [(m, s) for m, names in TRAINING_SETTINGS.items() for s in names])
+def test_a_policy_by_every_setting_that_its_training_reads(method, setting):
+    value = TRAININGS[setting]
+    assert getattr(CONFIG.alignment, setting) != value, "the change would be none"
+    assert policy_key(method) != policy_key(method, **{setting: value})
+
+
+def test_every_setting_of_an_alignment_is_in_a_key_or_in_what_it_reads():
+    """A new one has to be put into a key, or be named here as one that changes texts, pairs or rounds alone."""
+    elsewhere = {"rounds", "warm_start", "warm_start_examples", "warm_start_learning_rate", "warm_start_texts"}
+    elsewhere |= {"heldout_users", "pair_users", "pairs_per_user", "margin", "unfinished", "repetitive"}
+    elsewhere |= {"checkpoint_steps", "precision"}  # the arithmetic that it comes to is in the key
+    read = {name for names in TRAINING_SETTINGS.values() for name in names}
+    assert set(AlignmentConfig.model_fields) - read - elsewhere == set()
+
+
+def test_a_policy_by_the_weights_and_the_prompts_of_a_pass_where_they_are_part_of_its_loss():
+    assert len({policy_key(), policy_key(device={"training": "bfloat16"}), policy_key(precision="bf16")}) == 3
+    one, two = ({"micro_prompts": number} for number in (1, 2))
+    assert policy_key(device=one, chosen_weight=0.05) != policy_key(device=two, chosen_weight=0.05)
+    assert policy_key(device=one, chosen_weight=0.0) == policy_key(device=two, chosen_weight=0.0)
 
 
 class Interrupted:

@@ -363,8 +363,9 @@ def test_an_unpacked_file_that_was_changed_is_one_sentence(case, tmp_path, monke
 WORKING = """
 import sys, time
 from pathlib import Path
-from dpo4rec_utils import store
-store.JOURNAL_TICKS = 1
+from dpo4rec_utils import meter, store
+assert meter.JOURNAL_TICKS * 0.5 <= 3
+meter.JOURNAL_TICKS = 1
 with store.measure(Path(sys.argv[1])):
     time.sleep(600)
 """
@@ -535,10 +536,16 @@ def test_a_kernel_of_another_environment_is_replaced(spec, tmp_path, monkeypatch
 # Provenance
 
 
+def git(folder: Path, *command: str) -> None:
+    """Git as it is everywhere, whatever this machine's user has set."""
+    settings = ("user.name=x", "user.email=x@y", "commit.gpgsign=false", "core.hooksPath=/dev/null")
+    options = [word for setting in settings for word in ("-c", setting)]
+    subprocess.run(["git", "-C", str(folder), *options, *command], check=True)
+
+
 def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
-        subprocess.run([*git, *command], check=True)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "other")
     inside = tmp_path / "copy"
     inside.mkdir()
     for name in ("notebooks", "dpo4rec_utils"):
@@ -546,7 +553,24 @@ def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
     monkeypatch.chdir(inside)
     found = store.environment()
     assert found["commit"] == "unknown" and found["threads"] >= 1
-    assert ("AVX-512" in found["device"]) == (" avx512f " in Path("/proc/cpuinfo").read_text())
+    if sys.platform == "linux":
+        assert ("AVX-512" in found["device"]) == (" avx512f " in Path("/proc/cpuinfo").read_text())
+
+
+def test_a_commit_says_whether_a_file_outside_the_results_differs_from_it(tmp_path, monkeypatch):
+    for name in ("notebooks/a", "dpo4rec_utils/a", "results/a"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("as committed")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+        git(tmp_path, *command)
+    monkeypatch.chdir(tmp_path)
+    clean = store.environment()["commit"]
+    assert len(clean) == 12 and not clean.endswith("-dirty")
+    (tmp_path / "results/a").write_text("drawn again")
+    (tmp_path / "b").write_text("nobody tracks it")
+    assert store.environment()["commit"] == clean
+    (tmp_path / "dpo4rec_utils/a").write_text("changed")
+    assert store.environment()["commit"] == f"{clean}-dirty"
 
 
 # Names and words that reach a page

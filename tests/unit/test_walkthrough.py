@@ -73,10 +73,13 @@ def test_an_executed_copy_keeps_a_table_once_and_no_control(tmp_path):
     html = "<div>\n<style scoped>\n    .dataframe {}\n</style>\n<table></table>\n</div>"
     table = nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": "a table"})
     cell.outputs = [nbformat.v4.new_output("display_data", view), table, nbformat.v4.new_output("stream", text="kept")]
-    book = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
+    tags = {"tags": ["injected-parameters"]}
+    injected = nbformat.v4.new_code_cell("O = {'url': 'https://anna:pw@host/x?key=abc'}", metadata=tags)
+    book = nbformat.v4.new_notebook(cells=[cell, injected], metadata={"widgets": {}})
     nbformat.write(book, tmp_path / "copy.ipynb")
     execute.tidy(tmp_path / "copy.ipynb")
     tidied = nbformat.read(tmp_path / "copy.ipynb", as_version=4)
+    assert not {"pw", "abc"} & set(re.findall(r"\w+", (tmp_path / "copy.ipynb").read_text()))
     table, text = tidied.cells[0].outputs
     assert (
         table.data == {"text/html": "<div>\n<table></table>\n</div>"}

@@ -127,6 +127,8 @@ class ServerSampler:
                 reason = f"{error.code} {error.read(200).decode(errors='replace')}"
                 if error.code not in (408, 429) and error.code < 500:
                     raise _RefusedError(f"{self.address} refused the request: {self._public(reason)}.") from None
+            except http.client.InvalidURL:  # its text holds the address, and the address may hold a password
+                raise StudyError(f"{self.address} is no address; correct llm.server.url.") from None
             except (OSError, http.client.HTTPException) as error:
                 reason = str(getattr(error, "reason", None) or error or type(error).__name__)
             except (ValueError, RecursionError):  # what is no JSON, or nested a million times, or no request at all
