@@ -175,7 +175,11 @@ def test_an_adapter_beside_one_of_the_upper_half_has_the_same_bytes_each_time(tm
     assert len(found) == 1
 
 
-def test_weights_of_two_bytes_train_and_sample(model, tmp_path):
+def test_weights_of_two_bytes_train_and_sample(model, tmp_path, monkeypatch):
+    trained, load_model = [], trainers.load_model
+    monkeypatch.setattr(
+        trainers, "load_model", lambda policy, dtype: trained.append(dtype) or load_model(policy, dtype)
+    )
     base = study_config(model)
     config = base.changed(
         device=base.device.changed(sampling="bfloat16", training="bfloat16", gradient_checkpointing=True)
@@ -185,7 +189,7 @@ def test_weights_of_two_bytes_train_and_sample(model, tmp_path):
     log = trainers.dpo(Policy("zero_shot", model), pairs, run)
     policy = Policy("dpo", model, (run.folder / "adapter",))
     sampler = open_sampler(policy, config, tmp_path)
-    assert log and sampler.model.dtype == torch.bfloat16
+    assert log and trained == [torch.bfloat16] and sampler.model.dtype == torch.bfloat16
     assert len(sampler.sample(asked(model), [2, 2], [1, 2])[0]) == 2
 
 
@@ -289,6 +293,16 @@ def test_a_broken_folder_is_one_sentence(case, tmp_path):
         models.load_base(str(folder))
         models.end_tokens.__wrapped__(str(folder))
     assert "\n" not in str(error.value) and len(str(error.value)) < 420
+
+
+def test_code_of_a_folder_is_never_run(tmp_path):
+    folder = tmp_path / "model"
+    made_model("llama", folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass C: pass\n")
+    renamed(folder, model_type="evil", auto_map=dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "evil.C"))
+    with pytest.raises(StudyError, match="could not be loaded"):
+        models.load_base(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Every door that somebody else writes through: what comes in is right, or refused in one sentence with a way out."""
 
+import contextlib
 import json
 import os
 import runpy
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -696,7 +698,7 @@ def test_any_table_of_five_rows_is_read_or_a_sentence(tmp_path, rows, separator)
 
 
 class Answers(BaseHTTPRequestHandler):
-    body, status, headers_sent = b"{}", 200, {}
+    body, status, wait, headers_sent = b"{}", 200, 0.0, {}
 
     def do_POST(self):  # noqa: N802 (the name that http.server calls)
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -706,7 +708,10 @@ class Answers(BaseHTTPRequestHandler):
             self.send_header("Location", "http://127.0.0.1:9/")
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
-        self.wfile.write(self.body)
+        with contextlib.suppress(OSError):  # who asked may have gone
+            for place in range(0, len(self.body), step := 2 if self.wait else 2**20):
+                self.wfile.write(self.body[place : place + step])
+                time.sleep(self.wait)
 
     do_GET = do_POST  # noqa: N815
 
@@ -808,6 +813,14 @@ def test_an_answer_without_end(client, monkeypatch):
     monkeypatch.setattr(server, "MOST_BYTES", 10)
     monkeypatch.setattr(Answers, "body", b"x" * 99)
     refused(lambda: client._completion("p", 1), "longer than")
+
+
+def test_an_answer_that_trickles_ends(client, monkeypatch):
+    """Each byte comes in time, the whole does not."""
+    monkeypatch.setattr(Answers, "wait", 0.2)
+    monkeypatch.setattr(Answers, "body", json.dumps({"choices": [{"text": "x" * 60}]}).encode())
+    client.server = client.server.changed(retries=0, timeout=1.0)
+    refused(lambda: client._completion("p", 1), "took longer than 1 seconds")
 
 
 ADDRESSES = [
