@@ -53,33 +53,6 @@ def test_unknown_profile_lists_the_profiles():
         load_config("ml100k")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"llm: [unclosed", "not valid YAML"),
-        (b"seed: 1\nseed: 2", "the key seed is given twice"),
-        (b"data: {fold: 1, fold: 2}", "the key fold is given twice"),
-        (b"seed: !!python/object:os.system 1", "not valid YAML"),
-        (b"\xff\xfe", "not valid YAML"),
-        (b"- a list", "must be a mapping"),
-        (b"extends: nowhere", "PROFILE = 'nowhere' does not exist"),
-        (b"extends: 5", "extends = 5"),
-        (b"extends: ml-100k\nlllm: {}", "Unknown key lllm"),
-        (b"1: 2", "a mapping of names"),
-        (b"on: 1", "Unknown key on = 1"),
-        (b"profile: smoke", "Unknown key profile"),
-        (b"seed: 2020-13-45", "seed = '2020-13-45' has the wrong type"),
-        (b"seed: " + b"[" * 3000, "not valid YAML"),
-        (b"data: {like_threshold: 1, dislike_threshold: 5}", "data.dislike_threshold = 5.0 must be below"),
-    ],
-)
-def test_a_malformed_profile_is_one_sentence(tmp_path, content, words):
-    (tmp_path / "mine.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=words) as error:
-        load_config(str(tmp_path / "mine.yaml"))
-    assert "\n" not in str(error.value)
-
-
 def test_a_profile_extends_another_and_no_circle(tmp_path, monkeypatch):
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: ml-100k\nalignment: {beta: 0.3}")

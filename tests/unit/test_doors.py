@@ -53,6 +53,8 @@ PROFILES = {
     "1: 2": "must be a mapping of names",
     "null: 2": "must be a mapping of names",
     "profile: x": "Unknown key profile",
+    "on: 1": "Unknown key on = 1",
+    "seed: 1\nseed: 2": "the key seed is given twice",
     "extends: 3": "extends = 3",
     "extends: [smoke]": "extends = ",
     "extends: nowhere": "PROFILE = 'nowhere' does not exist",
