@@ -24,7 +24,7 @@ long: setup
 
 # What differs where there is a CUDA device.
 gpu: setup
-	$(BIN)/python -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"'
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "There is no CUDA device.")'
 	$(OFFLINE) $(BIN)/python -m pytest tests/gpu
 
 # The whole study on smoke-controls, killed at 20 moments and resumed, against an undisturbed one: about half an hour.

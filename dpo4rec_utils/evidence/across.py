@@ -88,19 +88,20 @@ def gain(
 ) -> dict:
     """What an arm has over a baseline, own scorers, over all loops with both; view: what is made of the
     differences (S, U) of a loop before they are averaged, such as those of some users."""
+    noise = training_noise(loops, "own", backbone != MEAN)
+    return _pooled(loops, (arm, baseline, backbone), view, noise)
+
+
+def _pooled(loops: Loops, names: tuple[str, str, str], view: Callable | None, noise: LoopNoise | None) -> dict:
+    """`gain` with a noise of its own; names: arm, baseline and backbone."""
+    arm, baseline, backbone = names
     changes = []
     for records in loops.having(arm, baseline):
         change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", baseline, backbone)
-        changes.append(view(records, change) if view else change)
-    return _pooled(loops, changes, training_noise(loops, "own", backbone != MEAN), (arm, backbone))
-
-
-def _pooled(loops: Loops, changes: list[np.ndarray], noise: LoopNoise | None, name: tuple[str, str]) -> dict:
-    """One comparison, differences (S, U) a loop, as `looped_differences` gives it."""
+        changes.append((view(records, change) if view else change)[:, :, None])
     first = loops.records[0]
-    rng = generator(first.seed, "gain", loops.name, *name)
-    columns = [change[:, :, None] for change in changes]
-    return looped_differences(columns, first.config["evaluation"]["bootstrap"], rng, noise)[0]
+    rng = generator(first.seed, "gain", loops.name, arm, backbone)
+    return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng, noise)[0]
 
 
 def _minutes(loops: Loops, policy: str) -> float:
@@ -191,7 +192,7 @@ def length(every: Sequence[Loops]):
 
 def _uncut(arm: str, baseline: str) -> str:
     """Whose texts these are, before they were cut."""
-    names = [label(name).partition(",")[0] for name in (arm, baseline)]
+    names = [label(name).partition(", cut to ")[0] for name in (arm, baseline)]
     return f"{names[0]} minus {names[1]}"
 
 
@@ -242,12 +243,8 @@ def contrast(loops: Loops, fact: str) -> dict:
         parts[:, high] -= users / len(high) * (change[:, high] - means[1])
         return parts
 
-    changes = []
-    for records in loops.records:
-        sides = [by_seed(records, "own", name, MEAN) for name in (loops.last, "zero_shot")]
-        changes.append(view(records, sides[0] - sides[1]))
     noise = training_noise(loops, "own")
-    return _pooled(loops, changes, noise and replace(noise, variance=0.0), (loops.last, MEAN))
+    return _pooled(loops, (loops.last, "zero_shot", MEAN), view, noise and replace(noise, variance=0.0))
 
 
 def _third(records: Records, fact: str, third: int) -> np.ndarray:

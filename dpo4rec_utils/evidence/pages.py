@@ -243,11 +243,11 @@ def claims_block(results: Path) -> str:
     table = claims.claims(every)
     title = "What each round learnt, random labels in brackets; one half is chance where texts end and do not repeat"
     parts = [f"**{h}:**\n\n{words.markdown(claims.side_by_side(part))}" for h, part in claims.by_source(table).items()]
-    parts += [folded("Every interval", claims.looked_at(table)), folded(title, across.learning_by_loop(every))]
+    parts += [loops.noise_line(every), folded("Every interval", claims.looked_at(table))]
+    parts.append(folded(title, across.learning_by_loop(every)))
     for group in every:
         summary = f"The same on validation users, on whom nothing is trained, for these loops alone: {group.place}"
         parts.append(folded(summary, loops.unseen_sample(group)))
-    parts.insert(2, loops.noise_line(every))
     return "\n\n".join(
         [*filter(None, parts), "As a file, with both kinds of scorers: [`claims.csv`](../results/claims.csv)."]
     )

@@ -857,7 +857,8 @@ def test_any_answer_is_a_completion_or_a_sentence(client, value):
     client._ask = lambda *_: value
     try:
         completion = client._completion("p", 1)
-        assert completion.text.encode("utf-8") is not None and completion.tokens >= 0
+        completion.text.encode()  # fails on half a surrogate pair
+        assert completion.tokens >= 0
     except StudyError as error:
         assert client.address in str(error), "the sentence says who answered so"
 
