@@ -56,7 +56,8 @@ def rounds(every: Sequence[Loops]):
         turns = range(1, loops.records[0].config["alignment"]["rounds"] + 1)
         names = ["warm_start", *map(round_name, turns)]
         minutes = np.cumsum([_minutes(loops, name) for name in ("zero_shot", *names)])
-        _rise(left, range(len(minutes)), [gain(loops, name) for name in names], number, loops.place)
+        places = plots.dodge(range(len(minutes)), number, len(every))
+        _rise(left, places, [gain(loops, name) for name in names], number, loops.place)
         plots.line(right, (range(len(minutes)), minutes), number)
         table = differences(loops, "own")
         row = table[(table.arm == loops.last) & (table.baseline == "warm_start") & (table.backbone == MEAN)].iloc[0]
@@ -124,7 +125,7 @@ def samples(every: Sequence[Loops]):
         gains, halves = (pd.concat([part[name] for part in parts], axis=1) for name in ("gain", "ci_half"))
         mean, half = gains.mean(axis=1), halves.mean(axis=1)  # loops share users: their intervals are not pooled
         minutes = pd.concat([part.minutes for part in parts], axis=1).mean(axis=1)
-        plots.line(left, (mean.index, mean, half), number, loops.place)
+        plots.line(left, (plots.dodge(mean.index, number, len(every)), mean, half), number, loops.place)
         plots.line(right, (minutes.index, minutes), number)
         last = mean.iloc[-1]
         most.append(f"{words.signed(last, last - half.iloc[-1], last + half.iloc[-1], 3)} on {loops.place}")
@@ -150,7 +151,7 @@ def texts(every: Sequence[Loops]):
             counts = np.array([*(ARMS[name].samples for name in reading), last])
             gains = [gain(loops, name, baseline=reading[0]) for name in (*reading[1:], loops.last)]
             minutes = np.mean([records.get("texts", loops.last)["seconds"] for records in having]) / 60
-            _rise(left, counts, gains, number, loops.place)
+            _rise(left, plots.dodge(counts, number, len(every)), gains, number, loops.place)
             plots.line(right, (counts, counts / last * minutes), number)
             rise = words.signed(*(gains[-1][name] for name in ("difference", "ci_low", "ci_high")), 3)
             most.append(f"{rise} on {loops.place}")
@@ -169,14 +170,14 @@ def texts(every: Sequence[Loops]):
 
 
 def length(every: Sequence[Loops]):
-    """Texts of two policies, both cut to the same number of words, one minus the other, a marker a loop; None where no
-    loop holds any."""
+    """Texts of the last round and of another policy, both cut to the same number of words, one minus the other, a
+    marker a loop; None where no loop holds any."""
     rows = []
     for loops, records in [(group, records) for group in every for records in group.records]:
         with contextlib.suppress(NotAskedError):
             table = tables.ablation_length(records)
             number = PROFILE.fullmatch(records.profile)["number"]
-            rows.append(table[~table.whole].assign(place=f"{loops.place}, loop {number}"))
+            rows.append(_last_round_first(table[~table.whole]).assign(place=f"{loops.place}, loop {number}"))
     if not rows:
         return None
     table = pd.concat(rows, ignore_index=True)
@@ -188,6 +189,14 @@ def length(every: Sequence[Loops]):
         cells = [f"{words.signed(r.difference, r.ci_low, r.ci_high, 3)} on {r.place}" for r in part.itertuples()]
         parts.append(f"{name}: {', '.join(cells)}")
     return figure, f"In as many words. {'; '.join(parts)}."
+
+
+def _last_round_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `tables.ablation_length` with the last round's texts as the arm, so that above zero is for them."""
+    turned = table.baseline.str.startswith("dpo_cut_to_")
+    swapped = {"arm": table.baseline, "baseline": table.arm, "difference": -table.difference}
+    swapped |= {"ci_low": -table.ci_high, "ci_high": -table.ci_low}
+    return table.assign(**{name: table[name].mask(turned, column) for name, column in swapped.items()})
 
 
 def _uncut(arm: str, baseline: str) -> str:

@@ -39,7 +39,8 @@ def _knowledge(records: Records) -> tuple[str, ...]:
     return (
         f"The LLM as it comes writes {texts.words:.0f} words a text.",
         f"Of the texts {value}{texts.title:.0%} name a title of the prompt.",
-        f"{nearer:.0%} of the users have texts that are nearer to their own history than to another user's; half would be chance.",
+        f"For {nearer:.0%} of the users the first text is nearer to what they liked than to what another user liked; "
+        "half would be chance.",
     )
 
 
@@ -64,7 +65,7 @@ def _alignment(records: Records) -> tuple[str, ...]:
     pooled = loop_learning.agreement(records).set_index("order")
     dpo, reward, others = pooled.loc["dpo"], pooled.loc["reward"], pooled.drop(index=["dpo", "reward"])
     beside = words.listing(f"{row.label} on {row.agreement:.0%}" for row in others.itertuples())
-    verdict = f"round {' and '.join(numbers)} is seen to learn" if len(numbers) else "no round is seen to learn"
+    verdict = f"{'round ' + ' and '.join(numbers) if len(numbers) else 'no round'} of DPO is seen to learn"
     below = rounds[rounds.over_random_ci_high < 0]["round"].astype(int).map(str)
     verdict += f"; round {' and '.join(below)} is below random labels" * (len(below) > 0)
     return (

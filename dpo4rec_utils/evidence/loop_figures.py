@@ -244,7 +244,7 @@ def rounds(records: Records):
         part = table[(table.split == split) & (table.reward == reward) & (table["round"] > 0)]
         mean = np.r_[0, part.difference_to_round_0]
         half = np.r_[0, 1.96 * np.abs(part.difference_to_round_0 / part.t.replace(0, np.nan))]
-        place = np.r_[0, part["round"]] + (i - (len(series) - 1) / 2) * 0.06
+        place = plots.dodge(np.r_[0, part["round"]], i, len(series))
         plots.line(axis, (place, mean, half), i, name)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)

@@ -360,8 +360,8 @@ def breakdown(records: Records) -> pd.DataFrame:
     """Where the last round's difference comes from: thirds of the test users by three facts about them, popularity.
 
     Per-user NDCG@7 differences, mean over seeds and over backbones that do not read the history. Facts: interactions
-    in all, mean popularity of the items they liked later (train users' interactions), liked items a list. Columns:
-    fact, third, range, users, difference, ci_low, ci_high.
+    in all, mean popularity of the items they liked later (train users' interactions), liked items a list; a fact that
+    is the same for all has no rows. Columns: fact, third, range, users, difference, ci_low, ci_high.
     """
     (part,) = [p for p in scored(records) if (p["protocol"], p["scorer"]) == ("popularity", "shared")]
     arm, baseline, rows = records.last, "zero_shot", []
@@ -377,6 +377,8 @@ def breakdown(records: Records) -> pd.DataFrame:
     rng = generator(records.seed, "breakdown", arm, baseline, "shared")
     for fact in facts.columns.drop("user"):
         order = np.argsort(facts[fact].to_numpy(), kind="stable")
+        if facts[fact].nunique() == 1:
+            continue  # thirds of a constant, such as liked items where every list has four, say nothing
         for third, members in zip(("low", "middle", "high"), np.array_split(order, 3), strict=True):
             span = facts[fact].to_numpy()[members]
             result = paired_differences(change[members, None], _draws(records), rng)[0]
