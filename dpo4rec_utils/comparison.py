@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.alignment.heldout import heldout_stage
-from dpo4rec_utils.arms import LENGTH, REPEATED, VARIANTS, Arm, arm, cut_arms, table_arms
+from dpo4rec_utils.arms import LENGTH, REPEATED, Arm, arm, cut_arms, table_arms
 from dpo4rec_utils.config import PROTOCOLS, as_dict
 from dpo4rec_utils.data.data import cohort_stage, user_facts_stage
 from dpo4rec_utils.keys import content_key, fingerprint
@@ -20,16 +20,7 @@ from dpo4rec_utils.rewards.values import KINDS
 from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.store import Stage, Store
 from dpo4rec_utils.study import Study
-
-# Notebook 06: re-rankers of the knowledge arms, where a profile names them, and PRM with other adapters (fields of
-# RerankerConfig).
-KNOWLEDGE_BACKBONES = ("prm", "setrank")
-ADAPTER_ABLATIONS = {
-    "hea": {"adapter": "hea"},
-    "moe": {"adapter": "moe"},
-    "mlp": {"adapter": "mlp"},
-    "hea-no-interaction": {"interaction": False},
-}
+from dpo4rec_utils.variants import ADAPTERS, VARIANTS, knowledge_backbones
 
 
 def fold_studies(study: Study) -> list[Study]:
@@ -188,12 +179,11 @@ def ablate(study: Study) -> None:
     """Notebook 06: knowledge arms, adapters and cut texts, what variants have learnt, what referees think of all."""
     for name in ("none", "item", "dpo_shuffled", study.policy("last").name):
         study.store.make(study.scorers.own_stage("popularity", arm_knowledge(study, name)))
-    configured = study.config.evaluation.backbones
-    backbones = tuple(name for name in KNOWLEDGE_BACKBONES if name in configured) or tuple(configured)
+    backbones = knowledge_backbones(study.config.evaluation.backbones)
     for name in ("user", "noise"):
         knowledge = arm_knowledge(study, name)
         study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=backbones))
-    for ablation, change in ADAPTER_ABLATIONS.items():
+    for ablation, change in ADAPTERS.items():
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)
             study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))

@@ -13,12 +13,13 @@ from pydantic import (
     model_validator,
 )
 
-from dpo4rec_utils.arms import ARMS, VARIANTS
+from dpo4rec_utils.arms import ARMS
 from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import public_address
 from dpo4rec_utils.registries import BACKBONES, ENGINES, ESTIMATES
 from dpo4rec_utils.rungs import RUNGS
 from dpo4rec_utils.sections import Names, Section, SomeNames, name_in
+from dpo4rec_utils.variants import VARIANTS
 
 ENOUGH = 0.8  # of the pairs that a round asks for; with fewer it stops
 PROTOCOLS = ("popularity", "uniform")
@@ -56,10 +57,14 @@ def model_name(model: str) -> str:
 class ServerConfig(Section):
     """A server with an OpenAI-compatible `/v1/completions` (vLLM, SGLang, llama.cpp, transformers serve)."""
 
-    url: str = Field(pattern=r"^https?://", description="up to and with /v1")
-    names: dict[str, str] = Field({}, description="policy -> the name that the server knows it by; zero_shot: the base")
+    url: str = Field(
+        pattern=r"^https?://", description="an address that begins with http:// or https://, up to and with /v1"
+    )
+    names: dict[str, str] = Field(
+        {}, description="a policy (zero_shot: the base) to the name that the server knows it by"
+    )
     extra: dict[str, Any] = Field(
-        {}, description="more fields of a request, such as top_k: -1 where the server cuts by itself"
+        {}, description="another field of a request to its value, such as top_k: -1 where the server cuts by itself"
     )
     listed: bool = Field(
         True, description="false: the server loads what is asked for and lists nothing (transformers serve)"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpo4rec_utils.alignment.heldout import MOST_USERS
-from dpo4rec_utils.arms import LOOPS, VARIANTS, cut_arms, table_arms, trained_loops
+from dpo4rec_utils.arms import LOOPS, cut_arms, table_arms, trained_loops
 from dpo4rec_utils.config import PROTOCOLS, Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.knowledge.engines import open_sampler
@@ -20,6 +20,7 @@ from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import train_reranker
 from dpo4rec_utils.rungs import with_compared
 from dpo4rec_utils.study import Study
+from dpo4rec_utils.variants import ADAPTERS, VARIANTS, knowledge_backbones
 
 TRIAL_USERS = 48  # half a shard: with fewer, the engine is slower
 # Sampled texts that take as long, in the record of ml-100k: a pair of DPO, an example of supervised fine-tuning, a
@@ -86,7 +87,8 @@ def trained_rerankers(config: Config) -> int:
     arms = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
     shared = 1 + bool(evaluation.uniform_arms)
     rewards = reward.folds * reward.seeds * _reward_models(config)
-    ablations = (12 + len(cut_arms(evaluation.arms)) * len(evaluation.backbones)) * evaluation.seeds
+    adapters = 2 * (len(knowledge_backbones(evaluation.backbones)) + len(ADAPTERS))  # two arms of each
+    ablations = (adapters + len(cut_arms(evaluation.arms)) * len(evaluation.backbones)) * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (arms * evaluation.seeds + shared * evaluation.shared_seeds)
     rungs = with_compared(evaluation.ladder)

@@ -24,7 +24,7 @@ class ColumnsConfig(Section):
     title: str = "title"
     year: str | None = None
     attributes: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = Field(
-        {}, description="name in templates: column of the items, such as genres, authors, brand"
+        {}, description="a name in templates (a-z, 0-9, _) to a column of the items, such as genres, authors, brand"
     )
 
     @field_validator("attributes")

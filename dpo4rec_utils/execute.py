@@ -93,7 +93,8 @@ def _run_profile(profile: str, only: str, overrides: dict) -> None:
     _require_engine(config)
     install_kernel()
     with results_alone(root, config.profile), _variables(PYTHONHASHSEED="0", **{HOLDS: config.profile}):
-        sweep(root / "results")
+        for folder in ("results", "runs"):
+            sweep(root / folder)
         recover(root / "results" / config.profile)
         parameters = {"PROFILE": profile, "OVERRIDES": overrides}
         if only:

@@ -95,19 +95,26 @@ PARTIAL = (
 
 
 @contextmanager
+def partial_folder(parent: Path):
+    """Yield a new folder in `parent` for what is not whole yet, and delete it; after a kill `sweep` does."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{PARTIAL}{os.getpid()}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def atomic_path(path: Path):
     """Yield a temporary path of the same name, and rename it onto `path`, written to the disk, when the block
     succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{PARTIAL}{os.getpid()}-"))
-    try:
+    with partial_folder(path.parent) as folder:
         yield folder / path.name
         with open(folder / path.name, "rb") as written:
             os.fsync(written.fileno())
         os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 PACKAGE = "dpo4rec_utils"
 # What moves results between stages without changing them, and plain data: settings enter a key by value, assets by
 # hash, arms by the texts that they lead to, entries of a registry by name and code.
-MOVERS = "store meter environment files keys locks assets config data_config sections settings arms registries device"
+MOVERS = "store meter environment files keys locks assets config data_config sections settings arms variants registries device"
 INFRASTRUCTURE = frozenset([PACKAGE, *(f"{PACKAGE}.{name}" for name in MOVERS.split())])
 # Import name -> the distributions whose versions decide its numbers.
 LIBRARIES = {

@@ -239,6 +239,8 @@ def _sentence(error: dict, settings: dict) -> str:
     field = fields[path[-1]]
     if section := _section(field.annotation):
         return f"{key} = {value!r}: a mapping is expected; keys: {', '.join(section.model_fields)}."
+    if error["type"] == "missing":
+        return f"{key} is missing; allowed: {allowed(field)}."
     wrong = "has the wrong type" if error["type"].endswith("_type") else "is out of range"
     return f"{key} = {value!r} {wrong}; allowed: {allowed(field)}."
 
@@ -265,7 +267,9 @@ def allowed(field) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is dict:
-        return "a mapping of a name (a-z, 0-9, _) to a column's name"
+        return f"a mapping of {field.description}"
+    if any(getattr(part, "pattern", None) for part in field.metadata):
+        return field.description
     limits = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}
     span = f" from {limits['ge']} to {limits['le']}" if limits else ""
     return f"{kind.__name__}{span}{optional}"

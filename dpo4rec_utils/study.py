@@ -21,7 +21,7 @@ from dpo4rec_utils.alignment.pairs import (
 )
 from dpo4rec_utils.alignment.probe import described_pairs
 from dpo4rec_utils.alignment.round import Round
-from dpo4rec_utils.arms import LOOPS, VARIANTS, Loop, repeat_name, round_name, trained_loops
+from dpo4rec_utils.arms import LOOPS, Loop, repeat_name, round_name, trained_loops
 from dpo4rec_utils.config import Config, as_dict
 from dpo4rec_utils.data.data import Data
 from dpo4rec_utils.files import StudyError, project_root
@@ -34,6 +34,7 @@ from dpo4rec_utils.rewards.model import RewardInputs, RewardModel, RewardModels
 from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.settings import load_config, notebook_parameters
 from dpo4rec_utils.store import Store
+from dpo4rec_utils.variants import VARIANTS
 
 
 def open_study(source: dict | str, **beside: type) -> "Study":

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import VARIANTS, label
+from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_learning, loop_tables, plots, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import NotAskedError
+from dpo4rec_utils.variants import VARIANTS
 
 # Notebook 05
 

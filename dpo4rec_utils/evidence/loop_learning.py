@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import LOOPS, VARIANTS, label, round_name, trained_loops
+from dpo4rec_utils.arms import LOOPS, label, round_name, trained_loops
 from dpo4rec_utils.evidence.loop_tables import (
     ablation_preference,
     referee_values,
@@ -13,6 +13,7 @@ from dpo4rec_utils.evidence.loop_tables import (
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import clustered_mean, clustered_share, t_of_mean
 from dpo4rec_utils.metrics import rightly_ordered
+from dpo4rec_utils.variants import VARIANTS
 
 MATCHED = 2  # tokens by which the lengths of a matched pair differ at most
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from dpo4rec_utils.arms import VARIANTS, label
+from dpo4rec_utils.arms import label
 from dpo4rec_utils.evidence import loop_tables, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.registries import BACKBONES, DATASETS, ESTIMATES
+from dpo4rec_utils.variants import VARIANTS
 
 DATA = {name: entry.label for name, entry in DATASETS.items()} | {
     "games": "Amazon games",

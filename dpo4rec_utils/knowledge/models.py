@@ -8,7 +8,6 @@ import functools
 import math
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from dpo4rec_utils import assets
 from dpo4rec_utils.device import free_memory
-from dpo4rec_utils.files import StudyError, file_sha256, read_json
+from dpo4rec_utils.files import StudyError, file_sha256, partial_folder, read_json, sweep
 from dpo4rec_utils.locks import LOCKS, alone
 
 NO_CODE = {"trust_remote_code": False}  # left out, transformers would ask on the terminal
@@ -97,17 +96,14 @@ def dense_source(model: str) -> str:
 
 
 def _keep_dense(model: str, source: Path, target: Path) -> None:
+    sweep(target.parent)
     shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".dense-"))
-    try:
+    with partial_folder(target.parent) as temporary:
         with readable("llm.model", model):
             _dequantise(source, temporary)
         assets.seal(temporary)
         assets.is_whole.cache_clear()
         os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _dequantise(source: Path, target: Path) -> None:

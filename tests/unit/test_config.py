@@ -5,10 +5,10 @@ import yaml
 from pydantic import ValidationError
 
 from dpo4rec_utils import cli
-from dpo4rec_utils.arms import VARIANTS
 from dpo4rec_utils.registries import EMBEDDED
 from dpo4rec_utils.seeds import derive_seed
 from dpo4rec_utils.settings import PROFILES, ConfigError, load_config, notebook_parameters, read_yaml
+from dpo4rec_utils.variants import VARIANTS
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,10 @@ from dpo4rec_utils.settings import PROFILES, ConfigError, load_config, notebook_
         ({"evaluation": {"backbones": ["prm", "prm"]}}, ("evaluation.backbones", "prm", "each once")),
         ({"reranker": {"hidden": 30, "heads": 4}}, ("reranker.hidden", "30", "reranker.heads", "4")),
         ({"llm": None}, ("llm", "None", "a mapping", "temperature")),
+        ({"llm": {"server": {"concurrency": 3}}}, ("llm.server.url is missing", "http://")),
+        ({"llm": {"server": {"url": "ftp://x"}}}, ("llm.server.url", "'ftp://x'", "begins with http:// or https://")),
+        ({"llm": {"server": {"url": "http://x", "extra": 3}}}, ("llm.server.extra", "3", "field of a request")),
+        ({"data": {"name": "A b"}}, ("data.name", "'A b'", "a name for tables of yours")),
         ({"alignment": {"learning_rate": "1e-4"}}, ("alignment.learning_rate", "'1e-4'", "wrong type", "float")),
     ],
 )
@@ -161,7 +165,7 @@ def test_an_arm_that_needs_more_texts_than_there_are_is_refused():
 def test_every_variant_is_a_valid_configuration_and_changes_something():
     """But for those that are the profile's own recipe, which it does not ask for."""
     base, unchanged = load_config("ml-100k-ablations"), set()
-    own = {"realised_any", "realised_reward", "any_length_reward"}
+    own = {"realised_any"}
     assert not own & set(base.evaluation.ablations)
     for variant in VARIANTS.values():
         changed = base.alignment.changed(**variant.alignment)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dpo4rec_utils.alignment import pairs as preference
 from dpo4rec_utils.alignment.controls import rewarded_otherwise
 from dpo4rec_utils.alignment.pairs import PairRules, RewardedTexts
-from dpo4rec_utils.arms import LOOPS, VARIANTS
+from dpo4rec_utils.arms import LOOPS
 from dpo4rec_utils.config import AlignmentConfig, RewardConfig
 from dpo4rec_utils.data.dataset import Dataset
 from dpo4rec_utils.data.domain import load_domain, render_words
@@ -23,6 +23,7 @@ from dpo4rec_utils.knowledge.policies import Policy
 from dpo4rec_utils.knowledge.repetition import is_repetitive
 from dpo4rec_utils.rewards.estimates import TextFeatures
 from dpo4rec_utils.settings import load_config
+from dpo4rec_utils.variants import VARIANTS
 from tests.conftest import made_study
 
 ITEMS = pd.DataFrame(
