@@ -197,7 +197,6 @@ class AlignmentConfig(Section):
         le=10**6,
         description="pairs kept a round, the largest gap first (realised rewards: gap x sqrt(lists))",
     )
-    margin: float = Field(0.0, ge=0.0, le=10.0, description="smallest reward gap of a pair")
     unfinished: Literal["rejected", "left_out", "paired"] = Field(
         "rejected",
         description="texts cut at llm.max_new_tokens: rejected: a user's worst, never chosen; left_out: in no pair; paired: as any",

@@ -1,4 +1,4 @@
-"""Preference pairs from rewards: best and worst of N (paper, section 3.3), with controls of equal size and shape."""
+"""Preference pairs from rewards: best and worst of N (paper, section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -140,8 +140,8 @@ def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFram
     """Pairs best/worst, second/second-worst, ..., the `config.pairs` with the largest gap x sqrt(lists).
 
     The best are those of the choosable texts, the worst those of all; of equal rewards a text that is not choosable is
-    worse. No text stands in two pairs: of a user's equal texts the first counts. A gap of `config.margin` or less makes
-    no pair. Columns: COLUMNS.
+    worse. No text stands in two pairs: of a user's equal texts the first counts. Equal rewards make no pair. Columns:
+    COLUMNS.
     """
     rows, texts = [], rewarded.texts
     order_by, choosable = rewarded.order, rewarded.choosable
@@ -152,7 +152,7 @@ def build_pairs(rewarded: RewardedTexts, config: AlignmentConfig) -> pd.DataFram
         ranks = zip(order[choosable[i][order]], order[::-1], range(config.pairs_per_user), strict=False)
         for best, worst, _ in ranks:  # where they meet, the gap is 0 or below
             gap = float(rewards[best] - rewards[worst])
-            if gap > config.margin:
+            if gap > 0:
                 row = (user, rewarded.prompts[i], texts[i][best], texts[i][worst], int(best), int(worst), gap)
                 rows.append((*row, gap * np.sqrt(rewarded.list_counts[i])))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "weight"])

@@ -79,7 +79,7 @@ def probe_stage(name: str, rewarded: RewardedTexts, config: AlignmentConfig, rew
         "rewards": fingerprint(
             *parts, *masks, rewarded.features.vector, rewarded.features.history, rewarded.features.fold
         ),
-        "pairs": [config.pairs, config.pairs_per_user, config.margin],
+        "pairs": [config.pairs, config.pairs_per_user],
     }
     return Stage("probe", name, depends, build)
 

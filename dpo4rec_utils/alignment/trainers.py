@@ -237,7 +237,9 @@ def dpo_trainer(policy: Policy, pairs: pd.DataFrame, run: Run) -> DPOTrainer:
     Raises `StudyError` without pairs.
     """
     if pairs.empty:
-        raise StudyError("No preference pairs: lower alignment.margin or sample more texts a user.")
+        raise StudyError(
+            "No preference pairs: no user has two texts of unequal reward; sample more texts a user (llm.train_samples)."
+        )
     config, shared = run.config, run.config.implementation == "prefix_shared"
     pairs = shuffled_by_prompt(pairs, run.seed)
     arguments = _arguments(

@@ -1,7 +1,7 @@
 """Candidate lists, with the protocol asserted while they are built.
 
-Later interactions, four at a time, form lists with six negatives the user never interacted with; the label is 1 where
-rating >= 4 (KAR, arXiv 2306.10933, section 5.1, for the lists of ten).
+Later interactions, by default four at a time, form lists with six negatives the user never interacted with; the label
+is 1 where the item is liked, by default rated 4 or more (KAR, arXiv 2306.10933, section 5.1, for the lists of ten).
 """
 
 from dataclasses import dataclass

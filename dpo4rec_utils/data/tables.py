@@ -173,8 +173,6 @@ def _chosen(table: pd.DataFrame, columns: ColumnsConfig, fields: tuple[str, ...]
             raise StudyError(
                 f"data.columns names {source!r} for {name}, which is no column; there are {', '.join(map(str, table.columns))}."
             )
-        if isinstance(table[source], pd.DataFrame):
-            raise StudyError(f"data.columns names {source!r} for {name}, and there are two such columns; rename one.")
         column = table[source]
         if name in ("user", "item", "title"):  # the type for text is a quarter of the size of Python's strings
             column = column.map(_one_text).astype("str")

@@ -273,21 +273,14 @@ def _facts(records: Records) -> pd.DataFrame:
     return table[list(FACTS)]
 
 
+# What draws a figure, and its title.
 FIGURES = {
-    "forest": forest,
-    "rounds": rounds,
-    "samples": samples,
-    "texts": texts,
-    "length": length,
-    "where": where,
-}
-TITLES = {
-    "forest": "The last round minus each baseline.",
-    "rounds": "NDCG@7 and minutes, round by round.",
-    "samples": "Best of N texts, and the minutes of sampling them.",
-    "texts": "The last round by the number of a user's texts that are read.",
-    "length": "Texts of two policies, cut to as many words.",
-    "where": "The gain by users and by re-rankers.",
+    "forest": (forest, "The last round minus each baseline."),
+    "rounds": (rounds, "NDCG@7 and minutes, round by round."),
+    "samples": (samples, "Best of N texts, and the minutes of sampling them."),
+    "texts": (texts, "The last round by the number of a user's texts that are read."),
+    "length": (length, "Texts of two policies, cut to as many words."),
+    "where": (where, "The gain by users and by re-rankers."),
 }
 
 
@@ -332,7 +325,7 @@ def show(name: str) -> None:
         print("No loop of Table 1 is there for this yet; `make report` draws it once one is.")
         return
     folder = "../.." if os.environ.get(HOLDS) else "../results"  # an executed copy lies in results/<profile>/notebooks
-    display(Markdown(f"![{TITLES[name]}]({folder}/figures/{name}.png)"))
+    display(Markdown(f"![{FIGURES[name][1]}]({folder}/figures/{name}.png)"))
     print(picture.with_suffix(".txt").read_text(encoding="utf-8").strip())
 
 
@@ -340,7 +333,7 @@ def write(every: Sequence[Loops], folder: Path) -> list[Path]:
     """Draw every figure that some loop has records for into `folder` as `<name>.png`, its finding beside it as `.txt`;
     returns the pictures."""
     paths = []
-    for name, draw in FIGURES.items():
+    for name, (draw, _) in FIGURES.items():
         if (drawn := draw(every)) is not None:
             paths.append(folder / f"{name}.png")
             write_figure(paths[-1], *drawn)

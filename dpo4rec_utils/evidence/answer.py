@@ -27,8 +27,7 @@ def plain_answer(profiles: list[Records]) -> str:
     parts = [(words.data_label(records), _plain_column(records)) for records in profiles]
     rows = list(dict.fromkeys([*PLAIN.values(), *(name for _, column in parts for name in column)]))
     rows = [name for name in rows if any(name in column for _, column in parts)]
-    withdrawn = ", [withdrawn](docs/results.md)" * any(records.withdrawn for records in profiles)
-    head = f"NDCG@7 of round {rounds}{withdrawn}, minus"
+    head = f"NDCG@7 of round {rounds}, minus"
     cells = {name: [column.get(name, "") for _, column in parts] for name in rows}
     table = pd.DataFrame([[name, *row] for name, row in cells.items()], columns=[head, *(name for name, _ in parts)])
     lines = [line for records in profiles for line in _short_of(records)]
@@ -294,5 +293,5 @@ def learning_columns(table: pd.DataFrame) -> dict:
         "nats moved": table.kl.map("{:.1f}".format),
         "tokens": table.mean_tokens.map("{:.0f}".format),
         "ended": table.finished.map("{:.0%}".format),
-        "repeating": [f"{share:.0%}" if share == share else "" for share in table.repetitive],
+        "repeating": [f"{share:.0%}" if pd.notna(share) else "" for share in table.repetitive],
     }

@@ -6,7 +6,6 @@ import pandas as pd
 from dpo4rec_utils.arms import label, round_name
 from dpo4rec_utils.evidence import loop_learning, loop_tables, plots, words
 from dpo4rec_utils.evidence.records import Records
-from dpo4rec_utils.files import MissingRecordError
 
 # Notebook 01
 
@@ -65,9 +64,7 @@ def similarity(records: Records):
 def split_half(records: Records):
     """Deviation of each text's reward on one half of a user's lists against the other half, as densities, a panel a
     kind."""
-    halves = records.metrics("reward", records.start).get("split_half")
-    if halves is None:
-        raise MissingRecordError(f"The reward record of {records.profile} is of before reward densities were kept.")
+    halves = records.metrics("reward", records.start)["split_half"]
     figure, axes = plots.blank(plots.WIDTH, 2.6, len(halves), squeeze=False)
     for axis, (kind, half) in zip(axes[0], halves.items(), strict=True):
         ends = [half["edges"][0], half["edges"][-1]] if half["edges"] else [0, 1]

@@ -84,7 +84,7 @@ def probe(records: Records) -> pd.DataFrame:
 
 
 def repetitive_share(records: Records, name: str) -> float:
-    """Share of a policy's texts that repeat themselves; NaN in records from before it was counted."""
+    """Share of a policy's texts that repeat themselves; NaN where they were not counted, as of templates."""
     if f"repetition-{name}" not in records.listed:
         return float("nan")
     counts = records.metrics("repetition", name)

@@ -107,8 +107,6 @@ def by_seed(records: Records, scorer: str, arm: str, backbone: str, split: str =
         return np.mean([by_seed(records, scorer, arm, b, split) for b in tables.backbone_groups(records)[MEAN]], axis=0)
     values = _values(records, scorer, arm)
     part = values[(values.backbone == backbone) & (values.split == split) & (values.metric == "ndcg@7")]
-    if split == "test" and part.seed.min() < 0:
-        raise StudyError(f"{records.profile} holds no values of test users by seed; make it again with `study`.")
     return part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
 
 
@@ -234,15 +232,16 @@ def _over_loops(made: list[dict[str, float]]) -> dict[str, float]:
     return row
 
 
-def unseen_sample(loops: Loops, scorer: str = "own") -> pd.DataFrame:
-    """The last round above its baselines on validation users, on whom nothing is trained, as a page shows it. They are
-    the same users in every loop, so loops are averaged first: the interval is for these loops alone."""
+def unseen_sample(loops: Loops) -> pd.DataFrame:
+    """The last round above its baselines by own scorers on validation users, on whom nothing is trained, as a page
+    shows it. They are the same users in every loop, so loops are averaged first: the interval is for these loops
+    alone."""
     first, rows = loops.records[0], []
-    rng, draws = generator(first.seed, "unseen", loops.name, scorer), first.config["evaluation"]["bootstrap"]
-    for arm, baseline in _pairs(loops, scorer):
+    rng, draws = generator(first.seed, "unseen", loops.name, "own"), first.config["evaluation"]["bootstrap"]
+    for arm, baseline in _pairs(loops, "own"):
         if arm == loops.last and loops.having(arm, baseline):
             having = loops.having(arm, baseline)
-            sides = [[by_seed(r, scorer, name, MEAN, "validation") for r in having] for name in (arm, baseline)]
+            sides = [[by_seed(r, "own", name, MEAN, "validation") for r in having] for name in (arm, baseline)]
             change = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)
             (result,) = looped_differences([change[:, :, None]], draws, rng)
             difference = words.signed(result["difference"], result["ci_low"], result["ci_high"], 3)

@@ -258,7 +258,7 @@ def pictures_block(results: Path) -> str:
     if not read_loops(results):
         return NO_LOOPS
     parts = []
-    for name, title in across.TITLES.items():
+    for name, (_, title) in across.FIGURES.items():
         finding = results / "figures" / f"{name}.txt"
         if finding.exists():
             parts.append(f"![{title}](../results/figures/{name}.png)\n\n{finding.read_text(encoding='utf-8').strip()}")

@@ -46,12 +46,6 @@ def _differing(made: dict, settings: dict, defaults: dict, prefix: str) -> Itera
             yield f"{prefix}{key}", value, setting
 
 
-WITHDRAWN = (
-    "Withdrawn until made again: a user's texts were read in the order in which the engine had sorted them, so arms were "
-    "read by unequal texts"
-)
-
-
 class Records:
     """Records by kind and name. `fold`: the user fold, 0 for a profile that has one."""
 
@@ -172,13 +166,7 @@ class Records:
     def notes(self) -> list[str]:
         """Sentences that stand wherever a number of these records is shown, such as that the data's order is
         arbitrary."""
-        notes = self.metrics("data", "cohort").get("notes", []) if "data-cohort" in self.listed else []
-        return [*notes, WITHDRAWN] if self.withdrawn else notes
-
-    @functools.cached_property
-    def withdrawn(self) -> bool:
-        """Whether texts stood in an engine's order, which OpenVINO GenAI sorts by likelihood, not in a drawn one."""
-        return any("order" not in record.get("depends", {}) for record in self.kind("texts"))
+        return self.metrics("data", "cohort").get("notes", []) if "data-cohort" in self.listed else []
 
     def provenance(self) -> str:
         """Where the records come from: commit, date, machine and versions, most frequent first."""

@@ -51,11 +51,8 @@ def holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def detectable_difference(
-    differences: np.ndarray, users: int, rng: np.random.Generator, alphas=(0.05,), power: float = 0.8
-) -> list[float]:
-    """Smallest true mean difference that a study of `users` users finds with probability `power`, at each two-sided
-    alpha.
+def detectable_difference(differences: np.ndarray, users: int, rng: np.random.Generator, alphas=(0.05,)) -> list[float]:
+    """Smallest true mean difference that a study of `users` users finds with probability 0.8, at each two-sided alpha.
 
     Simulated from the differences (seeds, U) of a pilot: 2,000 studies draw seeds and users with replacement, average
     over seeds, and test the mean with the noise of users and of seeds, as `paired_differences` does; the pilot's own
@@ -74,7 +71,7 @@ def detectable_difference(
         errors.append(np.sqrt(variance))
         means.append(drawn.mean(axis=(1, 2)))
     error, mean = np.concatenate(errors), np.concatenate(means)
-    return [float(np.quantile(NormalDist().inv_cdf(1 - alpha / 2) * error - mean, power)) for alpha in alphas]
+    return [float(np.quantile(NormalDist().inv_cdf(1 - alpha / 2) * error - mean, 0.8)) for alpha in alphas]
 
 
 def t_of_mean(values: np.ndarray) -> float:

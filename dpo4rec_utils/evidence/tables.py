@@ -53,7 +53,7 @@ def _mean_ndcg(records: Records, kind: str, name: str, arm: str) -> float:
     return float(np.mean([means[f"{backbone}/ndcg@7"]["user"] for backbone in backbone_groups(records)["mean"]]))
 
 
-def fold_scored(records: Records, fold: int = 0) -> list[dict]:
+def fold_scored(records: Records, fold: int) -> list[dict]:
     """The same of one user fold."""
     parts, config = [], records.config
     for protocol in PROTOCOLS:
@@ -122,10 +122,10 @@ def _pooled(parts: tuple[dict, ...]) -> dict:
     return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
 
 
-def main_results(records: Records, fold: int | None = None) -> pd.DataFrame:
-    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds); of all folds, or of one."""
+def main_results(records: Records) -> pd.DataFrame:
+    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds); of all folds."""
     rows = []
-    for part in scored(records) if fold is None else fold_scored(records, fold):
+    for part in scored(records):
         for arm, summary in part["arms"].items():
             for cell, means in summary["means"].items():
                 backbone, metric, k = re.split("[/@]", cell)
@@ -137,10 +137,11 @@ def main_results(records: Records, fold: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def quotable(records: Records, metric: str = "ndcg", k: int = 7, averaging: str = "list") -> pd.DataFrame:
-    """One table a reader can quote: arm by backbone, 'mean ± std over seeds', for each protocol and scorer."""
+def quotable(records: Records) -> pd.DataFrame:
+    """One table a reader can quote: NDCG@7, mean over lists, arm by backbone, 'mean ± std over seeds', for each
+    protocol and scorer."""
     results = main_results(records)
-    part = results[(results.metric == metric) & (results.k == k) & (results.averaging == averaging)]
+    part = results[(results.metric == "ndcg") & (results.k == 7) & (results.averaging == "list")]
     cell = part["mean"].map("{:.4f}".format) + " ± " + part["std"].map("{:.4f}".format)
     wide = part.assign(cell=cell).pivot_table(
         index=["protocol", "scorer", "arm"], columns="backbone", values="cell", aggfunc="first", sort=False
@@ -226,17 +227,14 @@ def count_test_users(records: Records) -> int:
     return sum(records.metrics("data", "cohort", fold)["users"]["test"] for fold in folds)
 
 
-def _mean_differences(records: Records, arms: dict, pairs: list[tuple[str, str]], metric: str, of: tuple) -> list[dict]:
-    """`paired_differences` of the users' mean over backbones (seeds averaged), a pair of arms each, the same resamples.
-
-    `of`: the random generator and the backbones.
-    """
-    rng, backbones = of
+def _mean_differences(arms: dict, pairs: list[tuple[str, str]], backbones: list[str], draws: int, rng) -> list[dict]:
+    """`paired_differences` of NDCG@7, the users' mean over backbones (seeds averaged), a pair of arms each, the same
+    resamples."""
     names = {name for pair in pairs for name in pair}
-    by_user = {a: np.mean([_by_user(arms[a], b, metric) for b in backbones], axis=0) for a in names}
-    by_seed = {a: np.mean([_seed_means(arms[a], b, metric) for b in backbones], axis=0) for a in names}
+    by_user = {a: np.mean([_by_user(arms[a], b, "ndcg") for b in backbones], axis=0) for a in names}
+    by_seed = {a: np.mean([_seed_means(arms[a], b, "ndcg") for b in backbones], axis=0) for a in names}
     changes, seeds = (np.stack([part[a] - part[c] for a, c in pairs], axis=1) for part in (by_user, by_seed))
-    results = paired_differences(changes, _draws(records), rng, seeds)
+    results = paired_differences(changes, draws, rng, seeds)
     return [
         result | {"value": float(by_user[a].mean()), "baseline_value": float(by_user[c].mean())}
         for (a, c), result in zip(pairs, results, strict=True)
@@ -249,7 +247,7 @@ def _asked_of_last(records: Records, arms: dict) -> list[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=4)
-def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
+def folds(records: Records) -> pd.DataFrame:
     """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users,
     difference, ci_low, ci_high.
 
@@ -261,7 +259,7 @@ def folds(records: Records, metric: str = "ndcg") -> pd.DataFrame:
         for part in (p for p in fold_scored(records, number) if p["protocol"] == "popularity"):
             rng = generator(records.seed, "folds", part["scorer"], number)
             pairs = _asked_of_last(records, part["arms"])
-            results = _mean_differences(records, part["arms"], pairs, metric, (rng, backbone_groups(records)["mean"]))
+            results = _mean_differences(part["arms"], pairs, backbone_groups(records)["mean"], _draws(records), rng)
             for (_, baseline), result in zip(pairs, results, strict=True):
                 rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
     return pd.DataFrame(rows).drop(columns=["p", "value", "baseline_value"])
@@ -279,25 +277,25 @@ HEADLINE = ("users", "value", "baseline_value", "difference", "ci_low", "ci_high
 
 
 @functools.lru_cache(maxsize=4)
-def headline(records: Records, metric: str = "ndcg") -> pd.DataFrame:
+def headline(records: Records) -> pd.DataFrame:
     """Every comparison in a line: protocol, scorer, arm, baseline, group, users, value (of the arm), baseline_value,
     difference, ci_low, ci_high, better, worse, backbones, detectable.
 
-    group: 'mean' of the backbones that do not read the history, or one that does. The difference is of NDCG@7 (or
-    MAP@7), users' values averaged over seeds and backbones before they are subtracted. `better` and `worse` count the
+    group: 'mean' of the backbones that do not read the history, or one that does. The difference is of NDCG@7,
+    users' values averaged over seeds and backbones before they are subtracted. `better` and `worse` count the
     backbones of the group whose own difference is above or below zero with Holm p < 0.05. `detectable` is the
-    smallest true difference of the mean that one test finds four times out of five (NDCG, popularity, last round;
-    else missing).
+    smallest true difference of the mean that one test finds four times out of five (popularity, last round; else
+    missing).
     """
     rows, paired = [], paired_differences_table(records)
-    paired = paired[paired.metric == metric].set_index(["protocol", "scorer", "arm", "baseline"]).sort_index()
+    paired = paired[paired.metric == "ndcg"].set_index(["protocol", "scorer", "arm", "baseline"]).sort_index()
     for part in scored(records):
         arms, place = part["arms"], (part["protocol"], part["scorer"])
         if not (pairs := comparisons(list(arms), records.last, records.start)):
             continue
         for group, backbones in backbone_groups(records).items():
             rng = generator(records.seed, "headline", *place, group)
-            results = _mean_differences(records, arms, pairs, metric, (rng, backbones))
+            results = _mean_differences(arms, pairs, backbones, _draws(records), rng)
             for pair, result in zip(pairs, results, strict=True):
                 key = dict(zip(("protocol", "scorer", "arm", "baseline"), (*place, *pair), strict=True)) | {
                     "group": group
@@ -346,7 +344,7 @@ def ablation_length(records: Records) -> pd.DataFrame:
         for name in (entry.name, other):
             arms |= _arms(records, "ablation", f"{LENGTH}-popularity-{name}")
         pairs, rng = [(entry.name, other), (entry.name, uncut)], generator(records.seed, LENGTH, entry.name)
-        results = _mean_differences(records, arms, pairs, "ndcg", (rng, backbones))
+        results = _mean_differences(arms, pairs, backbones, _draws(records), rng)
         counts = [records.metrics("lengths", other)["cut"], words["whole"]]
         for (arm, baseline), count, result in zip(pairs, counts, results, strict=True):
             row = {"arm": arm, "baseline": baseline, "whole": baseline == uncut}

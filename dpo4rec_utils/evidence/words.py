@@ -81,12 +81,12 @@ def signed(value: float, low: float, high: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
-def apart(first, second, digits: int = 4) -> str:
+def apart(first, second) -> str:
     """A difference of two rows with `difference`, `ci_low` and `ci_high` that are of other users, so that their noise
     adds up, as `signed` writes it."""
     change = first.difference - second.difference
     half = np.hypot(first.ci_high - first.ci_low, second.ci_high - second.ci_low) / 2
-    return signed(change, change - half, change + half, digits)
+    return signed(change, change - half, change + half)
 
 
 def share(value: float, low: float, high: float) -> str:
@@ -99,9 +99,9 @@ def better_worse(counts: dict[str, int]) -> str:
     return "{better} better, {worse} worse of {backbones}".format(**counts)
 
 
-def listing(names: Iterable[str], none: str = "none") -> str:
-    """Names with commas, `none` where there are none."""
-    return ", ".join(names) or none
+def listing(names: Iterable[str]) -> str:
+    """Names with commas, 'none' where there are none."""
+    return ", ".join(names) or "none"
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -85,7 +85,7 @@ def describe_texts(table: pd.DataFrame, facts: list[Facts], vocabulary: Vocabula
     return means
 
 
-def changed_words(before: pd.Series, after: pd.Series, top: int = 12) -> pd.DataFrame:
+def changed_words(before: pd.Series, after: pd.Series, top: int) -> pd.DataFrame:
     """Words whose share of texts changed most: word, before, after, change (shares in [0, 1])."""
     share = {}
     for name, texts in (("before", before), ("after", after)):

@@ -174,22 +174,25 @@ def load_reranker(task: Task, trained: Trained):
     return model.eval()
 
 
+SCORED_LISTS = 1024  # at a time
+
+
 @torch.no_grad()
-def score_lists(model, task: Task, lists: CandidateLists, user_vectors: np.ndarray | None = None, batch: int = 1024):
+def score_lists(model, task: Task, lists: CandidateLists, user_vectors: np.ndarray | None = None):
     """Scores (L, C), averaged over the texts a user has; `user_vectors` (U, S, T) replace the task's."""
-    each = score_texts(model, task, lists, task.user_vectors if user_vectors is None else user_vectors, batch)
+    each = score_texts(model, task, lists, task.user_vectors if user_vectors is None else user_vectors)
     return np.nanmean(each, axis=1)
 
 
 @torch.no_grad()
-def score_texts(model, task: Task, lists: CandidateLists, user_vectors: np.ndarray, batch: int = 1024) -> np.ndarray:
+def score_texts(model, task: Task, lists: CandidateLists, user_vectors: np.ndarray) -> np.ndarray:
     """Scores (L, S, C) with each of a user's S texts in turn, of vectors (U, S, T); NaN where a text is absent."""
     model.eval()
     item_vectors, samples = _tensor(task.item_vectors), user_vectors.shape[1]
     out = np.full((len(lists), samples, lists.items.shape[1]), np.nan, dtype=np.float32)
     for sample in range(samples):
-        for start in range(0, len(lists), batch):
-            rows = np.arange(start, min(start + batch, len(lists)))
+        for start in range(0, len(lists), SCORED_LISTS):
+            rows = np.arange(start, min(start + SCORED_LISTS, len(lists)))
             users = lists.user[rows]
             vectors = user_vectors[users, sample]
             there = ~np.isnan(vectors[:, 0])

@@ -27,8 +27,11 @@ def split_half(rewards: np.ndarray, lists: CandidateLists, users) -> dict:
     return {"r": r, "gain": float(gain.mean()), "ci_half": float(interval), "users": len(a)} | points
 
 
-def density(x, y, bins: int = 41) -> dict:
-    """The points of `split_half` as a square histogram: `edges` (bins + 1) on both axes, `counts` (bins, bins), y by x.
+BINS = 41
+
+
+def density(x, y) -> dict:
+    """The points of `split_half` as a square histogram: `edges` (BINS + 1) on both axes, `counts` (BINS, BINS), y by x.
 
     The edges reach as far as the 99th percentile of both; points beyond stand in the outermost cells. Empty without
     points.
@@ -36,7 +39,7 @@ def density(x, y, bins: int = 41) -> dict:
     if not len(x):
         return {"edges": [], "counts": []}
     limit = float(np.percentile(np.abs([x, y]), 99)) or 1.0
-    edges = np.linspace(-limit, limit, bins + 1)
+    edges = np.linspace(-limit, limit, BINS + 1)
     inside = [np.clip(values, -limit, limit) for values in (y, x)]
     counts = np.histogram2d(*inside, bins=(edges, edges))[0]
     return {"edges": edges.round(6).tolist(), "counts": counts.astype(int).tolist()}

@@ -223,22 +223,6 @@ def test_an_adapter_is_handed_over_or_asked_for(made, tmp_path, monkeypatch):
         open_sampler(policy, asking(url, model), tmp_path)
 
 
-WRONG = {
-    "another model": ({"model": "other"}, "answered for 'other'"),
-    "no choices": ({"choices": []}, "another shape"),
-    "no text": ({"choices": [{}]}, "another shape"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_answer_is_one_sentence(made, case, tmp_path):
-    handler, model, url = made
-    handler.answer, expected = WRONG[case]
-    with pytest.raises(StudyError, match=expected) as error:
-        open_sampler(Policy("zero_shot", model), asking(url, model), tmp_path).sample(PROMPTS[:1], [1], [7])
-    assert "\n" not in str(error.value)
-
-
 def test_no_server_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "FIRST_WAIT", 0.01)
     model = made_model("llama", tmp_path)

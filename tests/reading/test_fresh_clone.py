@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dpo4rec_utils.evidence.across import TITLES
+from dpo4rec_utils.evidence import across
 from dpo4rec_utils.evidence.pages import committed
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import prose
@@ -98,7 +98,7 @@ def test_committed_records_are_of_the_settings_that_their_profile_has(profile):
 
 @pytest.mark.parametrize("profile", ["games", "ml-100k"])
 def test_executed_copies_hold_todays_findings_over_all_loops(profile):
-    for book, names in {"05_main_results": set(TITLES) - {"length"}, "06_ablations": {"length"}}.items():
+    for book, names in {"05_main_results": set(across.FIGURES) - {"length"}, "06_ablations": {"length"}}.items():
         copy = json.loads((ROOT / "results" / profile / f"notebooks/{book}.ipynb").read_text())
         outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
         text = "".join(line for output in outputs for line in output.get("text", []))
@@ -117,7 +117,7 @@ def test_pages_are_written_from_the_records(clone, reported, records_of_head):
     for book in (ROOT / "notebooks").glob("*.ipynb"):
         assert (clone / "notebooks" / book.name).read_bytes() == book.read_bytes(), f"{book.name}: run make report"
     files = ("docs/loop.svg", "results/claims.csv", "results/table_one.csv")
-    for path in (*files, *(f"results/figures/{name}.txt" for name in TITLES)):
+    for path in (*files, *(f"results/figures/{name}.txt" for name in across.FIGURES)):
         assert (clone / path).read_bytes() == (ROOT / path).read_bytes(), f"{path}: run make report"
 
 

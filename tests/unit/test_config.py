@@ -100,18 +100,6 @@ def test_overrides_keep_the_rest_of_the_profile_and_freeze():
         config.seed = 3
 
 
-def test_a_misspelt_papermill_parameter_stops_the_notebook():
-    with pytest.raises(ConfigError, match="PROFLIE = 'smoke'; allowed: PROFILE, OVERRIDES, MAKE"):
-        notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "PROFLIE": "smoke", "In": ["", "PROFLIE = 1"]})
-    with pytest.raises(ConfigError, match="MAKE = 'yes' has the wrong type; allowed: True, False"):
-        notebook_parameters({"PROFILE": "ml-100k", "OVERRIDES": {}, "MAKE": "yes"})
-    with pytest.raises(ConfigError, match="sets no PROFILE"):
-        notebook_parameters({"OVERRIDES": {}})
-    with pytest.raises(ConfigError, match="OVERRIDES must be a mapping"):
-        notebook_parameters({"PROFILE": "smoke", "OVERRIDES": []})
-    assert notebook_parameters({"PROFILE": "smoke", "OVERRIDES": {}, "MAKE": True})[1] is True
-
-
 def test_a_parameter_that_a_notebook_has_beside_is_its_own_alone():
     cell = {"PROFILE": "smoke", "OVERRIDES": {}, "MAKE": True, "USER": 3}
     assert notebook_parameters(cell, USER=int)[1] is True

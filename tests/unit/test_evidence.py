@@ -94,19 +94,6 @@ def records(made, tmp_path):
     return Records(shutil.copytree(made, tmp_path / "results" / made.name))
 
 
-def test_records_of_sorted_texts_are_withdrawn_wherever_they_are_shown(tmp_path):
-    root = tmp_path / "study"
-    results = make_records(root)
-    store = Store(root, as_dict(CONFIG))
-    assert not Records(results).withdrawn
-    store.make(Stage("texts", "zero_shot", {"order": "drawn"}, lambda _: {}))
-    assert not Records(results).withdrawn and "withdrawn" not in answer.plain_answer([Records(results)])
-    store.make(Stage("texts", "warm_start", {"policy": "x"}, lambda _: {}))
-    shown = Records(results)
-    assert shown.withdrawn and "[withdrawn](" in answer.plain_answer([shown]).splitlines()[0]
-    assert "Withdrawn" in words.seen_on(shown) and "Withdrawn" in shown.provenance()
-
-
 def test_one_backbone_and_an_arm_without_a_comparison_make_tables(tmp_path, monkeypatch):
     change = CHANGE["evaluation"] | {"folds": 1, "backbones": ["prm"], "uniform_arms": ["none"]}
     monkeypatch.setattr(sys.modules[__name__], "CONFIG", load_config("smoke", {"evaluation": change}))

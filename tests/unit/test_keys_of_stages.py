@@ -138,7 +138,7 @@ def test_a_policy_by_every_setting_that_its_training_reads(method, setting):
 def test_every_setting_of_an_alignment_is_in_a_key_or_in_what_it_reads():
     """A new one has to be put into a key, or be named here as one that changes texts, pairs or rounds alone."""
     elsewhere = {"rounds", "warm_start", "warm_start_examples", "warm_start_learning_rate", "warm_start_texts"}
-    elsewhere |= {"heldout_users", "pair_users", "pairs_per_user", "margin", "unfinished", "repetitive"}
+    elsewhere |= {"heldout_users", "pair_users", "pairs_per_user", "unfinished", "repetitive"}
     elsewhere |= {"checkpoint_steps", "precision"}  # the arithmetic that it comes to is in the key
     read = {name for names in TRAINING_SETTINGS.values() for name in names}
     assert set(AlignmentConfig.model_fields) - read - elsewhere == set()

@@ -120,26 +120,9 @@ def test_an_absent_fact_leaves_no_hole(name):
             assert "\n\n" not in question and ": \n" not in question and not question.startswith("\n")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("user: [", "is not valid YAML"),
-        ("user: {}", "user|item|profile"),
-        ("itme: 1", "itme: extra inputs are not permitted"),
-    ],
-)
-def test_a_malformed_domain_is_one_sentence(tmp_path, content, words):
-    (tmp_path / "mine.yaml").write_text(content)
-    with pytest.raises(StudyError, match=words) as error:
-        load_domain(str(tmp_path / "mine.yaml"))
-    assert "\n" not in str(error.value)
-
-
 def test_a_template_that_names_an_unknown_fact_is_one_sentence():
     with pytest.raises(StudyError, match="'colour' is undefined; known: genres, title, year"):
         render_words("{{ title }} {{ colour }}", prompts.item_words(ITEMS.iloc[0], DATASET))
-    with pytest.raises(StudyError, match="is unsafe"):
-        render_words("{{ title.__class__.__mro__ }}", prompts.item_words(ITEMS.iloc[0], DATASET))
     with pytest.raises(StudyError, match="data.domain = 'films' is no domain; allowed: books, games, movies, products"):
         load_domain("films")
 
@@ -199,12 +182,12 @@ def test_pairs_properties(data):
     values = st.floats(-5, 0, allow_nan=False, width=32)
     rewards = np.array([[data.draw(values) for _ in range(n)] for _ in range(users)])
     texts = [[f"text {u} {data.draw(st.integers(0, 3))}" for _ in range(n)] for u in range(users)]
-    config = AlignmentConfig().changed(pairs_per_user=3, pairs=7, margin=0.1)
+    config = AlignmentConfig().changed(pairs_per_user=3, pairs=7)
     choice = RewardedTexts(np.arange(users), ["p"] * users, texts, rewards, np.ones(users))
     pairs = preference.build_pairs(choice, config)
     assert len(pairs) <= 7 and list(pairs.columns) == preference.COLUMNS
     for row in pairs.itertuples():
-        assert rewards[row.user, row.chosen_sample] - rewards[row.user, row.rejected_sample] == row.gap > 0.1
+        assert rewards[row.user, row.chosen_sample] - rewards[row.user, row.rejected_sample] == row.gap > 0
         assert row.chosen != row.rejected
         assert row.chosen == texts[row.user][row.chosen_sample]
     assert (pairs.groupby("user").size() <= min(3, n // 2)).all()

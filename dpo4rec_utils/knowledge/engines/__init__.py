@@ -86,7 +86,6 @@ def texts_stage(name: str, policy: Policy, requests: Sequence[Request], config: 
         return {"texts": len(table)} | {name: int(count) for name, count in counts.items()}
 
     depends = {"policy": policy.key, "decoding": _decoding(config), "requests": content_key(requests)}
-    depends["order"] = "drawn"  # of a prompt's completions; records without it are withdrawn (evidence/records.py)
     engine = ENGINES[config.llm.engine]
     depends["engine"] = made_by(engine.module) | {"class": engine.code}
     return Stage("texts", name, depends, build, read_shards)

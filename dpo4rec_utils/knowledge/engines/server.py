@@ -59,7 +59,7 @@ class ServerSampler:
         return [[next(rows) for _ in range(count)] for count in samples]
 
     def _completion(self, prompt: str, seed: int) -> Completion:
-        answer = self._complete(self._prompt(prompt), seed % 2**31, self.config.max_new_tokens)
+        answer = self._complete(self._prompt(prompt), seed, self.config.max_new_tokens)
         (choice,), usage = answer.choices, answer.usage or _Usage()
         text, finished = choice.text.encode("utf-8", "replace").decode(), choice.finish_reason == "stop"
         counted = len(token_ids(self.tokenizer, text))
