@@ -20,7 +20,7 @@ from dpo4rec_utils.rewards.values import KINDS
 from dpo4rec_utils.seeds import generator
 from dpo4rec_utils.store import Stage, Store
 from dpo4rec_utils.study import Study
-from dpo4rec_utils.variants import ADAPTERS, VARIANTS, knowledge_backbones
+from dpo4rec_utils.variants import RERANKER_CHANGES, VARIANTS, knowledge_backbones
 
 
 def fold_studies(study: Study) -> list[Study]:
@@ -183,7 +183,7 @@ def ablate(study: Study) -> None:
     for name in ("user", "noise"):
         knowledge = arm_knowledge(study, name)
         study.store.make(study.scorers.own_stage("popularity", knowledge, "knowledge", backbones=backbones))
-    for ablation, change in ADAPTERS.items():
+    for ablation, change in RERANKER_CHANGES.items():
         for name in ("item", study.policy("last").name):
             knowledge = arm_knowledge(study, name)
             study.store.make(study.scorers.own_stage("popularity", knowledge, ablation, backbones=("prm",), **change))

@@ -20,15 +20,15 @@ from dpo4rec_utils.rerankers.scorers import Scorers
 from dpo4rec_utils.rerankers.training import train_reranker
 from dpo4rec_utils.rungs import with_compared
 from dpo4rec_utils.study import Study
-from dpo4rec_utils.variants import ADAPTERS, VARIANTS, knowledge_backbones
+from dpo4rec_utils.variants import RERANKER_CHANGES, VARIANTS, knowledge_backbones
 
 TRIAL_USERS = 48  # half a shard: with fewer, the engine is slower
 # Sampled texts that take as long, in the record of ml-100k: a pair of DPO, an example of supervised fine-tuning, a
 # text whose log-probabilities are compared, a text that is encoded.
-PAIR, EXAMPLE, COMPARED, ENCODED = 9, 4.6, 2.2, 0.08
+PAIR, EXAMPLE, LOG_PROB, ENCODED = 9, 4.6, 2.2, 0.08
 # A re-ranker trained beside another is slower than the one that is tried; the walkthrough does a little of
 # everything; and notebooks start and draw, in minutes.
-BESIDE, WALKTHROUGH, NOTEBOOKS = 1.5, 1.1, 3
+CROWDED, WALKTHROUGH, NOTEBOOKS = 1.5, 1.1, 3
 TEXT_WIDTH = 384  # of the default encoder
 GIB = 2**30
 
@@ -39,7 +39,7 @@ def cost_sentences(study: Study) -> list[str]:
     texts, trained, encoded = sampled_texts(study), trained_texts(study), len(study.data.dataset.items)
     rerankers = trained_rerankers(config)
     sampling, training = texts * seconds / 60, (trained + ENCODED * (texts + encoded)) * seconds / 60
-    ranking = rerankers * BESIDE * _reranker_trial(study) / config.evaluation.workers / 60
+    ranking = rerankers * CROWDED * _reranker_trial(study) / config.evaluation.workers / 60
     minutes = WALKTHROUGH * (sampling + training) + ranking + NOTEBOOKS
     return [
         f"a run: {texts} texts of about {tokens:.0f} tokens ({sampling:.1f} min), alignment ({training:.1f} min), {rerankers} "
@@ -74,11 +74,11 @@ def trained_texts(study: Study) -> float:
     examples, rounds = settings.pairs * settings.epochs, settings.rounds
     compared = 2 * (2 * settings.pairs_per_user * settings.heldout_users + MOST_USERS)
     for loop in study.loops:
-        trained += rounds * ((EXAMPLE if LOOPS[loop].supervised else PAIR) * examples + COMPARED * compared)
+        trained += rounds * ((EXAMPLE if LOOPS[loop].supervised else PAIR) * examples + LOG_PROB * compared)
     trained += EXAMPLE * _warm_start(study) * settings.warm_start_examples
     variants = sum(not VARIANTS[name].prompt for name in config.evaluation.ablations)
     repeats = PAIR * examples * config.evaluation.repeats
-    return config.evaluation.folds * trained + repeats + variants * (PAIR * examples + COMPARED * compared / 2)
+    return config.evaluation.folds * trained + repeats + variants * (PAIR * examples + LOG_PROB * compared / 2)
 
 
 def trained_rerankers(config: Config) -> int:
@@ -87,7 +87,7 @@ def trained_rerankers(config: Config) -> int:
     arms = sum(len(table_arms(plain["evaluation"], plain["alignment"], protocol)) for protocol in PROTOCOLS)
     shared = 1 + bool(evaluation.uniform_arms)
     rewards = reward.folds * reward.seeds * _reward_models(config)
-    adapters = 2 * (len(knowledge_backbones(evaluation.backbones)) + len(ADAPTERS))  # two arms of each
+    adapters = 2 * (len(knowledge_backbones(evaluation.backbones)) + len(RERANKER_CHANGES))  # two arms of each
     ablations = (adapters + len(cut_arms(evaluation.arms)) * len(evaluation.backbones)) * evaluation.seeds
     judged = len(evaluation.backbones) * reward.referee_seeds
     main = len(evaluation.backbones) * (arms * evaluation.seeds + shared * evaluation.shared_seeds)

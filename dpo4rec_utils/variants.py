@@ -4,7 +4,7 @@ making and the reading side import."""
 from dataclasses import dataclass, field
 
 # Fields of `RerankerConfig`, in PRM.
-ADAPTERS = {
+RERANKER_CHANGES = {
     "hea": {"adapter": "hea"},
     "moe": {"adapter": "moe"},
     "mlp": {"adapter": "mlp"},

@@ -25,7 +25,7 @@ import pyarrow.parquet
 
 from dpo4rec_utils.files import StudyError
 
-KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".json", ".inter", ".item", ".user")
+ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".json", ".inter", ".item", ".user")
 LOOSE = "loose"  # the mark of a table whose rows may lack what others have: JSON lines
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t"}
 PART = 20_000  # rows
@@ -69,7 +69,7 @@ def _sources(source: Path, member: str | None) -> Iterator[tuple[str, BinaryIO]]
         return
     files = _tables_of(source) if source.is_dir() else [source]
     if not files:
-        raise StudyError(f"{source} holds no table; allowed: {', '.join(KINDS)}, also with .gz.")
+        raise StudyError(f"{source} holds no table; allowed: {', '.join(ENDINGS)}, also with .gz.")
     for path in files:
         try:
             file = open(path, "rb")  # noqa: SIM115 (closed below, after its rows are read)
@@ -94,13 +94,13 @@ def _tables_of(folder: Path) -> list[Path]:
 def _kind(name: str) -> str | None:
     """The ending that says how a file is read, without .gz; None for another file."""
     ending = Path(name.lower().removesuffix(".gz")).suffix
-    return ending if ending in KINDS else None
+    return ending if ending in ENDINGS else None
 
 
 def _parts(name: str, file: BinaryIO, options: dict) -> Iterator[pd.DataFrame]:
     kind = _kind(name)
     if kind is None:
-        raise StudyError(f"{name} is of an unknown kind; allowed: {', '.join(KINDS)}, also with .gz.")
+        raise StudyError(f"{name} is of an unknown kind; allowed: {', '.join(ENDINGS)}, also with .gz.")
     stream = gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
     if kind == ".parquet":
         for batch in pyarrow.parquet.ParquetFile(io.BytesIO(stream.read())).iter_batches(PART):

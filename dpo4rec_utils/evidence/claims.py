@@ -10,7 +10,7 @@ from dpo4rec_utils.evidence import words
 from dpo4rec_utils.evidence.loops import MEAN, Loops, differences
 
 ALPHA = 0.05
-ENOUGH = 3  # loops of a headline: fewer say little of what training again would give
+LEAST_LOOPS = 3  # loops of a headline: fewer say little of what training again would give
 COLUMNS = [
     *("claim", "dataset", "llm", "protocol", "scorer", "arm", "baseline", "metric", "k", "users", "loops"),
     *("difference", "ci_low", "ci_high", "loop_sd", "better", "worse", "n", "verdict"),
@@ -19,7 +19,7 @@ LAST = "last round"  # stands for the arm after the last round
 GAIN = "DPO helps over the zero-shot LLM"
 ALL = "all"  # stands for every data set
 EVERY_BACKBONE = "every backbone gains"
-KINDS = ("held", "not held", "not visible")  # of verdicts
+VERDICTS = ("held", "not held", "not visible")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def verdict(row: dict) -> str:
 
 def few(loops: int) -> str:
     """' (loops: 2)' where there are fewer than a headline needs; where they differ, give the smallest number."""
-    return f" (loops: {loops})" if loops < ENOUGH else ""
+    return f" (loops: {loops})" if loops < LEAST_LOOPS else ""
 
 
 def kinds(table: pd.DataFrame) -> pd.Series:
@@ -141,7 +141,7 @@ def kinds(table: pd.DataFrame) -> pd.Series:
 def over_all(table: pd.DataFrame, scorer: str = "own") -> pd.DataFrame:
     """How often each claim held by a kind of scorers: claim, held, not held, not visible."""
     part = table[table.scorer == scorer]
-    counts = pd.crosstab(part.claim, kinds(part)).reindex(columns=KINDS, fill_value=0)
+    counts = pd.crosstab(part.claim, kinds(part)).reindex(columns=VERDICTS, fill_value=0)
     return counts.reindex(part.claim.unique()).reset_index().rename_axis(columns=None)
 
 
@@ -162,7 +162,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         columns[words.place(*place)] = pd.Series([_cell(row) for row in part.itertuples()], index=part.claim)
     for scorer, name in words.SCORERS.items():
         counts = over_all(table, scorer).set_index("claim").astype(str)
-        columns[f"{name}: {' / '.join(KINDS)}"] = counts.agg(" / ".join, axis=1)
+        columns[f"{name}: {' / '.join(VERDICTS)}"] = counts.agg(" / ".join, axis=1)
     return pd.DataFrame(columns).reindex(first.index).fillna("").reset_index()
 
 
@@ -177,7 +177,7 @@ def made_of(every: Sequence[Loops]) -> str:
     for loops in every:
         places.setdefault(loops.llm, []).append(f"{loops.dataset} ({len(loops.records)})")
     rough = " Fewer than three say little of what training again would give."
-    rough *= min(len(loops.records) for loops in every) < ENOUGH
+    rough *= min(len(loops.records) for loops in every) < LEAST_LOOPS
     return f"Loops: {'; '.join(f'{llm} on {words.listing(names)}' for llm, names in places.items())}.{rough}"
 
 
@@ -188,8 +188,8 @@ def in_three_lines(table: pd.DataFrame) -> str:
     lines: dict[str, list[str]] = {"Held": [], "Not seen": [], "The contrary holds": []}
     repeated = table[(table.scorer == "own") & (table.loops > 1)].groupby("claim").apply(lambda part: set(kinds(part)))
     for row in over_all(table).to_dict("records"):
-        claim, looked = row["claim"], sum(row[kind] for kind in KINDS)
-        stars = {kind: "" if kind in repeated.get(claim, ()) else "*" for kind in KINDS}
+        claim, looked = row["claim"], sum(row[kind] for kind in VERDICTS)
+        stars = {kind: "" if kind in repeated.get(claim, ()) else "*" for kind in VERDICTS}
         if row["held"]:
             lines["Held"].append(f"{claim} ({row['held']} of {looked}{stars['held']})")
         if row["not held"]:

@@ -8,7 +8,7 @@ from dpo4rec_utils.evidence.statistics import clustered_mean, t_of_mean
 from dpo4rec_utils.files import NotAskedError
 from dpo4rec_utils.rungs import RUNGS
 
-SPLITS = {"validation": "validation users", "train_later": "train users' later lists"}
+SPLIT_WORDS = {"validation": "validation users", "train_later": "train users' later lists"}
 
 
 def ladder(records: Records) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def side_by_side(profiles: list[Records]) -> pd.DataFrame:
     columns: dict[str, dict[str, str]] = {}
     for records in profiles:
         for row in ladder(records).itertuples():
-            column = columns.setdefault(f"{words.data_label(records)}, {SPLITS[row.split]} ({row.users})", {})
+            column = columns.setdefault(f"{words.data_label(records)}, {SPLIT_WORDS[row.split]} ({row.users})", {})
             above = f"{row.difference:+.3f}, t {row.t:.1f}"
             if row.rung == row.against:
                 column[row.label] = f"{row.ndcg:.3f}"
@@ -50,16 +50,16 @@ def side_by_side(profiles: list[Records]) -> pd.DataFrame:
 def _by_user(records: Records, name: str) -> dict[str, pd.Series]:
     table = records.values("ladder", name)
     means = table.astype({"split": str}).groupby(["split", "user"]).value.mean()
-    return {split: means[split] for split in SPLITS if split in means.index}
+    return {split: means[split] for split in SPLIT_WORDS if split in means.index}
 
 
 def drawn(records: Records):
     """NDCG@7 of every rung, a marker a group of users."""
     table = ladder(records)
-    rows = table.assign(of=table.split.map(SPLITS))
+    rows = table.assign(of=table.split.map(SPLIT_WORDS))
     figure, _ = plots.dots(rows, "label", "ndcg", "of")
     counts = table.groupby("split", sort=False).users.max()
-    plots.below(figure, f"NDCG@7 ({', '.join(f'{SPLITS[split]}: n = {n}' for split, n in counts.items())})")
+    plots.below(figure, f"NDCG@7 ({', '.join(f'{SPLIT_WORDS[split]}: n = {n}' for split, n in counts.items())})")
     seen = table[(table.split == "validation") & (table.rung != table.against)]
     if seen.difference.isna().all():
         return figure, "No rung could be compared."

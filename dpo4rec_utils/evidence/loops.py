@@ -20,7 +20,7 @@ from dpo4rec_utils.seeds import generator
 
 PROFILE = re.compile(r"(?P<name>.+)-loop-(?P<number>\d+)")  # how profiles of loops are called
 # Settings in which loops of one name may differ.
-APART = {"profile", "seed", "data.seed", "data.fold", "evaluation.arms", "evaluation.uniform_arms"}
+LOOPS_DIFFER_IN = {"profile", "seed", "data.seed", "data.fold", "evaluation.arms", "evaluation.uniform_arms"}
 MEAN = "mean"  # the mean over backbones that do not read the history
 
 
@@ -41,7 +41,7 @@ class Loops:
         first = self.records[0]
         for other in self.records[1:]:
             for key, value, setting in differing(first.config, other.config):
-                if key not in APART:
+                if key not in LOOPS_DIFFER_IN:
                     raise StudyError(
                         f"{other.profile} has {key} = {setting}, {first.profile} {value}; loops of one name differ in seeds, test "
                         "users and arms alone."

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-COLUMNS = 64  # room for tokens, taken at once
+ROOM = 64  # tokens, taken at once
 
 
 class RoomyLayer(DynamicLayer):
@@ -44,7 +44,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def _with_room(old: torch.Tensor, new: torch.Tensor, begin: int) -> torch.Tensor:
-    room = new.new_empty(*new.shape[:2], begin + new.shape[2] + COLUMNS, new.shape[3])
+    room = new.new_empty(*new.shape[:2], begin + new.shape[2] + ROOM, new.shape[3])
     if begin:
         room[:, :, :begin] = old
     return room
