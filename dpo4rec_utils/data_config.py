@@ -48,7 +48,9 @@ class DataConfig(Section):
     """The data set, histories, candidate lists and the user split (protocol: data/cohort.py, data/lists.py)."""
 
     name: str = Field(
-        "ml-100k", pattern=PROFILE_NAME.pattern, description="ml-100k, ml-1m, or a name for tables of yours"
+        "ml-100k",
+        pattern=PROFILE_NAME.pattern,
+        description="ml-100k, ml-1m, or a name for tables of yours (a-z, 0-9, -)",
     )
     archive: str | None = Field(None, description="a zip archive that holds your tables, or its address")
     interactions: str | None = Field(

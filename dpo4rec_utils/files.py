@@ -1,5 +1,6 @@
 """Files that are whole or absent, and the errors a user sees as one sentence."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -7,11 +8,11 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import traceback
 import urllib.parse
 import zipfile
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ PARTIAL = (
 )
 
 
-@contextmanager
+@contextlib.contextmanager
 def partial_folder(parent: Path):
     """Yield a new folder in `parent` for what is not whole yet, and delete it; after a kill `sweep` does."""
     parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ def partial_folder(parent: Path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_path(path: Path):
     """Yield a temporary path of the same name, and rename it onto `path`, written to the disk, when the block
     succeeds."""
@@ -117,11 +118,14 @@ def atomic_path(path: Path):
         os.replace(folder / path.name, path)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what processes that were killed left half-written anywhere in `folder`."""
-    for path in folder.rglob(f"{PARTIAL}*"):
-        if not _lives(path):
-            shutil.rmtree(path, ignore_errors=True)
+def sweep(folder: Path, least_age: float = 0.0) -> None:
+    """Delete what processes of this machine that were killed left half-written anywhere in `folder`; least_age: in
+    seconds, of a folder that other machines may write to."""
+    for parent, names, _ in os.walk(folder):  # which goes on where another process removes a folder
+        for path in (Path(parent, name) for name in names if name.startswith(PARTIAL)):
+            with contextlib.suppress(FileNotFoundError):
+                if not _lives(path) and time.time() - path.stat().st_mtime >= least_age:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _lives(partial: Path) -> bool:

@@ -107,6 +107,8 @@ def by_seed(records: Records, scorer: str, arm: str, backbone: str, split: str =
         return np.mean([by_seed(records, scorer, arm, b, split) for b in tables.backbone_groups(records)[MEAN]], axis=0)
     values = _values(records, scorer, arm)
     part = values[(values.backbone == backbone) & (values.split == split) & (values.metric == "ndcg@7")]
+    if split == "test" and part.seed.min() < 0:
+        raise StudyError(f"{records.profile} holds no values of test users by seed; make it again with `study`.")
     return part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
 
 

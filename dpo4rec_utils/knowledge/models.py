@@ -96,7 +96,7 @@ def dense_source(model: str) -> str:
 
 
 def _keep_dense(model: str, source: Path, target: Path) -> None:
-    sweep(target.parent)
+    sweep(target.parent, least_age=assets.DAY)
     shutil.rmtree(target, ignore_errors=True)
     with partial_folder(target.parent) as temporary:
         with readable("llm.model", model):

@@ -122,7 +122,7 @@ def test_a_merged_policy_of_a_real_server(served, tmp_path):
 class Made(BaseHTTPRequestHandler):
     """Answers of a made server: lists `models`, takes ids, is busy for the first `busy` requests, loads adapters."""
 
-    models, busy, loads, asked, answer, ids = [], 0, True, [], {}, True
+    models, busy, loads, asked, ids = [], 0, True, [], True
 
     def log_message(self, *_):
         pass
@@ -151,7 +151,7 @@ class Made(BaseHTTPRequestHandler):
         made.asked.append((body, self.headers.get("Authorization")))
         choice = {"text": f" text {body['seed']}", "finish_reason": "stop" if body["seed"] % 2 else "length"}
         usage = {"completion_tokens": body["max_tokens"]}
-        return self._send(200, {"model": body["model"], "choices": [choice], "usage": usage} | made.answer)
+        return self._send(200, {"model": body["model"], "choices": [choice], "usage": usage})
 
 
 @pytest.fixture

@@ -288,6 +288,7 @@ GOOD = {
     "profile": ["{{ titles | listed }}"],
 }
 PARTS = {
+    "user: [": "not valid YAML",
     "user: 3": "user",
     "user: {}": "user",
     "user: {counts: Q}": "user.counts",

