@@ -89,20 +89,25 @@ def gain(
 ) -> dict:
     """What an arm has over a baseline, own scorers, over all loops with both; view: what is made of the
     differences (S, U) of a loop before they are averaged, such as those of some users."""
-    noise = training_noise(loops, "own", backbone != MEAN)
-    return _pooled(loops, (arm, baseline, backbone), view, noise)
+    changes = _changes(loops, arm, baseline, backbone, view)
+    return _pooled(loops, changes, training_noise(loops, "own", backbone != MEAN), f"{arm}/{backbone}")
 
 
-def _pooled(loops: Loops, names: tuple[str, str, str], view: Callable | None, noise: LoopNoise | None) -> dict:
-    """`gain` with a noise of its own; names: arm, baseline and backbone."""
-    arm, baseline, backbone = names
+def _changes(loops: Loops, arm: str, baseline: str, backbone: str, view: Callable | None) -> list[np.ndarray]:
+    """Differences (S, U) of every loop with both arms, own scorers, seen through `view`."""
     changes = []
     for records in loops.having(arm, baseline):
         change = by_seed(records, "own", arm, backbone) - by_seed(records, "own", baseline, backbone)
-        changes.append((view(records, change) if view else change)[:, :, None])
+        changes.append(view(records, change) if view else change)
+    return changes
+
+
+def _pooled(loops: Loops, changes: list[np.ndarray], noise: LoopNoise | None, name: str) -> dict:
+    """One comparison, differences (S, U) a loop, as `looped_differences` gives it; `name` seeds its resamples."""
     first = loops.records[0]
-    rng = generator(first.seed, "gain", loops.name, arm, backbone)
-    return looped_differences(changes, first.config["evaluation"]["bootstrap"], rng, noise)[0]
+    rng = generator(first.seed, "gain", loops.name, name)
+    columns = [change[:, :, None] for change in changes]
+    return looped_differences(columns, first.config["evaluation"]["bootstrap"], rng, noise)[0]
 
 
 def _minutes(loops: Loops, policy: str) -> float:
@@ -253,7 +258,8 @@ def contrast(loops: Loops, fact: str) -> dict:
         return parts
 
     noise = training_noise(loops, "own")
-    return _pooled(loops, (loops.last, "zero_shot", MEAN), view, noise and replace(noise, variance=0.0))
+    changes = _changes(loops, loops.last, "zero_shot", MEAN, view)
+    return _pooled(loops, changes, noise and replace(noise, variance=0.0), f"{loops.last}/{MEAN}")
 
 
 def _third(records: Records, fact: str, third: int) -> np.ndarray:

@@ -374,9 +374,9 @@ def breakdown(records: Records) -> pd.DataFrame:
         raise ValueError("the facts are of other users than the scores")
     rng = generator(records.seed, "breakdown", arm, baseline, "shared")
     for fact in facts.columns.drop("user"):
-        order = np.argsort(facts[fact].to_numpy(), kind="stable")
         if facts[fact].nunique() == 1:
             continue  # thirds of a constant, such as liked items where every list has four, say nothing
+        order = np.argsort(facts[fact].to_numpy(), kind="stable")
         for third, members in zip(("low", "middle", "high"), np.array_split(order, 3), strict=True):
             span = facts[fact].to_numpy()[members]
             result = paired_differences(change[members, None], _draws(records), rng)[0]
