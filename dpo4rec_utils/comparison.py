@@ -18,27 +18,9 @@ from dpo4rec_utils.rewards.referees import Judged, referees_stage
 from dpo4rec_utils.rewards.reliability import split_half
 from dpo4rec_utils.rewards.values import KINDS
 from dpo4rec_utils.seeds import generator
-from dpo4rec_utils.store import Stage, Store
+from dpo4rec_utils.store import Stage
 from dpo4rec_utils.study import Study
 from dpo4rec_utils.variants import RERANKER_CHANGES, VARIANTS, knowledge_backbones
-
-
-def fold_studies(study: Study) -> list[Study]:
-    """This study and, where `evaluation.folds` asks for more, the same with other test users: each its own loop.
-
-    Raises `StudyError` where two of them would test the same user.
-    """
-    config, studies = study.config, [study]
-    for number in range(1, config.evaluation.folds):
-        data, evaluation = config.data.changed(fold=number), config.evaluation.changed(folds=1)
-        changed = config.changed(data=data, evaluation=evaluation)
-        store = Store(study.store.root, as_dict(changed), f"-fold{number}", study.store.making)
-        studies.append(Study(changed, store, study.encoder))
-        _ = studies[
-            -1
-        ].data.cohort  # a split that cannot be made is an error now, not when the loops before it are done
-    return studies
-
 
 # The knowledge of an arm
 
@@ -146,18 +128,17 @@ MAKERS: dict[str, Callable[[Study, Arm], np.ndarray]] = {
 
 
 def compare(study: Study) -> None:
-    """Own and shared scorers of every arm and protocol, in every user fold; and own scorers of round 1 repeated."""
-    for fold in fold_studies(study):
-        fold.store.make(cohort_stage(fold.data))
-        fold.store.make(user_facts_stage(fold.data))
-        config = as_dict(fold.config)
-        for protocol in PROTOCOLS:
-            names = table_arms(config["evaluation"], config["alignment"], protocol)
-            if not names:
-                continue
-            for name in names:
-                fold.store.make(fold.scorers.own_stage(protocol, arm_knowledge(fold, name)))
-            _shared(fold, protocol, names)
+    """Own and shared scorers of every arm and protocol; and own scorers of round 1 repeated."""
+    study.store.make(cohort_stage(study.data))
+    study.store.make(user_facts_stage(study.data))
+    config = as_dict(study.config)
+    for protocol in PROTOCOLS:
+        names = table_arms(config["evaluation"], config["alignment"], protocol)
+        if not names:
+            continue
+        for name in names:
+            study.store.make(study.scorers.own_stage(protocol, arm_knowledge(study, name)))
+        _shared(study, protocol, names)
     for policy in study.repeats():
         texts = study.vectors.equal_vectors(policy, study.config.llm.evaluation_samples)
         vectors = as_read(texts, study.config.reranker.texts)

@@ -269,7 +269,6 @@ class EvaluationConfig(Section):
     ladder: Annotated[tuple[RungName, ...], *Names] = Field(
         (), description="rungs of the ladder, what texts can give before any training (notebook 03)"
     )
-    folds: int = Field(1, ge=1, le=100, description="user folds in the main table, each with a loop of its own")
     seeds: int = Field(5, ge=1, le=50)
     shared_seeds: int = Field(5, ge=1, le=50)
     repeats: int = Field(
@@ -316,16 +315,6 @@ class Config(Section):
                     f"evaluation.{key} names {name!r}, which needs {count} texts of every user; "
                     f"llm.evaluation_samples = {self.llm.evaluation_samples} is too few."
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _folds(self):
-        allowed = 1 if self.data.fold else self.data.folds
-        if self.evaluation.folds > allowed:
-            raise ValueError(
-                f"evaluation.folds = {self.evaluation.folds} is out of range; allowed: 1, or up to {self.data.folds} with "
-                "these shares and data.fold = 0."
-            )
         return self
 
 

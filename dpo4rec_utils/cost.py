@@ -65,7 +65,7 @@ def sampled_texts(study: Study) -> int:
     wide = users * few + paired * (most - few) if most > many else 0
     variants = few * len(config.evaluation.ablations) * len(study.data.cohort.of("validation"))
     repeats = 2 * users * few * config.evaluation.repeats
-    return round(config.evaluation.folds * each + wide + variants + repeats)
+    return round(each + wide + variants + repeats)
 
 
 def trained_texts(study: Study) -> float:
@@ -78,7 +78,7 @@ def trained_texts(study: Study) -> float:
     trained += EXAMPLE * _warm_start(study) * settings.warm_start_examples
     variants = sum(not VARIANTS[name].prompt for name in config.evaluation.ablations)
     repeats = PAIR * examples * config.evaluation.repeats
-    return config.evaluation.folds * trained + repeats + variants * (PAIR * examples + LOG_PROB * compared / 2)
+    return trained + repeats + variants * (PAIR * examples + LOG_PROB * compared / 2)
 
 
 def trained_rerankers(config: Config) -> int:
@@ -94,7 +94,7 @@ def trained_rerankers(config: Config) -> int:
     rungs = with_compared(evaluation.ladder)
     repeats = 2 * evaluation.repeats * len(evaluation.backbones) * evaluation.seeds
     ladder = len(rungs) * sum(not BACKBONES[name].reads_history for name in evaluation.backbones) * evaluation.seeds
-    return evaluation.folds * (main + rewards) + ablations + judged + ladder + repeats
+    return main + rewards + ablations + judged + ladder + repeats
 
 
 def _reward_models(config: Config) -> int:

@@ -136,12 +136,11 @@ def check_files(folder: Path) -> None:
 class Store:
     """The artefacts of all profiles (`runs/`) and the published records of one (`results/<profile>/records/`).
 
-    `label` ends the name of every published record, so that the user folds of one profile keep theirs apart. With
-    `making` off, a stage that is not finished is a `StudyError` instead of work.
+    With `making` off, a stage that is not finished is a `StudyError` instead of work.
     """
 
-    def __init__(self, root: Path, config: dict, label: str = "", making: bool = True):
-        self.root, self.config, self.label, self.making = Path(root), config, label, making
+    def __init__(self, root: Path, config: dict, making: bool = True):
+        self.root, self.config, self.making = Path(root), config, making
         self.runs, self.results = self.root / "runs", results_folder(self.root, config["profile"])
         self._published: set[tuple[str, str]] = set()  # names and keys, by this store: reading again writes nothing
 
@@ -206,12 +205,11 @@ class Store:
         write_json(folder / "record.json", record | {SEAL: _seal(record, folder / LISTED)})
 
     def publish(self, record: dict, values: Path) -> None:
-        """Copy a record and its table, if there is one, to the results with this store's label; list them in
-        `manifest.json`."""
+        """Copy a record and its table, if there is one, to the results; list them in `manifest.json`."""
         # An artefact may have been made for another profile that agrees in all it depends on.
         record = {name: value for name, value in record.items() if name != SEAL}
-        record |= {"config": self.config, "label": self.label}
-        name, key = f"{record['kind']}-{record['name']}{self.label}", record["key"]
+        record |= {"config": self.config}
+        name, key = f"{record['kind']}-{record['name']}", record["key"]
         if (name, key) in self._published and self._listed().get(name, {}).get("key") == key:
             return
         with results_alone(self.root, self.config["profile"], wait=30.0):
@@ -234,7 +232,7 @@ class Store:
 
     def record(self, kind: str, name: str) -> dict:
         """A published record of this store; raises as `published_record`."""
-        return published_record(self.results, f"{kind}-{name}{self.label}")
+        return published_record(self.results, f"{kind}-{name}")
 
     def _listed(self) -> dict:
         return dict(manifest_records(self.results / "manifest.json"))

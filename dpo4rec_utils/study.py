@@ -52,12 +52,10 @@ def open_study(source: dict | str, **beside: type) -> "Study":
 class Study:
     """Data, knowledge, scorers, reward models and policies of one configuration."""
 
-    def __init__(self, config: Config, store: Store | None = None, encoder: TextEncoder | None = None):
-        """`store`: where artefacts and records go, by default this checkout. `encoder`: one that other studies use,
-        too: its memory on disk has one writer."""
+    def __init__(self, config: Config, store: Store | None = None):
+        """`store`: where artefacts and records go, by default this checkout."""
         self.config, self.seed = config, config.seed
         self.store = store or Store(project_root(), as_dict(config))
-        self._encoder = encoder
         self._loops: dict[str, tuple[Iterator[Round], list[Round]]] = {}
 
     # The parts, each made when it is first asked for
@@ -75,7 +73,7 @@ class Study:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The sentence encoder."""
-        return self._encoder or open_encoder(self.config.encoder, self.store)
+        return open_encoder(self.config.encoder, self.store)
 
     @cached_property
     def vectors(self) -> TextVectors:

@@ -254,10 +254,6 @@ def effect_table(records: Records) -> pd.DataFrame:
         ]
     columns["detectable"] = rows.detectable.map("{:.4f}".format).tolist()
     columns["better / worse / of"] = [f"{row.better} / {row.worse} / {row.backbones}" for row in rows.itertuples()]
-    if records.folds > 1:
-        by_fold = tables.folds(records).groupby(["scorer", "baseline"]).difference
-        text = by_fold.apply(lambda values: ", ".join(values.map("{:+.4f}".format)))
-        columns["by user fold"] = [text[row.scorer, row.baseline] for row in rows.itertuples()]
     return pd.DataFrame(columns)
 
 

@@ -28,7 +28,6 @@ TABLES: dict[str, Callable[[Records], pd.DataFrame]] = {
     "quotable": tables.quotable,
     "paired_differences": tables.paired_differences_table,
     "headline": tables.headline,
-    "folds": tables.folds,
     "repeats": tables.repeats,
     "breakdown": tables.breakdown,
     "ablation_knowledge": loop_tables.ablation_knowledge,
@@ -60,7 +59,6 @@ FIGURES = {
     "05_power": figures.power,
     "05_forest_own": figures.forest_own,
     "05_forest_shared": figures.forest_shared,
-    "05_folds": figures.folds,
     "05_arms": figures.arms,
     "05_breakdown": figures.breakdown,
     "06_knowledge": figures.knowledge,
@@ -147,8 +145,6 @@ def write_all(records: Records) -> tuple[list[str], list[str]]:
     written, absent = [], []
     for names, write in ((TABLES, table), (FIGURES, draw)):
         for name in names:
-            if name.endswith("folds") and records.folds == 1:
-                continue
             try:
                 write(records, name)
                 written.append(name)

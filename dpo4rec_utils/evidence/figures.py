@@ -125,22 +125,6 @@ def forest_shared(records: Records):
     return forest(records, "shared")
 
 
-def folds(records: Records):
-    """The last round against each baseline, user fold by user fold, mean of the backbones."""
-    table = tables.folds(records)
-    labelled = table.assign(against=table.baseline.map(label) + ", " + table.scorer.map(words.SCORERS))
-    figure, _ = plots.dots(labelled, "against", "difference", "fold", ("ci_low", "ci_high"))
-    plots.below(figure, f"NDCG@7 difference of {label(records.last)} (bars: 95 % interval of users and seeds)")
-    by_scorer = table[table.baseline == "zero_shot"].groupby("scorer", sort=False).difference.apply(list)
-    return figure, (
-        f"{label(records.last)} above zero-shot text, NDCG@7, in {records.folds} user folds: "
-        + "; ".join(
-            f"{scorer} scorers {', '.join(f'{d:+.4f}' for d in values)}" for scorer, values in by_scorer.items()
-        )
-        + f" (n = {table.users.min()} test users a fold at least)."
-    )
-
-
 def arms(records: Records):
     """NDCG@7 of every arm, the highest first, mean of the backbones that do not read the history, with the deviation
     over seeds."""

@@ -27,8 +27,8 @@ def open_records(source: dict | str) -> "Records":
     return records
 
 
-# Settings in which the records of one profile may differ: its user folds, and what changes no result.
-APART = ("data.fold", "evaluation.folds", "evaluation.workers", "alignment.checkpoint_steps", "encoder.batch_size")
+# Settings in which the records of one profile may differ: they change no result.
+APART = ("evaluation.workers", "alignment.checkpoint_steps", "encoder.batch_size")
 
 
 def differing(made: dict, settings: dict) -> Iterator[tuple[str, object, object]]:
@@ -47,7 +47,7 @@ def _differing(made: dict, settings: dict, defaults: dict, prefix: str) -> Itera
 
 
 class Records:
-    """Records by kind and name. `fold`: the user fold, 0 for a profile that has one."""
+    """Records by kind and name."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -75,24 +75,23 @@ class Records:
                 )
         return content["records"]
 
-    def get(self, kind: str, name: str, fold: int = 0) -> dict:
+    def get(self, kind: str, name: str) -> dict:
         """A record; `MissingRecordError` where nothing made it, `StudyError` where it is gone, altered or of another
         profile."""
-        return self._read(f"{kind}-{name}" + f"-fold{fold}" * bool(fold))
+        return self._read(f"{kind}-{name}")
 
-    def metrics(self, kind: str, name: str, fold: int = 0) -> dict:
+    def metrics(self, kind: str, name: str) -> dict:
         """The metrics of a record."""
-        return self.get(kind, name, fold)["metrics"]
+        return self.get(kind, name)["metrics"]
 
     @functools.cache
-    def values(self, kind: str, name: str, fold: int = 0) -> pd.DataFrame:
+    def values(self, kind: str, name: str) -> pd.DataFrame:
         """The table of a record's single values; raises as `get`."""
-        return published_values(self.folder, f"{kind}-{name}" + f"-fold{fold}" * bool(fold))
+        return published_values(self.folder, f"{kind}-{name}")
 
-    def kind(self, kind: str, fold: int = 0) -> list[dict]:
-        """The records of a kind and fold, by name."""
-        label = f"-fold{fold}" * bool(fold)
-        return [record for record in self.all() if (record["kind"], record.get("label", "")) == (kind, label)]
+    def kind(self, kind: str) -> list[dict]:
+        """The records of a kind, by name."""
+        return [record for record in self.all() if record["kind"] == kind]
 
     def all(self) -> list[dict]:
         """Every record, by name."""
@@ -108,7 +107,7 @@ class Records:
         fields = {"kind", "name", "metrics", "config", "commit", "device", "versions"}
         if not isinstance(record, dict) or not fields <= set(record) or not isinstance(record["config"], dict):
             raise StudyError(f"{name}.json of {self.profile} is no record: it needs {', '.join(sorted(fields))}.")
-        if f"{record['kind']}-{record['name']}{record.get('label', '')}" != name:
+        if f"{record['kind']}-{record['name']}" != name:
             raise StudyError(f"{name}.json of {self.profile} is the record of {record['kind']} {record['name']}.")
         if record["config"].get("profile") != self.profile:
             other = record["config"].get("profile")
@@ -120,7 +119,7 @@ class Records:
     @functools.cached_property
     def config(self) -> dict:
         """The resolved configuration that the records were made with."""
-        first = next((record for record in self.all() if not record.get("label")), None)
+        first = next(iter(self.all()), None)
         if first is None:
             raise MissingRecordError(f"results/{self.profile} lists no records; run the notebooks that make them.")
         return first["config"]
@@ -155,12 +154,6 @@ class Records:
     def last(self) -> str:
         """The name of the last round's policy and arm."""
         return round_name(self.config["alignment"]["rounds"])
-
-    @functools.cached_property
-    def folds(self) -> int:
-        """How many user folds have records of their own scorers."""
-        labels = {name.rpartition("-fold")[2] for name in self.listed if name.startswith("own-") and "-fold" in name}
-        return 1 + len(labels)
 
     @property
     def notes(self) -> list[str]:

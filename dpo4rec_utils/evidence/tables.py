@@ -1,4 +1,4 @@
-"""The main tables, from the records of own and shared scorers: results, paired differences, power, folds, breakdown."""
+"""The main tables, from the records of own and shared scorers: results, paired differences, power, breakdown."""
 
 import functools
 import re
@@ -17,9 +17,16 @@ from dpo4rec_utils.seeds import generator
 
 @functools.lru_cache(maxsize=4)
 def scored(records: Records) -> list[dict]:
-    """Protocol, scorer and the metrics of every arm, user folds pooled: own and shared of each protocol, in order."""
-    folds = [fold_scored(records, fold) for fold in range(records.folds)]
-    return folds[0] if len(folds) == 1 else [_pooled(parts) for parts in zip(*folds, strict=True)]
+    """Protocol, scorer and the metrics of every arm: own and shared of each protocol, in order."""
+    parts, config = [], records.config
+    for protocol in PROTOCOLS:
+        if names := table_arms(config["evaluation"], config["alignment"], protocol):
+            arms = {}
+            for name in names:
+                arms |= _arms(records, "own", f"{protocol}-{name}")
+            parts.append({"protocol": protocol, "scorer": "own", "arms": arms})
+            parts.append({"protocol": protocol, "scorer": "shared", "arms": _arms(records, "shared", protocol)})
+    return parts
 
 
 def user_mean(records: Records, arm: str) -> float:
@@ -53,25 +60,12 @@ def _mean_ndcg(records: Records, kind: str, name: str, arm: str) -> float:
     return float(np.mean([means[f"{backbone}/ndcg@7"]["user"] for backbone in backbone_groups(records)["mean"]]))
 
 
-def fold_scored(records: Records, fold: int) -> list[dict]:
-    """The same of one user fold."""
-    parts, config = [], records.config
-    for protocol in PROTOCOLS:
-        if names := table_arms(config["evaluation"], config["alignment"], protocol):
-            arms = {}
-            for name in names:
-                arms |= _arms(records, "own", f"{protocol}-{name}", fold)
-            parts.append({"protocol": protocol, "scorer": "own", "arms": arms})
-            parts.append({"protocol": protocol, "scorer": "shared", "arms": _arms(records, "shared", protocol, fold)})
-    return parts
-
-
-def _arms(records: Records, kind: str, name: str, fold: int = 0) -> dict[str, dict]:
+def _arms(records: Records, kind: str, name: str) -> dict[str, dict]:
     """The arms of a record: `means` and `lists` as it holds them, `users`, `by_user` and `validation` from its table.
 
     by_user: 'backbone/metric' -> (users,), seeds averaged; validation: backbone -> (seeds, validation users) of NDCG@7.
     """
-    arms, values = records.metrics(kind, name, fold)["arms"], records.values(kind, name, fold)
+    arms, values = records.metrics(kind, name)["arms"], records.values(kind, name)
     result = {arm: summary | {"by_user": {}, "validation": {}} for arm, summary in arms.items()}
     for (arm, backbone, metric, split), part in values.groupby(["arm", "backbone", "metric", "split"], observed=True):
         by_seed = part.value.to_numpy(float).reshape(part.seed.nunique(), -1)
@@ -83,47 +77,8 @@ def _arms(records: Records, kind: str, name: str, fold: int = 0) -> dict[str, di
     return result
 
 
-def _pooled(parts: tuple[dict, ...]) -> dict:
-    """One protocol's and scorer's metrics of several folds as if their test users were one group.
-
-    Test users differ between folds, so values by user are put behind each other, and a seed's mean is that of all
-    lists or users, over its trainings in all folds: a deviation over seeds is of such means, smaller than that of one
-    training. Validation users are the same: they stand here once a fold, as read by that fold's policies and
-    re-rankers.
-    """
-    arms = {}
-    for arm in parts[0]["arms"]:
-        summaries = [part["arms"][arm] for part in parts]
-        weights = {
-            "list": [summary["lists"] for summary in summaries],
-            "user": [len(summary["users"]) for summary in summaries],
-        }
-        arms[arm] = {
-            "means": {
-                cell: {
-                    averaging: np.average(
-                        [summary["means"][cell][averaging] for summary in summaries], axis=0, weights=weight
-                    )
-                    for averaging, weight in weights.items()
-                }
-                for cell in summaries[0]["means"]
-            },
-            "by_user": {
-                cell: np.concatenate([summary["by_user"][cell] for summary in summaries])
-                for cell in summaries[0]["by_user"]
-            },
-            "users": sum((summary["users"] for summary in summaries), []),
-            "lists": sum(weights["list"]),
-            "validation": {
-                b: np.concatenate([summary["validation"][b] for summary in summaries], axis=1)
-                for b in summaries[0]["validation"]
-            },
-        }
-    return {"protocol": parts[0]["protocol"], "scorer": parts[0]["scorer"], "arms": arms}
-
-
 def main_results(records: Records) -> pd.DataFrame:
-    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds); of all folds."""
+    """protocol, backbone, scorer, arm, metric, k, averaging, seeds, mean, std (over seeds)."""
     rows = []
     for part in scored(records):
         for arm, summary in part["arms"].items():
@@ -212,7 +167,7 @@ def power(records: Records) -> pd.DataFrame:
             for backbone, values in change.items():
                 family = len(pairs) * (1 if backbone == "mean" else len(records.backbones))
                 row = {"scorer": part["scorer"], "backbone": backbone, "baseline": baseline}
-                row |= {"seeds": len(values), "validation_users": values.shape[1] // records.folds}
+                row |= {"seeds": len(values), "validation_users": values.shape[1]}
                 others = (100, 2 * users, 4 * users) if baseline == "zero_shot" else ()
                 for size in dict.fromkeys((users, *others)):
                     rng = generator(records.seed, "power", part["scorer"], backbone, baseline, size)
@@ -222,9 +177,8 @@ def power(records: Records) -> pd.DataFrame:
 
 
 def count_test_users(records: Records) -> int:
-    """How many test users there are, all folds together."""
-    folds = range(records.folds)
-    return sum(records.metrics("data", "cohort", fold)["users"]["test"] for fold in folds)
+    """How many test users there are."""
+    return records.metrics("data", "cohort")["users"]["test"]
 
 
 def _mean_differences(arms: dict, pairs: list[tuple[str, str]], backbones: list[str], draws: int, rng) -> list[dict]:
@@ -239,30 +193,6 @@ def _mean_differences(arms: dict, pairs: list[tuple[str, str]], backbones: list[
         result | {"value": float(by_user[a].mean()), "baseline_value": float(by_user[c].mean())}
         for (a, c), result in zip(pairs, results, strict=True)
     ]
-
-
-def _asked_of_last(records: Records, arms: dict) -> list[tuple[str, str]]:
-    """The comparisons of the last round with its baselines."""
-    return [pair for pair in comparisons(list(arms), records.last, records.start) if pair[0] == records.last]
-
-
-@functools.lru_cache(maxsize=4)
-def folds(records: Records) -> pd.DataFrame:
-    """The last round against each baseline fold by fold, popularity negatives: scorer, baseline, fold, users,
-    difference, ci_low, ci_high.
-
-    Of the users' mean over backbones, as in `headline`. Each fold has other test users, and an LLM, reward models and
-    re-rankers of its own; any two folds share half of their train users (with the default shares) and all seeds.
-    """
-    rows = []
-    for number in range(records.folds):
-        for part in (p for p in fold_scored(records, number) if p["protocol"] == "popularity"):
-            rng = generator(records.seed, "folds", part["scorer"], number)
-            pairs = _asked_of_last(records, part["arms"])
-            results = _mean_differences(part["arms"], pairs, backbone_groups(records)["mean"], _draws(records), rng)
-            for (_, baseline), result in zip(pairs, results, strict=True):
-                rows.append({"scorer": part["scorer"], "baseline": baseline, "fold": f"fold {number}"} | result)
-    return pd.DataFrame(rows).drop(columns=["p", "value", "baseline_value"])
 
 
 def backbone_groups(records: Records) -> dict[str, list[str]]:
@@ -368,8 +298,7 @@ def breakdown(records: Records) -> pd.DataFrame:
         for name in (arm, baseline)
     ]
     change, users = values[0] - values[1], part["arms"][arm]["users"]
-    parts = [pd.DataFrame(records.metrics("data", "test_users", fold)) for fold in range(records.folds)]
-    facts = pd.concat(parts, ignore_index=True)
+    facts = pd.DataFrame(records.metrics("data", "test_users"))
     if facts.user.tolist() != users:
         raise ValueError("the facts are of other users than the scores")
     rng = generator(records.seed, "breakdown", arm, baseline, "shared")

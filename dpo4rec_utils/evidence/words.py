@@ -113,11 +113,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def seen_on(records: Records) -> str:
-    """Data, LLM, test users, folds, seeds and backbones in a line."""
+    """Data, LLM, test users, seeds and backbones in a line."""
     config, users = records.config, tables.count_test_users(records)
-    folds = f" in {records.folds} user folds, a loop each" if records.folds > 1 else ", one loop"
     return (
-        f"{data_label(records)}, {model_label(records)}, {users} test users{folds}, {config['evaluation']['seeds']} "
+        f"{data_label(records)}, {model_label(records)}, {users} test users, one loop, {config['evaluation']['seeds']} "
         f"seeds of {len(records.backbones)} backbones" + "".join(f". {note.rstrip('.')}" for note in records.notes)
     )
 
@@ -145,12 +144,10 @@ def shortfalls(records: Records) -> list[str]:
     """What a stage got less of than it asked for: policies and variants trained on fewer pairs, in words."""
     in_pairs = {name for name, variant in VARIANTS.items() if not variant.grpo}  # GRPO counts groups
     lines, named = [], {*loop_tables.trained_policies(records), *in_pairs}
-    for fold in range(records.folds):
-        for record in records.kind("policy", fold):
-            budget, pairs = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
-            if record["name"] in named and pairs < budget:
-                where = f" in user fold {fold}" if records.folds > 1 else ""
-                lines.append(f"{label(record['name'])}{where} was trained on {pairs} pairs of {budget}")
+    for record in records.kind("policy"):
+        budget, pairs = record["config"]["alignment"]["pairs"], record["metrics"]["examples"]
+        if record["name"] in named and pairs < budget:
+            lines.append(f"{label(record['name'])} was trained on {pairs} pairs of {budget}")
     return lines
 
 

@@ -28,8 +28,6 @@ from dpo4rec_utils.variants import VARIANTS
         ({"llm": {"train_samples": 2, "evaluation_samples": 4}}, ("llm.train_samples", "llm.evaluation_samples")),
         ({"evaluation": {"arms": ["none", "item"]}}, ("evaluation.arms", "zero_shot", "random_labels")),
         ({"data": {"fold": 3}}, ("data.fold", "3", "0 to 2")),
-        ({"evaluation": {"folds": 4}}, ("evaluation.folds", "4", "up to 3")),
-        ({"evaluation": {"folds": 2}, "data": {"fold": 1}}, ("evaluation.folds", "2", "data.fold = 0")),
         ({"data": {"train_share": float("nan")}}, ("data.train_share", "nan", "0.1 to 0.9")),
         ({"data": {"train_share": 0.9, "validation_share": 0.1}}, ("train_share", "test share")),
         ({"evaluation": {"backbones": []}}, ("evaluation.backbones", "[]", "not empty", "dlcm")),

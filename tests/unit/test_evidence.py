@@ -1,5 +1,4 @@
-"""Tables of made records by hand-computed numbers, user folds pooled and apart, and records that are not as they
-should be."""
+"""Tables of made records by hand-computed numbers, and records that are not as they should be."""
 
 import json
 import shutil
@@ -24,7 +23,6 @@ from dpo4rec_utils.arms import (
     trained_loops,
 )
 from dpo4rec_utils.config import as_dict
-from dpo4rec_utils.data.data import cohort_stage
 from dpo4rec_utils.evidence import answer, loop_figures, loop_learning, report, tables, words
 from dpo4rec_utils.evidence.records import Records, differing
 from dpo4rec_utils.files import MissingRecordError, NotAskedError, StudyError
@@ -34,30 +32,32 @@ from dpo4rec_utils.store import Stage, Store, write_values
 from tests.conftest import made_study
 
 BACKBONES = ("prm", "mir")
-USERS = (4, 5, 6)  # test users of the three folds
-CHANGE = {"evaluation": {"folds": 3, "backbones": list(BACKBONES), "seeds": 2, "shared_seeds": 2, "uniform_arms": []}}
+GAINS = np.repeat([0.1, 0.2, 0.3], [4, 5, 6])  # of the last round over every other arm, by test user
+CHANGE = {"evaluation": {"backbones": list(BACKBONES), "seeds": 2, "shared_seeds": 2, "uniform_arms": []}}
 
 CONFIG = load_config("smoke", CHANGE)
 
 
-def scored_stage(kind: str, name: str, arms: dict[str, float], users: np.ndarray) -> Stage:
-    """A record of own or shared scorers in which an arm has the same value for every user, backbone, metric and
+def scored_stage(kind: str, name: str, arms: dict[str, np.ndarray]) -> Stage:
+    """A record of own or shared scorers in which an arm has the same value of a user for every backbone, metric and
     seed."""
 
     def build(folder):
         rows = []
-        for one, value in arms.items():
+        for one, values in arms.items():
+            mean = values.mean()
             for backbone in BACKBONES:
-                rows += [(one, backbone, f"{m}@7", "test", -1, user, value) for m in ("ndcg", "map") for user in users]
-                rows += [(one, backbone, "ndcg@7", "validation", seed, 0, value + 0.01 * seed) for seed in range(2)]
-                rows += [(one, backbone, "ndcg@7", "validation", seed, 1, value) for seed in range(2)]
+                for metric in ("ndcg@7", "map@7"):
+                    rows += [(one, backbone, metric, "test", -1, user, value) for user, value in enumerate(values)]
+                rows += [(one, backbone, "ndcg@7", "validation", seed, 0, mean + 0.01 * seed) for seed in range(2)]
+                rows += [(one, backbone, "ndcg@7", "validation", seed, 1, mean) for seed in range(2)]
         columns = ["arm", "backbone", "metric", "split", "seed", "user", "value"]
         write_values(pd.DataFrame(rows, columns=columns), folder)
         cells = [f"{b}/{m}@{k}" for b in BACKBONES for m in METRICS for k in CUTOFFS]
-        means = {one: {cell: {"list": [v] * 2, "user": [v] * 2} for cell in cells} for one, v in arms.items()}
-        return {"arms": {one: {"means": means[one], "lists": len(users)} for one in arms}}
+        means = {one: dict.fromkeys(("list", "user"), [values.mean()] * 2) for one, values in arms.items()}
+        return {"arms": {one: {"means": dict.fromkeys(cells, means[one]), "lists": len(GAINS)} for one in arms}}
 
-    return Stage(kind, name, {"users": users.tolist()}, build)
+    return Stage(kind, name, {}, build)
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +66,20 @@ def made(tmp_path_factory):
 
 
 def make_records(root, equal=()):
-    """Three folds; the last round gains 0.1, 0.2, 0.3 over every other arm but the `equal` ones, and the history mean
-    0.05 more."""
-    config = as_dict(CONFIG)
-    names, first = table_arms(config["evaluation"], config["alignment"]), 0
-    for fold, count in enumerate(USERS):
-        store, users = Store(root, config, f"-fold{fold}" * bool(fold)), np.arange(first, first + count)
-        first += count
-        values = dict.fromkeys(names, 0.3) | {"dpo_round_2": 0.4 + 0.1 * fold, "history_mean": 0.45 + 0.1 * fold}
-        values |= dict.fromkeys(equal, values["dpo_round_2"])
-        for name in names:
-            store.make(scored_stage("own", f"popularity-{name}", {name: values[name]}, users))
-        del values["none"]
-        store.make(scored_stage("shared", "popularity", values, users))
-        split = {"train": 14, "validation": 2, "test": count}
-        facts = {"user": users.tolist(), "interactions": list(range(count))}
-        cohort = {"users": split, "history_lengths": [0, 3, count], "top_tenth_share": 0.4}
-        cohort |= {"popularity": {"rank": [1, 2], "interactions": [9, 1]}}
-        store.make(Stage("data", "cohort", {"fold": fold}, lambda _, cohort=cohort: cohort))
-        store.make(Stage("data", "test_users", {"fold": fold}, lambda _, facts=facts: facts))
+    """The last round gains `GAINS` over every other arm but the `equal` ones, and the history mean 0.05 more."""
+    config, base = as_dict(CONFIG), np.full(len(GAINS), 0.3)
+    store, names = Store(root, config), table_arms(config["evaluation"], config["alignment"])
+    values = dict.fromkeys(names, base) | {"history_mean": base + GAINS + 0.05}
+    values |= dict.fromkeys(["dpo_round_2", *equal], base + GAINS)
+    for name in names:
+        store.make(scored_stage("own", f"popularity-{name}", {name: values[name]}))
+    del values["none"]
+    store.make(scored_stage("shared", "popularity", values))
+    users = list(range(len(GAINS)))
+    cohort = {"users": {"train": 14, "validation": 2, "test": len(users)}, "history_lengths": [0, 3, 6]}
+    cohort |= {"top_tenth_share": 0.4, "popularity": {"rank": [1, 2], "interactions": [9, 1]}}
+    store.make(Stage("data", "cohort", {}, lambda _: cohort))
+    store.make(Stage("data", "test_users", {}, lambda _: {"user": users, "interactions": users}))
     return root / "results" / CONFIG.profile
 
 
@@ -95,15 +90,14 @@ def records(made, tmp_path):
 
 
 def test_one_backbone_and_an_arm_without_a_comparison_make_tables(tmp_path, monkeypatch):
-    change = CHANGE["evaluation"] | {"folds": 1, "backbones": ["prm"], "uniform_arms": ["none"]}
+    change = CHANGE["evaluation"] | {"backbones": ["prm"], "uniform_arms": ["none"]}
     monkeypatch.setattr(sys.modules[__name__], "CONFIG", load_config("smoke", {"evaluation": change}))
     monkeypatch.setattr(sys.modules[__name__], "BACKBONES", ("prm",))
-    monkeypatch.setattr(sys.modules[__name__], "USERS", (4,))
     results = make_records(tmp_path)
     store = Store(tmp_path, as_dict(CONFIG))
     for name in ("none", "dpo_round_2"):
-        store.make(scored_stage("own", f"uniform-{name}", {name: 0.1}, np.arange(4)))
-    store.make(scored_stage("shared", "uniform", {"dpo_round_2": 0.1}, np.arange(4)))
+        store.make(scored_stage("own", f"uniform-{name}", {name: 0.1 + GAINS}))
+    store.make(scored_stage("shared", "uniform", {"dpo_round_2": 0.1 + GAINS}))
     rows = tables.headline(Records(results))
     assert set(rows.group) == {"mean"} and set(rows.backbones) == {1} and set(rows.protocol) == {"popularity"}
 
@@ -148,37 +142,17 @@ def test_copies_take_prose_from_their_sources_and_keep_the_code_that_ran(tmp_pat
     assert copied("m1 c2*", "m1 c2") == "m1 c2*"
 
 
-def test_pooled_folds_are_one_group_of_users():
-    def part(users, values, lists, means):
-        by_user = {"prm/ndcg@7": np.array(values)}
-        validation = {"prm": np.array([[0.1], [0.2]])}
-        summary = {"means": {"prm/ndcg@7": means}, "by_user": by_user, "users": users, "lists": lists}
-        return {"protocol": "popularity", "scorer": "own", "arms": {"item": summary | {"validation": validation}}}
-
-    first = part([3, 5], [0.2, 0.6], 10, {"list": [0.3, 0.4], "user": [0.4, 0.5]})
-    second = part([4], [1.0], 30, {"list": [0.7, 0.8], "user": [1.0, 0.8]})
-    (pooled,) = tables._pooled((first, second))["arms"].values()
-    assert (pooled["users"], pooled["lists"]) == ([3, 5, 4], 40)
-    assert pooled["by_user"]["prm/ndcg@7"].tolist() == [0.2, 0.6, 1.0]
-    means = pooled["means"]["prm/ndcg@7"]
-    assert means["list"] == pytest.approx([(10 * 0.3 + 30 * 0.7) / 40, (10 * 0.4 + 30 * 0.8) / 40])
-    assert means["user"] == pytest.approx([(2 * 0.4 + 1.0) / 3, (2 * 0.5 + 0.8) / 3])
-    assert pooled["validation"]["prm"].tolist() == [[0.1, 0.1], [0.2, 0.2]]
-
-
-def test_tables_of_folds_show_each_fold_and_all_users(records):
-    assert records.folds == 3 and tables.count_test_users(records) == sum(USERS)
-    by_fold = tables.folds(records)
-    chosen = by_fold[(by_fold.scorer == "own") & (by_fold.baseline == "zero_shot")]
-    assert chosen.difference.tolist() == pytest.approx([0.1, 0.2, 0.3], abs=1e-6) and tuple(chosen.users) == USERS
+def test_tables_say_what_the_records_hold(records):
+    assert tables.count_test_users(records) == len(GAINS)
     paired, power = tables.paired_differences_table(records), tables.power(records)
-    assert set(paired.users) == {sum(USERS)} and set(power.validation_users) == {2}
+    assert set(paired.users) == {len(GAINS)} and set(power.validation_users) == {2}
     for group in ("mean", "mir"):
         line = tables.last_round(records, group).set_index(["scorer", "baseline"]).loc[("own", "zero_shot")]
         assert line.difference == pytest.approx((4 * 0.1 + 5 * 0.2 + 6 * 0.3) / 15, abs=1e-6)
         assert (line.better, line.worse, line.backbones) == (1, 0, 1)
-    thirds = tables.breakdown(records)
-    assert thirds.groupby("fact").users.sum().tolist() == [sum(USERS)]
+    thirds = tables.breakdown(records).set_index(["fact", "third"])
+    assert thirds.groupby("fact").users.sum().tolist() == [len(GAINS)]
+    assert thirds.difference["interactions", "low"] == pytest.approx((4 * 0.1 + 0.2) / 5, abs=1e-6)
 
 
 def test_an_accuracy_that_may_be_chance_is_not_learning():
@@ -218,9 +192,9 @@ def test_losses_are_counted_like_wins(records):
     assert words.better_worse(tables.counts_of(table)) == "1 better, 2 worse of 4"
     lines = answer.answer(records)
     assert "zero-shot LLM +0.2133" in lines["Above"] and "history mean -0.0500" in lines["Below"]
-    assert "15 test users in 3 user folds" in lines["Seen on"] and "history mean" not in lines["Above"]
+    assert "15 test users, one loop" in lines["Seen on"] and "history mean" not in lines["Above"]
     effects = words.markdown(answer.effect_table(records))
-    assert "+0.1000, +0.2000, +0.3000" in effects and "0 / 1 / 1" in effects
+    assert "+0.2133 (" in effects and "0 / 1 / 1" in effects
     assert "| MIR, NDCG@7" in effects, "what reads the history stands beside the mean"
     table = answer.differences([records, records]).set_index("NDCG@7 of the last round")
     assert table.loc["above history mean"].iloc[0].startswith("**-0.050 (-"), "bold, because zero is outside"
@@ -257,11 +231,11 @@ def test_data_sets_stand_side_by_side(records, tmp_path, monkeypatch):
 
 
 def test_a_round_that_got_too_few_pairs_is_told(records):
-    store = Store(records.folder.parents[1], records.config, "-fold1")
+    store = Store(records.folder.parents[1], records.config)
     asked = records.config["alignment"]["pairs"]
     store.make(Stage("policy", "dpo_round_1", {}, lambda _: {"examples": asked, "log": []}))
     store.make(Stage("policy", "dpo_round_2", {}, lambda _: {"examples": asked // 2, "log": []}))
-    assert words.shortfalls(records) == [f"DPO round 2 in user fold 1 was trained on {asked // 2} pairs of {asked}"]
+    assert words.shortfalls(records) == [f"DPO round 2 was trained on {asked // 2} pairs of {asked}"]
 
 
 def test_reading_says_where_the_records_come_from(records):
@@ -480,17 +454,3 @@ def test_a_loop_whose_start_has_too_few_texts_is_refused(tmp_path, monkeypatch, 
     assert not study.zero_shot.rewarded
     with pytest.raises(StudyError, match="dpo_cold begins with zero_shot, whose texts make no pairs; add dpo_cold to"):
         study.round(1, "dpo_cold")
-
-
-def test_folds_share_no_test_user(tmp_path, monkeypatch, dataset):
-    monkeypatch.setattr(study_module.Data, "dataset", dataset)
-    monkeypatch.setattr(study_module, "open_encoder", lambda *_: None)
-    config = load_config("smoke", CHANGE | {"data": {"max_users": None}})
-    folds = comparison.fold_studies(made_study(config, tmp_path))
-    tested = [set(fold.data.cohort.users[fold.data.cohort.of("test")]) for fold in folds]
-    assert len(set.union(*tested)) == sum(map(len, tested)) > 0
-    assert [fold.config.data.fold for fold in folds] == [0, 1, 2]
-    for fold in folds:
-        fold.store.make(cohort_stage(fold.data))
-    listed = Records(tmp_path / "results" / config.profile)
-    assert [listed.get("data", "cohort", fold)["label"] for fold in range(3)] == ["", "-fold1", "-fold2"]

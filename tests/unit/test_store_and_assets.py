@@ -96,10 +96,10 @@ def test_an_interrupted_stage_is_not_finished_and_its_seconds_count(made):
 
 def test_a_record_made_for_another_profile_is_published_with_the_own_settings(made, tmp_path):
     made.make(stage(lambda _: {}))
-    other = Store(tmp_path, CONFIG | {"profile": "other"}, "-fold1")
+    other = Store(tmp_path, CONFIG | {"profile": "other"})
     other.make(stage(lambda _: pytest.fail("it is made")))
     assert other.record("kind", "name")["config"]["profile"] == "other"
-    assert list(files.read_json(tmp_path / "results/other/manifest.json")["records"]) == ["kind-name-fold1"]
+    assert list(files.read_json(tmp_path / "results/other/manifest.json")["records"]) == ["kind-name"]
 
 
 def test_an_altered_or_lost_record_or_table_is_refused(made):
