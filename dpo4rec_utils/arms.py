@@ -86,7 +86,7 @@ class Arm(Choices):
     whether re-rankers read the history mean as a second user input. against: the arms it is compared with, where
     both are there. baseline: its place among the arms that the last round is compared with; None: it is not.
     shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its inputs
-    are others than theirs). judged: referees read it.
+    are others than theirs). judged: referees read it, as they do every round of every loop.
     """
 
     name: str
@@ -166,16 +166,15 @@ ARMS = _named(
         baseline=7,
         judged=True,
     ),
-    _texts("random_labels", "random labels", "is it the preference?", "random_labels", baseline=3, judged=True),
-    _texts("longer_wins", "longer wins", "is it more than length?", "longer_wins", baseline=4, judged=True),
-    _texts("rft", "best of N", "is a contrast needed?", "rft", baseline=5, judged=True),
+    _texts("random_labels", "random labels", "is it the preference?", "random_labels", baseline=3),
+    _texts("longer_wins", "longer wins", "is it more than length?", "longer_wins", baseline=4),
+    _texts("rft", "best of N", "is a contrast needed?", "rft", baseline=5),
     _texts(
         name="template_sft",
         label="templates imitated",
         question="is it more than imitating a template?",
         policy="template_sft",
         baseline=6,
-        judged=True,
     ),
     _texts(
         name="dpo_cold",
@@ -184,7 +183,6 @@ ARMS = _named(
         policy="dpo_cold",
         against=("zero_shot",),
         baseline=14,
-        judged=True,
     ),
     _texts(
         name="dpo_warm",
@@ -193,7 +191,6 @@ ARMS = _named(
         policy="dpo_warm",
         against=("warm_start",),
         baseline=8,
-        judged=True,
     ),
     _texts(
         name="item_llm",

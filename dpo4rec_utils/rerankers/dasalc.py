@@ -8,7 +8,7 @@ class DASALC(nn.Module):
     """Self-attention over the list, crossed with each item's own features (latent cross, section 5.2), then a
     perceptron.
 
-    forward(x (B, C, H), history=None) -> (B, C); permuting candidates permutes their scores. The paper's log1p of raw
+    forward(x (B, C, H)) -> (B, C); permuting candidates permutes their scores. The paper's log1p of raw
     features has no place here: features are learnt.
     """
 
@@ -22,7 +22,7 @@ class DASALC(nn.Module):
             nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(hidden), nn.Linear(hidden, 1)
         )
 
-    def forward(self, x: torch.Tensor, history=None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         context = x
         for attention, norm in zip(self.attention, self.norms, strict=True):
             context = norm(context + attention(context, context, context, need_weights=False)[0])

@@ -7,7 +7,7 @@ from torch import nn
 class DLCM(nn.Module):
     """A GRU reads the list; each item is scored by its state and the list's final state (eq. 5 of the paper).
 
-    forward(x (B, C, H), history=None) -> (B, C). The order of the list matters.
+    forward(x (B, C, H)) -> (B, C). The order of the list matters.
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float):
@@ -16,7 +16,7 @@ class DLCM(nn.Module):
         self.context = nn.Linear(hidden, hidden)
         self.score = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, 1))
 
-    def forward(self, x: torch.Tensor, history=None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         states, last = self.encoder(x)
         context = torch.tanh(self.context(last[-1])).unsqueeze(1)
         return self.score(states * context).squeeze(-1)

@@ -8,7 +8,7 @@ class PRM(nn.Module):
     """PRM, reduced: position embedding, one transformer encoder block over the list, a linear score.
 
     Without the paper's pretrained personalised vector: the user's text stands for it.
-    forward(x (B, C, H), history=None) -> (B, C), C at most 64.
+    forward(x (B, C, H)) -> (B, C), C at most 64.
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float, positions: int = 64):
@@ -17,5 +17,5 @@ class PRM(nn.Module):
         self.encoder = nn.TransformerEncoderLayer(hidden, heads, 2 * hidden, dropout, batch_first=True)
         self.score = nn.Linear(hidden, 1)
 
-    def forward(self, x: torch.Tensor, history=None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.score(self.encoder(x + self.position[: x.shape[1]])).squeeze(-1)
