@@ -162,6 +162,24 @@ def test_rejection_has_the_distribution_of_drawing_from_what_is_allowed():
         assert abs(ours[drawn] - times) < 5 * np.sqrt(2 * times + 1), (drawn, ours[drawn], times)
 
 
+def test_negatives_are_popular_or_any_that_was_ever_met():
+    """Sixty users met the first ten of 60 items beside the others, and nobody the last one."""
+    dataset = made_dataset(users=40)
+    rows = dataset.interactions[dataset.interactions.item_id != "i59"]
+    fans = [(f"fan{n}", f"i{item}", 4.0, item) for n in range(60) for item in range(10)]
+    table = pd.concat([rows, pd.DataFrame(fans, columns=rows.columns)], ignore_index=True)
+    dataset = replace(dataset, interactions=table)
+    cohort = users.build_cohort(dataset, CONFIG, 0)
+    drawn = {}
+    for protocol in ("popularity", "uniform"):
+        made = lists.build_lists(dataset, cohort, CONFIG, Draw(protocol, 0))
+        others = np.flatnonzero([not str(user).startswith("fan") for user in cohort.users])
+        drawn[protocol] = made.items[np.isin(made.user, others)][~made.observed[np.isin(made.user, others)]]
+    assert (drawn["popularity"] < 10).mean() > 2 * (drawn["uniform"] < 10).mean()
+    assert 59 not in drawn["popularity"] and 59 not in drawn["uniform"]
+    assert set(drawn["uniform"]) == set(range(59)), "every other item is drawn uniformly"
+
+
 def test_what_rejection_cannot_find_is_drawn_directly():
     """Nineteen items with nearly all the mass are the user's own; the others are drawn as if these were not there."""
     weight = np.array([1e9] * 19 + [1.0, 2.0, 3.0, 4.0])

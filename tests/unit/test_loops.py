@@ -360,6 +360,8 @@ def test_one_loop_has_the_interval_of_paired_differences():
         assert a["difference"] == pytest.approx(b["difference"]) and a["users"] == 200 and np.isnan(a["loop_sd"])
         for name in ("ci_low", "ci_high", "p"):
             assert a[name] == pytest.approx(b[name], abs=0.003)
+    within = loop.mean(axis=0).var(axis=0, ddof=1) / 200 + loop.mean(axis=1).var(axis=0, ddof=1) / 3
+    assert [row["detectable"] for row in ours] == pytest.approx(((1.96 + 0.8416) * np.sqrt(within)).tolist(), rel=1e-4)
 
 
 def test_loops_have_the_noise_of_users_seeds_and_of_training_again():

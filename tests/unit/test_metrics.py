@@ -35,6 +35,9 @@ def test_a_list_without_positive_is_zero(metric):
 def test_log_likelihood_by_hand():
     # sigmoid(0) = 1/2 for both candidates: log(1/2)
     assert metrics.log_likelihood(np.zeros((1, 2)), np.array([[1.0, 0]])) == pytest.approx([np.log(0.5)])
+    # log sigmoid(2) for the liked one, log(1 - sigmoid(-1)) for the other: the better the scores, the less is lost
+    expected = -(np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2
+    assert metrics.log_likelihood(np.array([[2.0, -1.0]]), np.array([[1.0, 0]])) == pytest.approx([expected])
     # an extreme wrong score costs itself, not infinity
     assert metrics.log_likelihood(np.array([[1000.0]]), np.array([[0.0]])) == pytest.approx([-1000.0])
 
@@ -49,3 +52,9 @@ def test_ties_keep_the_list_order_and_nan_is_refused():
 def test_user_means_by_hand():
     means = metrics.user_means(np.array([1.0, 3.0, 5.0]), np.array([7, 7, 9]), np.array([7, 8, 9]))
     assert means[0] == 2 and np.isnan(means[1]) and means[2] == 5
+    columns = metrics.user_means(np.array([[1.0, 2], [3, 6], [5, 5]]), np.array([7, 7, 9]), np.array([9, 7]))
+    assert columns.tolist() == [[5, 5], [2, 4]]
+
+
+def test_a_tie_is_half_right():
+    assert metrics.rightly_ordered([0.3, 0, -0.1]).tolist() == [1, 0.5, 0]

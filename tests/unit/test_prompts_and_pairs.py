@@ -201,6 +201,14 @@ def test_best_against_worst_by_hand():
     assert list(zip(pairs.chosen, pairs.rejected, strict=True)) == [("b", "a"), ("c", "d")]
 
 
+def test_of_more_pairs_than_asked_for_those_of_large_gaps_and_many_lists_are_kept():
+    """Gap times the root of the lists: 0.5 x 3, 1.0 x 1, 0.7 x 2."""
+    rewards = np.array([[0.5, 0], [1.0, 0], [0.7, 0]])
+    choice = RewardedTexts(np.array([4, 5, 6]), ["p"] * 3, [["a", "b"]] * 3, rewards, np.array([9, 1, 4]))
+    pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=1, pairs=2))
+    assert pairs.user.tolist() == [4, 6]
+
+
 def test_an_unfinished_text_is_rejected_and_never_chosen():
     texts, rewards = [["a", "b", "c", "d", "e"]], np.array([[0.9, 0.4, 0.5, 0.3, 0.1]])  # a and b were cut
     ended = np.array([[False, False, True, True, True]])
@@ -440,6 +448,7 @@ def test_held_out_users_are_rewarded_by_every_second_list(monkeypatch, unfinishe
     np.testing.assert_array_equal(choice.order, expected)
     if rule != "left_out":
         assert choice.rewards[0, 1] == 4, "what a text is worth is kept"
+    assert choice.users.tolist() == [0, 1, 2, 4] and choice.list_counts.tolist() == [2, 3, 1, 1]
     np.testing.assert_array_equal(choice.unseen, [[np.nan] * 3, [0, 9, 0], [np.nan] * 3, [np.nan] * 3])
     pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=1))
     chosen = dict(zip(pairs.user, pairs.chosen, strict=True))

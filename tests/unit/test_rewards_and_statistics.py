@@ -77,6 +77,21 @@ def test_split_half_of_a_perfect_and_of_a_noisy_reward():
     assert abs(noise["r"]) < 0.12 and abs(noise["gain"]) < 0.12
 
 
+def test_split_half_by_hand():
+    """Two users with two lists each. Deviations of the first: (1, -1) and (-2, 2), which disagree; of the second:
+    (3, -3) and (1, -1). Best by one half gains on the other: -(2 + 1) / 2 and (1 + 3) / 2."""
+    rewards = np.array([[2.0, 0], [1, 5], [7, 1], [4, 2]])
+    halves = reliability.split_half(rewards, made_lists([0, 0, 1, 1]), [0, 1])
+    assert halves["gain"] == pytest.approx((-1.5 + 2) / 2)
+    assert halves["ci_half"] == pytest.approx(1.96 * np.std([-1.5, 2], ddof=1) / np.sqrt(2))
+    assert halves["r"] == pytest.approx((-2 + 3) / 2 / np.sqrt(5 * 2.5))
+    alone = reliability.split_half(rewards[:2], made_lists([0, 0]), [0])
+    assert alone["users"] == 1 and np.isnan(alone["ci_half"])
+    drawn = reliability.density([-1, 0, 1], [-1, 0, 1])
+    assert drawn["edges"][0] < -0.9 and drawn["edges"][-1] > 0.9
+    assert [drawn["counts"][i][i] for i in (0, 20, 40)] == [1, 1, 1] and np.sum(drawn["counts"]) == 3
+
+
 def test_an_interval_of_pairs_counts_users_not_pairs():
     right, users = np.array([1.0, 1, 1, 1, 0, 0, 0, 0]), np.repeat([0, 1], 4)
     mean, low, high = statistics.clustered_share(right, users)
@@ -106,13 +121,16 @@ def test_an_amortised_reward_finds_what_texts_tell_and_no_noise():
     assert np.corrcoef(found.ravel(), centred.ravel())[0, 1] > 0.97
     noise = estimates.cross_fitted(features.of("fit"), rng.normal(size=signal.shape), features.fold)
     assert np.abs(noise).max() < 1
+    rewards = signal + rng.normal(size=signal.shape)
+    one, other = (estimates.cross_fitted(features.facts * unit, rewards, features.fold) for unit in (1, 1000))
+    assert other == pytest.approx(one), "in whatever unit a fact is counted"
 
 
 def test_no_user_is_guessed_from_own_rewards():
     """Rewards that are changed for one user change every guess but those of the user's own fold; of fold -1 none."""
     features, rewards = made_features(np.random.default_rng(1)), np.random.default_rng(2).normal(size=(60, 6))
     before = estimates.cross_fitted(features.of("facts"), rewards, features.fold)
-    for user in (30, 3):
+    for user in (3, *(np.flatnonzero(features.fold == number)[0] for number in range(5))):
         changed = rewards.copy()
         changed[user] = 100 * np.arange(6)
         moved = (estimates.cross_fitted(features.of("facts"), changed, features.fold) != before).any(axis=1)
@@ -170,14 +188,13 @@ def test_missing_values_and_single_users_are_refused():
 
 def test_detectable_difference_agrees_with_the_normal_theory():
     rng = np.random.default_rng(3)
-    pilot = np.repeat(
-        rng.normal(0.3, 1, size=(1, 500)), 3, axis=0
-    )  # no noise of seeds; the pilot's mean must not count
+    pilot = np.repeat(rng.normal(0.3, 1, size=(1, 500)), 40, axis=0)  # no noise of seeds; its mean must not count
     found, strict = statistics.detectable_difference(pilot, 400, rng, (0.05, 0.001))
     assert found == pytest.approx((1.96 + 0.84) / 20, rel=0.08)
     assert strict == pytest.approx((3.29 + 0.84) / 20, rel=0.08)
-    (noisy,) = statistics.detectable_difference(pilot + rng.normal(0, 1, size=(3, 1)), 400, rng)
-    assert noisy > 1.5 * found
+    seeds = pilot + np.linspace(-0.2, 0.2, 40)[:, None]  # and noise of forty seeds
+    (noisy,) = statistics.detectable_difference(seeds, 400, rng)
+    assert noisy == pytest.approx((1.96 + 0.84) * np.sqrt(1 / 400 + seeds.mean(axis=1).var() / 40), rel=0.08)
 
 
 def test_t_of_mean_by_hand():
