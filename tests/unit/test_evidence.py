@@ -354,6 +354,43 @@ def test_what_a_round_has_learnt_by_hand():
     assert found["heldout_ci_low"] < 0.75 < found["heldout_ci_high"]
 
 
+def test_a_line_of_what_a_round_has_learnt_by_hand(monkeypatch):
+    pairs = {"user": [1, 1, 2, 3], "tokens": [1, 1, 1, 1], "unseen": [0.1, 0.1, 0.1, 0.1], "value": [1.0, 2, -1, 3]}
+    probes = dict.fromkeys(("probe_facts", "probe_vector", "probe_fit"), 0.0)
+    table = pd.DataFrame(pairs).assign(**probes)
+    heldout = {"loop": "dpo", "round": 1, "pairs": 8, "pair_users": 4, "kl": 1.5}
+    texts = {"tokens": 120, "texts": 6, "finished": 3, "distinct": 2}
+    made = SimpleNamespace(
+        metrics=lambda kind, _: {"heldout": heldout, "texts": texts}[kind],
+        values=lambda _, name: table if name == "dpo_round_1" else table.assign(value=-1.0),
+        get=lambda *_: {"seconds": 90},
+        config={"evaluation": {"ablations": []}},
+    )
+    monkeypatch.setattr(loop_learning, "repetitive_share", lambda *_: 0.25)
+    row = loop_learning.learning(made, ["dpo_round_1"]).iloc[0]
+    assert (row.mean_tokens, row.finished, row.distinct_texts, row.repetitive) == (20, 0.5, 1 / 3, 0.25)
+    assert (row.pairs, row.pair_users, row.kl, row.heldout_accuracy, row.over_random) == (8, 4, 1.5, 0.75, 0.75)
+    judged = {"arm": ["dpo_round_1"], "split": "validation", "reward": "log_likelihood"}
+    judged = pd.DataFrame(judged | {"difference": 0.1, "ci_half": 0.2, "t": 1.0})
+    monkeypatch.setattr(loop_learning, "ablation_preference", lambda _: judged)
+    monkeypatch.setattr(loop_learning, "trained_policies", lambda _: ["dpo_round_1", "dpo_round_2", "rft_round_1"])
+    (variant,) = loop_learning.variants(made).itertuples()
+    assert (variant.policy, variant.minutes, variant.referees_ci_half) == ("dpo_round_1", 1.5, 0.2)
+
+
+def test_referees_of_dpo_above_random_labels_by_hand():
+    values = {f"dpo_round_2/{split}/log_likelihood": np.array([0.3, 0.5, 0.4]) for split in ("validation", "test")}
+    values |= {f"random_labels_round_2/{split}/log_likelihood": np.array([0.1, 0.2, 0.6]) for split in ("validation",)}
+    turn = {"loop": "dpo", "round": 2, "after": "dpo_round_2"}
+    row = loop_learning._referees_over_random(values, turn)
+    gain = np.array([0.2, 0.3, -0.2])
+    assert row["referees_over_random_validation"] == pytest.approx(0.1)
+    assert row["referees_over_random_validation_t"] == pytest.approx(0.1 / (gain.std(ddof=1) / np.sqrt(3)))
+    assert np.isnan(row["referees_over_random_test"]), "there is no control of test users here"
+    other = loop_learning._referees_over_random(values, turn | {"loop": "random_labels"})
+    assert np.isnan(list(other.values())).all()
+
+
 def test_agreement_with_own_lists_by_hand():
     def pairs(values):
         unseen, tokens = [0.1, -0.2, 0.3, np.nan], [0, 5, -2, -9]

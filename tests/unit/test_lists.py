@@ -81,7 +81,7 @@ def test_splits_are_disjoint_and_complete(seed):
 def test_no_user_is_test_in_two_folds_and_validation_stays(seed, count):
     others = count - max(1, round(count * CONFIG.validation_share))
     if 3 * (others - round(count * CONFIG.train_share)) > others:  # by rounding
-        with pytest.raises(StudyError, match="data.fold = 2"):
+        with pytest.raises(StudyError, match="data.fold = 2: 3 folds of"):
             users._split(count, CONFIG.changed(fold=2), seed)
         return
     splits = [users._split(count, CONFIG.changed(fold=fold), seed) for fold in range(3)]
@@ -144,8 +144,11 @@ def test_broken_lists_are_refused(dataset):
 
 
 def test_too_few_users_is_one_sentence():
-    with pytest.raises(StudyError, match="only 3 users"):
-        users.build_cohort(made_dataset(users=3), CONFIG, 0)
+    with pytest.raises(StudyError, match="only 9 users are long enough for a list; ten"):
+        users.build_cohort(made_dataset(users=9), CONFIG, 0)
+    with pytest.raises(StudyError, match="only 9 users are long enough for a list and not skipped; ten"):
+        users.build_cohort(made_dataset(users=12), CONFIG.changed(skip_users=3), 0)
+    assert len(users.build_cohort(made_dataset(users=10), CONFIG, 0).users) == 10
 
 
 def test_rejection_has_the_distribution_of_drawing_from_what_is_allowed():

@@ -375,6 +375,37 @@ def test_guards_by_hand():
     assert (said["mimic"], said["copied"]) == (1, pytest.approx(4 / 10))
 
 
+def test_guards_of_many_texts_by_hand():
+    table = pd.DataFrame({"user": [0, 0, 0, 0], "text": ["old war films", "old war films", "war films", "drama"]})
+    means = guards.describe_texts(table, [FACTS], VOCABULARY)
+    assert means.words == pytest.approx((3 + 3 + 2 + 1) / 4) and means.value == 1
+    assert means.distinct_texts == 3 / 4
+    assert means.distinct_bigrams == 2 / 5, "old war, war films; five in all"
+
+
+def test_words_that_change_by_hand():
+    before, after = pd.Series(["a film", "a war film", "a b", "war war"]), pd.Series(["a film", "old film"])
+    table = guards.changed_words(before, after, top=3).set_index("word")
+    assert table.before.to_dict() == {"war": 0.5, "film": 0.5, "old": 0}, "texts that say it, not times"
+    assert table.change.to_dict() == {"war": -0.5, "film": 0.5, "old": 0.5}
+    assert table.change.is_monotonic_increasing
+
+
+def test_what_a_text_is_near_to_by_hand():
+    """User 0 liked items 0 and 1, user 1 liked nothing, so all of the history counts."""
+    histories = [pd.DataFrame({"item": [0, 1, 2], "rating": [5.0, 4, 1]}), pd.DataFrame({"item": [2], "rating": [1.0]})]
+    knowledge = SimpleNamespace(config=CONFIG, data=SimpleNamespace(cohort=SimpleNamespace(history=histories)))
+    items = np.array([[1.0, 0], [0, 1], [-1, 0]])
+    likes = guards.mean_likes(SimpleNamespace(knowledge=knowledge, item_vectors=items))
+    np.testing.assert_allclose(likes, [[0.5**0.5, 0.5**0.5], [-1, 0]])
+    vectors, other = np.array([[0.0, 1], [0, 1]]), np.array([1, 0])
+    metrics = guards.similarity_stage(vectors, likes, other).build(None)
+    assert metrics["own_mean"] == pytest.approx(0.5**0.5 / 2) == metrics["another_mean"]
+    assert metrics["own_above_another"] == 0.5 and sum(metrics["own"]) == sum(metrics["another"]) == 2
+    same = guards.similarity_stage(likes, likes, np.array([0, 1])).build(None)
+    assert same["own_above_another"] == 0, "as near to another is not nearer"
+
+
 def made_rewarded(users, samples=8):
     rng = np.random.default_rng(0)
     rewards = rng.normal(size=(users, samples))
