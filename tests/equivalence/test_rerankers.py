@@ -1,8 +1,10 @@
 """Re-rankers: knowledge moves scores, items projected once equal items projected each, and training repeats."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -46,6 +48,25 @@ def test_a_training_is_known_by_what_computes_and_not_by_how_it_is_called_in_fig
     assert replace(task, backbone=replace(entry, label="another")).key == task.key
     for change in ({"code": f"{entry.module}:Other"}, {"reads_history": not entry.reads_history}):
         assert replace(task, backbone=replace(entry, **change)).key != task.key
+
+
+def test_a_history_is_the_latest_liked_items_or_the_latest_of_all():
+    histories = [
+        pd.DataFrame({"item": [1, 2, 3, 4], "rating": [5.0, 1, 4, 5]}),
+        pd.DataFrame({"item": [5, 6, 7], "rating": [1.0, 2, 1]}),
+        pd.DataFrame({"item": [8], "rating": [5.0]}),
+    ]
+    cohort = SimpleNamespace(users=np.arange(3), history=histories)
+    table = training.history_table(cohort, DataConfig(), 2)
+    assert table.tolist() == [[3, 4], [6, 7], [-1, 8]]
+
+
+def test_the_loss_of_an_epoch_is_that_of_a_list(task):
+    """In one batch or in many: a candidate costs about ln 2 at first, whatever their number."""
+    for batch_size in (16, 10**6):
+        config = CONFIG.changed(epochs=1, batch_size=batch_size)
+        (loss,) = training.train_reranker(replace(task, config=config)).losses
+        assert 0.5 < loss < 1.2
 
 
 @pytest.mark.parametrize("adapter", ["hea", "moe", "mlp"])

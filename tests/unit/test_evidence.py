@@ -66,7 +66,8 @@ def made(tmp_path_factory):
 
 
 def make_records(root, equal=()):
-    """The last round gains `GAINS` over every other arm but the `equal` ones, and the history mean 0.05 more."""
+    """The last round gains `GAINS` over every other arm but the `equal` ones, and the history mean 0.05 more; half as
+    much by shared scorers."""
     config, base = as_dict(CONFIG), np.full(len(GAINS), 0.3)
     store, names = Store(root, config), table_arms(config["evaluation"], config["alignment"])
     values = dict.fromkeys(names, base) | {"history_mean": base + GAINS + 0.05}
@@ -74,7 +75,7 @@ def make_records(root, equal=()):
     for name in names:
         store.make(scored_stage("own", f"popularity-{name}", {name: values[name]}))
     del values["none"]
-    store.make(scored_stage("shared", "popularity", values))
+    store.make(scored_stage("shared", "popularity", {name: value / 2 for name, value in values.items()}))
     users = list(range(len(GAINS)))
     cohort = {"users": {"train": 14, "validation": 2, "test": len(users)}, "history_lengths": [0, 3, 6]}
     cohort |= {"top_tenth_share": 0.4, "popularity": {"rank": [1, 2], "interactions": [9, 1]}}
@@ -152,7 +153,9 @@ def test_tables_say_what_the_records_hold(records):
         assert (line.better, line.worse, line.backbones) == (1, 0, 1)
     thirds = tables.breakdown(records).set_index(["fact", "third"])
     assert thirds.groupby("fact").users.sum().tolist() == [len(GAINS)]
-    assert thirds.difference["interactions", "low"] == pytest.approx((4 * 0.1 + 0.2) / 5, abs=1e-6)
+    shared = (4 * 0.1 + 0.2) / 5 / 2
+    assert thirds.difference["interactions", "low"] == pytest.approx(shared, abs=1e-6), "of shared scorers"
+    assert tables.user_mean(records, "dpo_round_2") == pytest.approx(0.3 + 3.2 / 15), "of own ones"
 
 
 def test_an_accuracy_that_may_be_chance_is_not_learning():

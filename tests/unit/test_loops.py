@@ -34,6 +34,7 @@ ARMS = [
 ]
 ARMS += [f"history_mean+{added}" for added in ("zero_shot", "template", "dpo_shuffled", "dpo")]
 USERS = (40, 60)  # test users of the two loops
+MAP = 0.1  # so much MAP@7 is above NDCG@7
 # Above others, in loop 1.
 GAIN = {"dpo_round_1": 0.1, "two_texts": 0.15, "dpo_round_2": 0.2, "template": 0.25, "history_mean+dpo": 0.3}
 
@@ -65,15 +66,15 @@ def scored_stage(kind: str, name: str, arms: dict[str, float], users: int) -> St
                         for u in range(users)
                     ]
                     rows += [(arm, b, "ndcg@7", "validation", s, u, level + 0.01 * u) for u in range(3)]
-                rows += [(arm, b, "map@7", "test", -1, 100 * users + u, level) for u in range(users)]
+                rows += [(arm, b, "map@7", "test", -1, 100 * users + u, level + MAP) for u in range(users)]
         columns = ["arm", "backbone", "metric", "split", "seed", "user", "value"]
         write_values(pd.DataFrame(rows, columns=columns), folder)
         level = {(arm, b): 0.4 if b == "mir" else value for arm, value in arms.items() for b in BACKBONES}
         means = {
             arm: {
-                f"{b}/{m}@7": {"user": [level[arm, b] - 0.05, level[arm, b] + 0.05]}
+                f"{b}/{m}@7": {"user": [level[arm, b] + more - 0.05, level[arm, b] + more + 0.05]}
                 for b in BACKBONES
-                for m in ("ndcg", "map")
+                for m, more in (("ndcg", 0), ("map", MAP))
             }
             for arm in arms
         }
@@ -159,12 +160,37 @@ def test_differences_are_means_over_the_loops_that_have_both_arms(both):
     assert row.ci_low < 0.2 and row.ci_high > 0.22 and alone.ci_low > 0.19 and alone.ci_high < 0.21
 
 
+def test_the_mean_and_single_backbones_have_each_their_own_noise_of_training(results, monkeypatch):
+    (read,) = loops.read_loops(results, ["made-loop-1", "made-loop-2"])
+    made = replace(read, name="other")  # what is cached is of `read`
+    noise = {False: LoopNoise(0.01, 5.0), True: LoopNoise(0.04, 5.0)}
+    monkeypatch.setattr(loops, "training_noise", lambda _, __, single=False: noise[single])
+    table = loops.differences(made, "own")
+    last = table[(table.arm == "dpo_round_2") & (table.baseline == "zero_shot")].set_index("backbone")
+    for backbone, error in (("mean", np.sqrt(0.01 / 2)), ("mir", np.sqrt(0.04 / 2))):
+        half = (last.loc[backbone].ci_high - last.loc[backbone].ci_low) / 2
+        assert half == pytest.approx(student.ppf(0.975, 5) * error, rel=0.01)
+
+
+def test_values_by_seed_are_needed_of_test_users(results):
+    values = Records(results / "made-loop-1").values("own", "popularity-item")
+    first = Records(results / "made-loop-1")
+    made = loops.by_seed(first, "own", "item", "prm")
+    assert made.shape == (2, USERS[0]) and loops.by_seed(first, "own", "item", "prm", "validation").shape == (2, 3)
+    of_seed = values[(values.backbone == "prm") & (values.metric == "ndcg@7") & (values.split == "test")]
+    assert made[1] == pytest.approx(of_seed[of_seed.seed == 1].value)
+    old = Records(results / "made-loop-1")
+    old.values = lambda *_: values.assign(seed=-1)
+    with pytest.raises(StudyError, match="made-loop-1 holds no values of test users by seed"):
+        loops.by_seed(old, "own", "item", "prm")
+
+
 def test_table_one_holds_means_over_loops_and_their_deviation(both):
     table = loops.table_one([both]).set_index(["scorer", "arm"])
     assert set(table.protocol) == {"popularity"} and ("shared", "none") not in table.index
     row = table.loc["own", "dpo_round_2"]
     assert row["mean ndcg@7"] == pytest.approx(0.51) and row["mir ndcg@7"] == pytest.approx(0.4) and row.loops == 2
-    assert row["mean loop_sd"] == pytest.approx(0.02 / np.sqrt(2)) and row["mean map@7"] == pytest.approx(0.51)
+    assert row["mean loop_sd"] == pytest.approx(0.02 / np.sqrt(2)) and row["mean map@7"] == pytest.approx(0.61)
     assert table.loc["own", "rft"].loops == 1 and np.isnan(table.loc["own", "rft"]["mean loop_sd"])
 
 
