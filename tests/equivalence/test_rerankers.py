@@ -62,11 +62,11 @@ def test_a_history_is_the_latest_liked_items_or_the_latest_of_all():
 
 
 def test_the_loss_of_an_epoch_is_that_of_a_list(task):
-    """In one batch or in many: a candidate costs about ln 2 at first, whatever their number."""
+    """In one batch or in many: a candidate costs about one nat at first, whatever the lists."""
     for batch_size in (16, 1024):
         config = CONFIG.changed(epochs=1, batch_size=batch_size)
         (loss,) = training.train_reranker(replace(task, config=config)).losses
-        assert 0.5 < loss < 1.2
+        assert 0.3 < loss < 3
 
 
 @pytest.mark.parametrize("adapter", ["hea", "moe", "mlp"])
