@@ -151,9 +151,8 @@ def power(records: Records) -> pd.DataFrame:
     For the last round against each baseline with this study's test users, and against zero-shot in studies of 100,
     twice and four times as many: `alone` at alpha 0.05, `holm` at 0.05 over the comparisons of the Holm family (the
     strictest step), both with power 0.8. Backbone 'mean' is the users' mean over backbones, as in `headline`; its
-    family is the comparisons alone. For policies as they were trained: training the LLM again is in no spread, and
-    validation users count once a fold. Columns: scorer, backbone, baseline, seeds, validation_users, users, alone,
-    holm.
+    family is the comparisons alone. For policies as they were trained: training the LLM again is in no spread.
+    Columns: scorer, backbone, baseline, seeds, validation_users, users, alone, holm.
     """
     rows, last = [], records.last
     for part in (p for p in scored(records) if p["protocol"] == "popularity"):
