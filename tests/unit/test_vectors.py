@@ -12,7 +12,7 @@ from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.knowledge.facts import Facts
 from dpo4rec_utils.knowledge.vectors import TextVectors
-from dpo4rec_utils.rewards.model import assigned_folds
+from dpo4rec_utils.rewards.model import RewardInputs, RewardModels, assigned_folds
 from dpo4rec_utils.rewards.referees import claimed_change
 from dpo4rec_utils.settings import load_config
 from tests.conftest import made_study
@@ -141,6 +141,39 @@ def test_a_text_is_rewarded_by_models_that_saw_no_list_of_its_user(study):
     with_lists = set(models.lists.user) & set(train)
     assert sorted(rewarded) == sorted([*with_lists] * study.config.reward.seeds), "every train user, once a seed"
     assert not set(models.lists.user) & set(study.data.cohort.of("test"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "templates", "history"),
+    [
+        (RewardInputs(), True, False),
+        (RewardInputs(llm_only=True), False, False),
+        (RewardInputs(residual=True), True, True),
+    ],
+)
+def test_a_reward_model_reads_what_its_inputs_say(study, monkeypatch, inputs, templates, history):
+    users, trained = len(study.data.cohort.users), {}
+    made = SimpleNamespace(
+        policy_vectors=lambda _: np.zeros((users, 4, 2)),
+        equal_vectors=lambda policy, count: np.full((users, count, 2), float(policy.name)),
+        template_vectors=lambda count, full: np.full((users, count, 2), -1.0),
+        history_mean=np.ones((users, 2)),
+        knowledge=SimpleNamespace(
+            config=study.config, seed=1, data=study.data, store=SimpleNamespace(make=lambda stage: stage.name)
+        ),
+    )
+
+    def trainings(_, mixture, fold, seed, history_vector):
+        trained.update(mixture=mixture[0, :, 0].tolist(), history_vector=history_vector)
+        return {}
+
+    monkeypatch.setattr(RewardModels, "_trainings", trainings)
+    first, last = (SimpleNamespace(name=name) for name in "12")
+    assert RewardModels(made, None).of(last, [first, last], inputs) == f"2{inputs.suffix}"
+    llm, reward = study.config.llm, study.config.reward
+    counts = {1.0: llm.evaluation_samples, 2.0: llm.evaluation_samples, -1.0: reward.templates * templates}
+    assert trained["mixture"] == [value for value, count in counts.items() for _ in range(count)]
+    assert (trained["history_vector"] is made.history_mean) == history
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
