@@ -86,7 +86,8 @@ class Arm(Choices):
     whether re-rankers read the history mean as a second user input. against: the arms it is compared with, where
     both are there. baseline: its place among the arms that the last round is compared with; None: it is not.
     shared: 'trained' (shared scorers are trained on its texts), 'scored' (they only score them) or 'no' (its inputs
-    are others than theirs). judged: referees read it, as they do every round of every loop.
+    are others than theirs). judged: referees read it beside the rounds of every
+    loop, which they always read.
     """
 
     name: str

@@ -15,7 +15,7 @@ class MeanRanker(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(hidden))
 
-    def forward(self, x, history=None):
+    def forward(self, x):
         return (x * self.scale).mean(dim=-1)
 
 

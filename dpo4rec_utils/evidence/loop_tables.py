@@ -260,7 +260,7 @@ def samples(records: Records) -> pd.DataFrame:
 
 def stages(records: Records) -> pd.DataFrame:
     """stage, seconds, peak_rss_mib: what each recorded stage took when it ran."""
-    rows = [(f"{r['kind']}:{r['name']}{r.get('label', '')}", r["seconds"], r["peak_rss_mib"]) for r in records.all()]
+    rows = [(f"{r['kind']}:{r['name']}", r["seconds"], r["peak_rss_mib"]) for r in records.all()]
     return pd.DataFrame(rows, columns=["stage", "seconds", "peak_rss_mib"]).sort_values("stage", ignore_index=True)
 
 

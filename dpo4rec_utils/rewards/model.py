@@ -1,7 +1,7 @@
 """The reward model: how well a user's later lists are ranked when a text is the knowledge.
 
 It is a knowledge-augmented re-ranker trained on a mixture of LLM samples and templated profiles, cross-fitted over
-user folds (no text is scored by a model trained on that user's lists) and averaged over seeds. The paper's rewards
+train users (no text is scored by a model trained on that user's lists) and averaged over seeds. The paper's rewards
 are NDCG and MAP; the default is the log-likelihood, which is far more reliable over a user's few lists (notebook 03).
 """
 

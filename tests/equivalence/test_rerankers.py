@@ -61,8 +61,8 @@ def test_a_history_is_the_latest_liked_items_or_the_latest_of_all():
     assert table.tolist() == [[3, 4], [6, 7], [-1, 8]]
 
 
-def test_the_loss_of_an_epoch_is_that_of_a_list(task):
-    """In one batch or in many: a candidate costs about one nat at first, whatever the lists."""
+def test_the_loss_of_an_epoch_is_a_mean_over_candidates(task):
+    """About one nat at first, in one batch or in many."""
     for batch_size in (16, 1024):
         config = CONFIG.changed(epochs=1, batch_size=batch_size)
         (loss,) = training.train_reranker(replace(task, config=config)).losses

@@ -39,8 +39,8 @@ CONFIG = load_config("smoke", CHANGE)
 
 
 def scored_stage(kind: str, name: str, arms: dict[str, np.ndarray]) -> Stage:
-    """A record of own or shared scorers in which an arm has the same value of a user for every backbone, metric and
-    seed."""
+    """A record of own or shared scorers in which an arm has one value of a test user, whatever the backbone and metric,
+    and of three validation users the mean; the second seed's is higher for the first of them."""
 
     def build(folder):
         rows = []
@@ -49,8 +49,12 @@ def scored_stage(kind: str, name: str, arms: dict[str, np.ndarray]) -> Stage:
             for backbone in BACKBONES:
                 for metric in ("ndcg@7", "map@7"):
                     rows += [(one, backbone, metric, "test", -1, user, value) for user, value in enumerate(values)]
-                rows += [(one, backbone, "ndcg@7", "validation", seed, 0, mean + 0.01 * seed) for seed in range(2)]
-                rows += [(one, backbone, "ndcg@7", "validation", seed, 1, mean) for seed in range(2)]
+                for seed in range(2):
+                    validation = (mean + 0.01 * seed, mean, mean)
+                    rows += [
+                        (one, backbone, "ndcg@7", "validation", seed, user, value)
+                        for user, value in enumerate(validation)
+                    ]
         columns = ["arm", "backbone", "metric", "split", "seed", "user", "value"]
         write_values(pd.DataFrame(rows, columns=columns), folder)
         cells = [f"{b}/{m}@{k}" for b in BACKBONES for m in METRICS for k in CUTOFFS]
@@ -146,7 +150,7 @@ def test_copies_take_prose_from_their_sources_and_keep_the_code_that_ran(tmp_pat
 def test_tables_say_what_the_records_hold(records):
     assert tables.count_test_users(records) == len(GAINS)
     paired, power = tables.paired_differences_table(records), tables.power(records)
-    assert set(paired.users) == {len(GAINS)} and set(power.validation_users) == {2}
+    assert set(paired.users) == {len(GAINS)} and set(power.validation_users) == {3}
     for group in ("mean", "mir"):
         line = tables.last_round(records, group).set_index(["scorer", "baseline"]).loc[("own", "zero_shot")]
         assert line.difference == pytest.approx((4 * 0.1 + 5 * 0.2 + 6 * 0.3) / 15, abs=1e-6)
@@ -298,6 +302,7 @@ def test_a_record_of_another_profile_is_refused(records):
     [
         ({"alignment": CONFIG.alignment.changed(beta=0.2)}, "alignment.beta = 0.1, not 0.2"),
         ({"seed": 7}, "seed = 2026, not 7"),
+        ({"data": CONFIG.data.changed(fold=1)}, "data.fold = 0, not 1"),
         ({"evaluation": CONFIG.evaluation.changed(backbones=("prm",))}, "evaluation.backbones"),
     ],
 )
@@ -365,14 +370,14 @@ def test_a_line_of_what_a_round_has_learnt_by_hand(monkeypatch):
     texts = {"tokens": 120, "texts": 6, "finished": 3, "distinct": 2}
     made = SimpleNamespace(
         metrics=lambda kind, _: {"heldout": heldout, "texts": texts}[kind],
-        values=lambda _, name: table if name == "dpo_round_1" else table.assign(value=-1.0),
+        values=lambda _, name: table if name == "dpo_round_1" else table.assign(value=[-1.0, 1, -1, -1]),
         get=lambda *_: {"seconds": 90},
         config={"evaluation": {"ablations": []}},
     )
     monkeypatch.setattr(loop_learning, "repetitive_share", lambda *_: 0.25)
     row = loop_learning.learning(made, ["dpo_round_1"]).iloc[0]
     assert (row.mean_tokens, row.finished, row.distinct_texts, row.repetitive) == (20, 0.5, 1 / 3, 0.25)
-    assert (row.pairs, row.pair_users, row.kl, row.heldout_accuracy, row.over_random) == (8, 4, 1.5, 0.75, 0.75)
+    assert (row.pairs, row.pair_users, row.kl, row.heldout_accuracy, row.over_random) == (8, 4, 1.5, 0.75, 0.5)
     judged = {"arm": ["dpo_round_1"], "split": "validation", "reward": "log_likelihood"}
     judged = pd.DataFrame(judged | {"difference": 0.1, "ci_half": 0.2, "t": 1.0})
     monkeypatch.setattr(loop_learning, "ablation_preference", lambda _: judged)
@@ -383,7 +388,7 @@ def test_a_line_of_what_a_round_has_learnt_by_hand(monkeypatch):
 
 def test_referees_of_dpo_above_random_labels_by_hand():
     values = {f"dpo_round_2/{split}/log_likelihood": np.array([0.3, 0.5, 0.4]) for split in ("validation", "test")}
-    values |= {f"random_labels_round_2/{split}/log_likelihood": np.array([0.1, 0.2, 0.6]) for split in ("validation",)}
+    values["random_labels_round_2/validation/log_likelihood"] = np.array([0.1, 0.2, 0.6])
     turn = {"loop": "dpo", "round": 2, "after": "dpo_round_2"}
     row = loop_learning._referees_over_random(values, turn)
     gain = np.array([0.2, 0.3, -0.2])

@@ -161,8 +161,7 @@ def test_differences_are_means_over_the_loops_that_have_both_arms(both):
 
 
 def test_the_mean_and_single_backbones_have_each_their_own_noise_of_training(results, monkeypatch):
-    (read,) = loops.read_loops(results, ["made-loop-1", "made-loop-2"])
-    made = replace(read, name="other")  # what is cached is of `read`
+    (made,) = loops.read_loops(results, ["made-loop-1", "made-loop-2"])
     noise = {False: LoopNoise(0.01, 5.0), True: LoopNoise(0.04, 5.0)}
     monkeypatch.setattr(loops, "training_noise", lambda _, __, single=False: noise[single])
     table = loops.differences(made, "own")

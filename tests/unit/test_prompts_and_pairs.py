@@ -202,11 +202,11 @@ def test_best_against_worst_by_hand():
 
 
 def test_of_more_pairs_than_asked_for_those_of_large_gaps_and_many_lists_are_kept():
-    """Gap times the root of the lists: 0.5 x 3, 1.0 x 1, 0.7 x 2."""
-    rewards = np.array([[0.5, 0], [1.0, 0], [0.7, 0]])
+    """Gap times the root of the lists: 0.3 x 3, 1.0 x 1, 0.4 x 2."""
+    rewards = np.array([[0.3, 0], [1.0, 0], [0.4, 0]])
     choice = RewardedTexts(np.array([4, 5, 6]), ["p"] * 3, [["a", "b"]] * 3, rewards, np.array([9, 1, 4]))
     pairs = preference.build_pairs(choice, AlignmentConfig().changed(pairs_per_user=1, pairs=2))
-    assert pairs.user.tolist() == [4, 6]
+    assert pairs.user.tolist() == [5, 4]
 
 
 def test_an_unfinished_text_is_rejected_and_never_chosen():
@@ -398,10 +398,11 @@ def test_what_a_text_is_near_to_by_hand():
     items = np.array([[1.0, 0], [0, 1], [-1, 0]])
     likes = guards.mean_likes(SimpleNamespace(knowledge=knowledge, item_vectors=items))
     np.testing.assert_allclose(likes, [[0.5**0.5, 0.5**0.5], [-1, 0]])
-    vectors, other = np.array([[0.0, 1], [0, 1]]), np.array([1, 0])
+    vectors, other = np.array([[0.0, 1], [-1, 0]]), np.array([1, 0])
     metrics = guards.similarity_stage(vectors, likes, other).build(None)
-    assert metrics["own_mean"] == pytest.approx(0.5**0.5 / 2) == metrics["another_mean"]
-    assert metrics["own_above_another"] == 0.5 and sum(metrics["own"]) == sum(metrics["another"]) == 2
+    assert metrics["own_mean"] == pytest.approx((0.5**0.5 + 1) / 2) and metrics["own_above_another"] == 1
+    assert metrics["another_mean"] == pytest.approx(-(0.5**0.5) / 2)
+    assert metrics["own"][-1] == 1 and metrics["another"][0] == 1, "histograms over the same edges"
     same = guards.similarity_stage(likes, likes, np.array([0, 1])).build(None)
     assert same["own_above_another"] == 0, "as near to another is not nearer"
 

@@ -87,9 +87,12 @@ def test_split_half_by_hand():
     assert halves["r"] == pytest.approx((-2 + 3) / 2 / np.sqrt(5 * 2.5))
     alone = reliability.split_half(rewards[:2], made_lists([0, 0]), [0])
     assert alone["users"] == 1 and np.isnan(alone["ci_half"])
-    drawn = reliability.density([-1, 0, 1], [-1, 0, 1])
-    assert drawn["edges"][0] < -0.9 and drawn["edges"][-1] > 0.9
-    assert [drawn["counts"][i][i] for i in (0, 20, 40)] == [1, 1, 1] and np.sum(drawn["counts"]) == 3
+
+
+def test_points_are_counted_y_by_x():
+    drawn = reliability.density([-1, 0, 1], [1, 0, -0.9])
+    assert drawn["edges"][0] < -0.9 and drawn["edges"][-1] > 0.9 and np.sum(drawn["counts"]) == 3
+    assert [drawn["counts"][y][x] for y, x in ((40, 0), (20, 20), (2, 40))] == [1, 1, 1]
 
 
 def test_an_interval_of_pairs_counts_users_not_pairs():
@@ -192,7 +195,7 @@ def test_detectable_difference_agrees_with_the_normal_theory():
     found, strict = statistics.detectable_difference(pilot, 400, rng, (0.05, 0.001))
     assert found == pytest.approx((1.96 + 0.84) / 20, rel=0.08)
     assert strict == pytest.approx((3.29 + 0.84) / 20, rel=0.08)
-    seeds = pilot + np.linspace(-0.2, 0.2, 40)[:, None]  # and noise of forty seeds
+    seeds = pilot + np.linspace(-1, 1, 40)[:, None]  # and noise of forty seeds
     (noisy,) = statistics.detectable_difference(seeds, 400, rng)
     assert noisy == pytest.approx((1.96 + 0.84) * np.sqrt(1 / 400 + seeds.mean(axis=1).var() / 40), rel=0.08)
 

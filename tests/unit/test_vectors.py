@@ -10,8 +10,9 @@ import pytest
 from dpo4rec_utils import comparison
 from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
+from dpo4rec_utils.keys import fingerprint
 from dpo4rec_utils.knowledge.facts import Facts
-from dpo4rec_utils.knowledge.vectors import TextVectors
+from dpo4rec_utils.knowledge.vectors import TextVectors, means_without
 from dpo4rec_utils.rewards.model import RewardInputs, RewardModels, assigned_folds
 from dpo4rec_utils.rewards.referees import claimed_change
 from dpo4rec_utils.settings import load_config
@@ -149,17 +150,27 @@ def test_a_text_is_rewarded_by_models_that_saw_no_list_of_its_user(study):
         (RewardInputs(), True, False),
         (RewardInputs(llm_only=True), False, False),
         (RewardInputs(residual=True), True, True),
+        (RewardInputs(addition=True), True, False),
     ],
 )
 def test_a_reward_model_reads_what_its_inputs_say(study, monkeypatch, inputs, templates, history):
+    """A text's vector is its number: 10, 11, ... and 20, 21, ... of two policies, -1, -2, ... of templates."""
     users, trained = len(study.data.cohort.users), {}
+
+    def numbered(first, count, step=1):
+        return np.tile(first + step * np.arange(count, dtype=float)[:, None], (users, 1, 2))
+
+    def templates_of(count, full):
+        assert not full, "randomised"
+        return numbered(-1, count, -1)
+
     made = SimpleNamespace(
-        policy_vectors=lambda _: np.zeros((users, 4, 2)),
-        equal_vectors=lambda policy, count: np.full((users, count, 2), float(policy.name)),
-        template_vectors=lambda count, full: np.full((users, count, 2), -1.0),
+        policy_vectors=lambda policy: numbered(float(policy.name), 4),
+        equal_vectors=lambda policy, count: numbered(float(policy.name), count),
+        template_vectors=templates_of,
         history_mean=np.ones((users, 2)),
         knowledge=SimpleNamespace(
-            config=study.config, seed=1, data=study.data, store=SimpleNamespace(make=lambda stage: stage.name)
+            config=study.config, seed=1, data=study.data, store=SimpleNamespace(make=lambda stage: stage)
         ),
     )
 
@@ -168,11 +179,15 @@ def test_a_reward_model_reads_what_its_inputs_say(study, monkeypatch, inputs, te
         return {}
 
     monkeypatch.setattr(RewardModels, "_trainings", trainings)
-    first, last = (SimpleNamespace(name=name) for name in "12")
-    assert RewardModels(made, None).of(last, [first, last], inputs) == f"2{inputs.suffix}"
-    llm, reward = study.config.llm, study.config.reward
-    counts = {1.0: llm.evaluation_samples, 2.0: llm.evaluation_samples, -1.0: reward.templates * templates}
-    assert trained["mixture"] == [value for value, count in counts.items() for _ in range(count)]
+    first, last = SimpleNamespace(name="10"), SimpleNamespace(name="20")
+    stage = RewardModels(made, None).of(last, [first, last], inputs)
+    few, written = study.config.llm.evaluation_samples, study.config.reward.templates * templates
+    sources = [made.equal_vectors(first, few), made.equal_vectors(last, few), numbered(-1, written, -1)]
+    read = [means_without(part) if inputs.addition else part for part in sources if part.shape[1]]
+    assert trained["mixture"] == np.concatenate(read, axis=1)[0, :, 0].tolist()
+    asked, name = made.policy_vectors(last), f"20{inputs.suffix}"
+    text = fingerprint(means_without(asked) if inputs.addition else asked)
+    assert (stage.name, stage.depends["text"]) == (name, text)
     assert (trained["history_vector"] is made.history_mean) == history
 
 
