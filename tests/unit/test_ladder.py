@@ -129,6 +129,15 @@ def test_a_mean_is_one_input_and_another_users_is_another_users():
     assert vectors.tolist() == [[[7.0]], [[8.0]]] and tokens is None
 
 
+def test_the_lengths_are_those_of_the_texts_that_are_read():
+    one = made_ladder()
+    del one.__dict__["_tokens"]
+    rows = [(user, sample, 10 * user + sample) for user in (0, 1) for sample in range(6)]
+    texts = pd.DataFrame(rows, columns=["user", "sample", "tokens"])
+    one.policy, one.study.knowledge = None, SimpleNamespace(texts=lambda _: texts)
+    assert one._tokens.tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
+
+
 def test_every_rung_is_compared_with_one_that_is_there():
     assert all(rung.against in RUNGS for rung in RUNGS.values())
     assert all(rung.history for name, rung in RUNGS.items() if name.startswith("history_mean+"))

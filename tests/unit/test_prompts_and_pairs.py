@@ -87,6 +87,12 @@ def test_liked_and_avoided_are_disjoint_and_counted_over_the_whole_history():
     assert late.avoided == ("A", "G") and "A" not in dict(late.liked), "liked once, disliked six times"
 
 
+def test_what_was_liked_as_often_as_disliked_is_not_avoided():
+    history = pd.DataFrame({"item": [1, 0], "rating": [5.0, 1.0], "timestamp": [1, 2]})
+    facts = facts_of(history)
+    assert facts.avoided == ("Thriller",) and facts.liked == (("Drama", 1),), "one drama each"
+
+
 def test_implicit_feedback_has_no_dislikes():
     facts = facts_of(HISTORY.assign(rating=1.0), feedback="implicit")
     assert facts.disliked == () and facts.titles == ("Heat", "Alien", "The Net")
@@ -162,6 +168,33 @@ def test_an_empty_history_is_one_sentence():
 def test_a_user_who_liked_nothing_still_has_a_prompt():
     facts = facts_of(HISTORY.assign(rating=1.0))
     assert facts.titles and "Movies liked" in prompts.user_question(facts, MOVIES, "counts")
+    rating = [1.0, 2, 1, 2, 1, 1]
+    long = pd.DataFrame({"item": [0, 1, 2, 2, 0, 1], "rating": rating, "timestamp": range(6)})
+    assert facts_of(long).titles == ("Alien", "Heat"), "the best rated third, the latest first"
+
+
+def test_a_title_has_its_year_where_it_is_known():
+    assert [prompts.titled(item) for _, item in ITEMS.iterrows()] == ["The Net (1995)", "Heat (1995)", "Alien"]
+
+
+def test_a_randomised_profile_states_some_of_the_facts_as_often_as_it_says():
+    names = [f"n{i}" for i in range(9)]
+    pairs = tuple((name, 1) for name in names)
+    facts, rng = Facts(tuple(names), pairs, pairs, pairs), np.random.default_rng(0)
+    drawn = [prompts._some_facts(facts, rng) for _ in range(4000)]
+    counts = {name: np.array([len(one[name]) for one in drawn]) for name in drawn[0]}
+    for name, low, high, chance in (
+        ("values", 2, 4, 1),
+        ("decades", 1, 1, 0.5),
+        ("titles", 1, 4, 0.85),
+        ("avoided", 1, 2, 0.7),
+    ):
+        stated = counts[name][counts[name] > 0]
+        assert len(stated) / 4000 == pytest.approx(chance, abs=0.03) and set(stated) == set(range(low, high + 1))
+        assert all(one[name] == sorted(set(one[name])) for one in drawn), "each once, in the prompt's order"
+    assert {name for one in drawn for name in one["avoided"]} == set(names[:3])
+    plain = [prompts._some_facts(replace(facts, liked=()), rng)["titles"] for _ in range(200)]
+    assert all(plain), "without values a title is always there"
 
 
 @settings(max_examples=60, deadline=None)

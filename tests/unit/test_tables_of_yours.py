@@ -16,7 +16,7 @@ from dpo4rec_utils.data.cohort import build_cohort
 from dpo4rec_utils.data.core import core_rows, hashed_ids
 from dpo4rec_utils.data.lists import Draw, build_lists
 from dpo4rec_utils.data.reading import read_parts
-from dpo4rec_utils.data.tables import load_tables
+from dpo4rec_utils.data.tables import load_tables, read_interactions
 from dpo4rec_utils.data_config import DataConfig
 from dpo4rec_utils.files import StudyError
 from dpo4rec_utils.settings import load_config
@@ -483,3 +483,13 @@ def test_a_bad_setting_is_one_sentence_on_the_command_line(capsys, setting):
     assert cli.main(["study", "--profile", "smoke", "-p", setting]) == 2
     shown = capsys.readouterr().err
     assert re.search(BAD_SETTINGS[setting], shown) and shown.count("\n") == 1, shown
+
+
+def test_times_of_new_users_that_order_nothing_are_refused_too(tmp_path):
+    settings, path = config(written(tmp_path)), tmp_path / "new.csv"
+    INTERACTIONS.assign(timestamp=5).to_csv(path, index=False)
+    dataset = load_tables(settings, 0)
+    with pytest.raises(StudyError, match="timestamp is the same for all interactions of 25 of 25 users"):
+        read_interactions(path, settings, dataset, 0)
+    seeded, left_out = read_interactions(path, settings.changed(order="seeded"), dataset, 0)
+    assert len(seeded) == len(INTERACTIONS) and not any(left_out.users.values())
