@@ -34,10 +34,17 @@ class Backbone(Entry):
     """A re-ranker's core: a module of (hidden, heads, dropout) whose forward(x (B, C, H)) gives scores (B, C).
 
     reads_history: its forward takes (x, history) and scores with the history's items, rerankers/mir.py; such a
-    backbone stands beside the mean of the others and never inside it.
+    backbone stands beside the mean of the others and never inside it. Raises `ValueError` for a name that tables could
+    not tell from their own words.
     """
 
     reads_history: bool = False
+
+    def __post_init__(self):
+        if self.name == "mean" or not self.name.isidentifier():
+            raise ValueError(
+                f"{self.name!r} names no backbone; use letters, digits and _, and not 'mean', which tables use."
+            )
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,9 @@ def test_unknown_and_repeated_names_say_what_there_is():
         BACKBONES["prmm"]
     with pytest.raises(ValueError, match="a backbone 'prm' already"):
         BACKBONES.add(Backbone("prm", "another", "tests.toys:MeanRanker"))
+    for name in ("mean", "a/b", "two words"):
+        with pytest.raises(ValueError, match=f"'{name}' names no backbone; use letters, digits and _"):
+            Backbone(name, "another", "tests.toys:MeanRanker")
     with pytest.raises(ConfigError, match="reward.estimate = 'x' is out of range; allowed: one of amortised, realised"):
         load_config("smoke", {"reward": {"estimate": "x"}})
     assert RewardConfig().estimate in ESTIMATES and "prmm" not in BACKBONES
