@@ -166,7 +166,7 @@ def test_rejection_has_the_distribution_of_drawing_from_what_is_allowed():
 
 
 def test_negatives_are_popular_or_any_that_was_ever_met():
-    """Sixty users met the first ten of 60 items beside the others, and nobody the last one."""
+    """Sixty fans met the first ten of 60 items alone; nobody met the last."""
     dataset = made_dataset(users=40)
     rows = dataset.interactions[dataset.interactions.item_id != "i59"]
     fans = [(f"fan{n}", f"i{item}", 4.0, item) for n in range(60) for item in range(10)]

@@ -8,7 +8,7 @@ import pytest
 
 from dpo4rec_utils.evidence import loop_tables
 
-# NDCG and log-likelihood of two test users by arm, and of two validation users what the reward models claim.
+# What referees give two test users by arm, and what the reward models claim of two train and two validation users.
 REFEREES = {
     ("zero_shot", "test", "log_likelihood"): [-0.6, -0.8],
     ("warm_start", "test", "log_likelihood"): [-0.5, -0.7],
