@@ -65,10 +65,10 @@ def main() -> None:
         generate(Path(folder), lines)
         command, setting = [sys.executable, "-c", READER], os.environ | {"DPO4REC_ASSETS": folder}
         answer = subprocess.run(command, env=setting, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(answer.stdout)
-    print(f"{lines} reviews: {found}")
+    measured = json.loads(answer.stdout)
+    print(f"{lines} reviews: {measured}")
     write_json(
-        project_root() / "results" / "benchmark_catalogue.json", {"reviews": lines, "found": found, **environment()}
+        project_root() / "results" / "benchmark_catalogue.json", {"reviews": lines, "found": measured, **environment()}
     )
 
 

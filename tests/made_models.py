@@ -71,8 +71,8 @@ def made_tokenizer(family: str) -> PreTrainedTokenizerFast:
             single=f"{begin} $A", special_tokens=[(begin, words.token_to_id(begin))]
         )
     # Of Qwen the end of a turn is the tokenizer's end, of Llama and Gemma it is not.
-    given = {"bos_token": control[0] if begun else None, "eos_token": control[1]}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, extra_special_tokens=control, **given)
+    special = {"bos_token": control[0] if begun else None, "eos_token": control[1]}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, extra_special_tokens=control, **special)
     tokenizer.chat_template = template
     return tokenizer
 

@@ -36,8 +36,8 @@ TRAINING = AlignmentConfig().changed(lora_rank=4, batch_size=2, learning_rate=5e
 
 def study_config(model: str, **llm) -> Config:
     base = Config(profile="made")
-    given = {"model": model, "engine": "transformers", "max_new_tokens": 12, **llm}
-    return base.changed(llm=base.llm.changed(**given), device=base.device.changed(sampling="float32"))
+    settings = {"model": model, "engine": "transformers", "max_new_tokens": 12, **llm}
+    return base.changed(llm=base.llm.changed(**settings), device=base.device.changed(sampling="float32"))
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -167,12 +167,12 @@ def test_an_adapter_beside_one_of_the_upper_half_has_the_same_bytes_each_time(tm
     for name, layers in (("whole", None), ("upper", [1])):
         lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], layers_to_transform=layers, init_lora_weights=False)
         get_peft_model(models.load_base(model), lora).save_pretrained(tmp_path / name)
-    policy, found = Policy("dpo", model, (tmp_path / "whole", tmp_path / "upper")), set()
+    policy, contents = Policy("dpo", model, (tmp_path / "whole", tmp_path / "upper")), set()
     for seed in (1, 2, 3):
         torch.manual_seed(seed)
         folder = exports.save_adapter(policy, tmp_path / f"all-{seed}")
-        found.add((folder / "adapter_model.safetensors").read_bytes())
-    assert len(found) == 1
+        contents.add((folder / "adapter_model.safetensors").read_bytes())
+    assert len(contents) == 1
 
 
 def test_weights_of_two_bytes_train_and_sample(model, tmp_path, monkeypatch):

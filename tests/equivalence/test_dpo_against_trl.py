@@ -116,26 +116,26 @@ def test_tiny_model(tmp_path, loss, smoothing):
 
 
 def test_adapters_of_the_upper_half_alone(tmp_path):
-    found = {
+    weights = {
         layers: loss_and_gradients(tmp_path / layers, "prefix_shared", tiny_model, lora_layers=layers)[1]
         for layers in ("all", "upper_half")
     }
-    placed = {layers: {name.split("layers.")[1][0] for name in names} for layers, names in found.items()}
-    assert placed == {"all": {"0", "1"}, "upper_half": {"1"}} and len(found["upper_half"]) == len(found["all"]) / 2
+    placed = {layers: {name.split("layers.")[1][0] for name in names} for layers, names in weights.items()}
+    assert placed == {"all": {"0", "1"}, "upper_half": {"1"}} and len(weights["upper_half"]) == len(weights["all"]) / 2
 
 
 def test_the_chosen_texts_own_likelihood_is_stock_trls_sft(tmp_path):
-    found = {}
+    losses = {}
     for weight in (0.0, 0.5, 1.0):
         ours, stock = (
             loss_and_gradients(tmp_path / f"{kind}{weight}", kind, tiny_model, chosen_weight=weight)
             for kind in ("prefix_shared", "stock")
         )
         assert_equal(ours, stock)
-        found[weight] = ours[0]
-    likelihood = found[1.0] - found[0.0]
+        losses[weight] = ours[0]
+    likelihood = losses[1.0] - losses[0.0]
     assert likelihood > 5, "an untrained model: about ln 49152 a token"
-    assert found[0.5] - found[0.0] == pytest.approx(likelihood / 2, rel=1e-5)
+    assert losses[0.5] - losses[0.0] == pytest.approx(likelihood / 2, rel=1e-5)
 
 
 def test_a_resumed_training_does_not_read_with_the_reference_again(tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_gradients_repeat_bit_by_bit():
 
 def test_supervised_loss_and_gradients_equal_stock(tmp_path):
     table = PAIRS.rename(columns={"chosen": "completion"})
-    found = {}
+    results = {}
     for kind in ("prefix_shared", "stock"):
         found_trainers = []
         with pytest.MonkeyPatch.context() as patch:
@@ -239,10 +239,10 @@ def test_supervised_loss_and_gradients_equal_stock(tmp_path):
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(table))])
         value = trainer.compute_loss(trainer.model, batch)
         value.backward()
-        found[kind] = value.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
-    assert found["prefix_shared"][0] == pytest.approx(found["stock"][0], rel=1e-4)
-    for name, gradient in found["stock"][1].items():
-        error = (found["prefix_shared"][1][name] - gradient).norm() / gradient.norm()
+        results[kind] = value.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert results["prefix_shared"][0] == pytest.approx(results["stock"][0], rel=1e-4)
+    for name, gradient in results["stock"][1].items():
+        error = (results["prefix_shared"][1][name] - gradient).norm() / gradient.norm()
         assert gradient.norm() > 0 and error < 1e-3, f"{name}: {error:.1e}"
 
 

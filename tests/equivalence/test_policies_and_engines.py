@@ -181,7 +181,7 @@ def test_completion_log_probs_equal_a_plain_forward():
             logits = model(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].log_softmax(-1)
         plain.append(logits.gather(1, torch.tensor(tail)[:, None])[:, 0].numpy())
     for many in (1, 12):  # passes of a prompt each, and one for all
-        found = log_probs.completion_log_probs(base, asked, texts, rows=many)
-        assert found == pytest.approx([values[:-1].sum() for values in plain], abs=1e-3)
-        found = log_probs.completion_log_probs(base, asked, texts, ended=True, rows=many)
-        assert found == pytest.approx([values.sum() for values in plain], abs=1e-3)
+        shared = log_probs.completion_log_probs(base, asked, texts, rows=many)
+        assert shared == pytest.approx([values[:-1].sum() for values in plain], abs=1e-3)
+        shared = log_probs.completion_log_probs(base, asked, texts, ended=True, rows=many)
+        assert shared == pytest.approx([values.sum() for values in plain], abs=1e-3)

@@ -215,12 +215,12 @@ def test_an_absent_text_is_never_used(task):
 def test_workers_and_resume_give_what_one_process_gives(task, tmp_path):
     tasks = {f"seed{s}": replace(task, seed=s) for s in range(3)}
     finish = dict.fromkeys(tasks, keep_trace)
-    found = training.train_all(tasks, tmp_path, 2, "t", finish)
+    parallel = training.train_all(tasks, tmp_path, 2, "t", finish)
     (tmp_path / "seed1.npz").unlink()
     again = training.train_all(tasks, tmp_path, 1, "t", finish)
     for name, one in tasks.items():
         alone = training.train_reranker(one).validation
-        assert float(found[name]["validation"]) == float(again[name]["validation"]) == alone
+        assert float(parallel[name]["validation"]) == float(again[name]["validation"]) == alone
 
 
 def keep_trace(task, trained):

@@ -32,10 +32,10 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def asking(at: str, model: str, greedy=False, **given) -> Config:
+def asking(at: str, model: str, greedy=False, **changes) -> Config:
     base = Config(profile="made")
-    given = {"url": at, "retries": 1, "timeout": 60.0, "extra": GREEDY if greedy else {}} | given
-    llm = {"model": model, "engine": "server", "server": ServerConfig(**given), "max_new_tokens": 12}
+    changes = {"url": at, "retries": 1, "timeout": 60.0, "extra": GREEDY if greedy else {}} | changes
+    llm = {"model": model, "engine": "server", "server": ServerConfig(**changes), "max_new_tokens": 12}
     drawn = {"temperature": 0.05, "top_p": 0.05} if greedy else {"temperature": 0.9, "top_p": 1.0}
     return base.changed(llm=base.llm.changed(**llm, **drawn), device=base.device.changed(sampling="float32"))
 
@@ -97,12 +97,12 @@ def test_a_real_server_is_seeded_a_sample(served, tmp_path):
 
 def test_a_real_server_that_does_not_hold_the_policy_is_one_sentence(served, tmp_path):
     model, url = served
-    for given, expected in (
+    for settings, expected in (
         ({"listed": True}, "does not hold .* start it with this policy"),
         ({"listed": False, "names": {"zero_shot": str(tmp_path / "nowhere")}, "retries": 0}, "gave no answer|refused"),
     ):
         with pytest.raises(StudyError, match=expected) as error:
-            open_sampler(Policy("zero_shot", model), asking(url, model, **given), tmp_path).sample(
+            open_sampler(Policy("zero_shot", model), asking(url, model, **settings), tmp_path).sample(
                 PROMPTS, [1, 1], [1, 2]
             )
         assert "\n" not in str(error.value)
@@ -231,9 +231,9 @@ def test_no_server_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_names_and_fields_of_a_request_are_part_of_a_key_and_the_address_is_not():
-    def key(**given):
+    def key(**settings):
         return texts_stage(
-            "t", Policy("zero_shot", "embedded"), REQUESTS, asking("http://a/v1", "embedded", **given)
+            "t", Policy("zero_shot", "embedded"), REQUESTS, asking("http://a/v1", "embedded", **settings)
         ).key
 
     assert key() == key(url="http://b/v1") == key(concurrency=2)

@@ -36,15 +36,15 @@ def checkout(folder: Path) -> Path:
 
 
 def begin(root: Path, model: str) -> subprocess.Popen:
+    """A run, which writes its log beside the checkout: a pipe that nobody reads would stop it when it is full."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", ROUND, model],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with open(root.with_suffix(".log"), "a") as log:
+        command = [sys.executable, "-c", ROUND, model]
+        return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def run_to_its_end(root: Path, model: str) -> None:
+    assert begin(root, model).wait() == 0, root.with_suffix(".log").read_text()[-3000:]
 
 
 def kill_tree(process: subprocess.Popen) -> None:
@@ -54,7 +54,7 @@ def kill_tree(process: subprocess.Popen) -> None:
             os.kill(member.pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    process.communicate()
+    process.wait()
 
 
 def finished(root: Path) -> int:
@@ -68,7 +68,6 @@ def kill_at(process: subprocess.Popen, root: Path, stages: int, seconds: float =
         time.sleep(0.02)
     time.sleep(seconds)
     if process.poll() is not None:
-        process.communicate()
         return False
     kill_tree(process)
     return True
@@ -77,13 +76,13 @@ def kill_at(process: subprocess.Popen, root: Path, stages: int, seconds: float =
 def content(root: Path) -> dict:
     """What a run leaves, but for when and how long: shards, adapters, vectors, tables and metrics by hash. Which texts'
     vectors share a file is by when they came."""
-    found = {}
+    hashes = {}
     for folder in sorted((root / "runs/encoder").glob("*")):
         vectors = {}
         for path in folder.glob("vectors-*.npz"):
             saved = np.load(path)
             vectors |= dict(zip(saved["keys"].tolist(), map(np.ndarray.tobytes, saved["vectors"]), strict=True))
-        found[folder.name] = hashlib.sha256(repr(sorted(vectors.items())).encode()).hexdigest()
+        hashes[folder.name] = hashlib.sha256(repr(sorted(vectors.items())).encode()).hexdigest()
     for path in sorted((root / "runs").rglob("*")):
         name = path.relative_to(root).as_posix()
         if (
@@ -92,8 +91,8 @@ def content(root: Path) -> dict:
             and "checkpoints" not in name
             and "runs/encoder/" not in name
         ):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +103,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(model, tmp_path_factory):
     root = checkout(tmp_path_factory.mktemp("undisturbed") / "checkout")
-    output, _ = (process := begin(root, model)).communicate()
-    assert process.returncode == 0, output[-3000:]
+    run_to_its_end(root, model)
     return content(root), finished(root)
 
 
@@ -114,9 +112,8 @@ def test_killed_at_seeded_moments_it_makes_the_same(model, undisturbed, tmp_path
     root, chance = checkout(tmp_path / "checkout"), random.Random(SEED)
     for number in sorted(chance.sample(range(1, 2 * stages // 3), KILLS)):  # the last stages take no time
         assert kill_at(begin(root, model), root, number), f"it ended before stage {number} of {stages}"
-    output, _ = (process := begin(root, model)).communicate()
-    assert process.returncode == 0, output[-3000:]
-    found = content(root)
-    assert found.keys() == wanted.keys() and len(wanted) > 10
-    assert [name for name in wanted if found[name] != wanted[name]] == []
+    run_to_its_end(root, model)
+    resumed = content(root)
+    assert resumed.keys() == wanted.keys() and len(wanted) > 10
+    assert [name for name in wanted if resumed[name] != wanted[name]] == []
     assert not list((root / "runs").rglob(".partial-*"))  # `study` sweeps results, too

@@ -47,9 +47,9 @@ def test_killed_over_all_stages_it_publishes_the_same(tmp_path):
             print(f"killed with {finished(root)} of {finished(calm)} stages finished", flush=True)
         assert begin(root, log).wait() == 0, (tmp_path / "log").read_text()[-3000:]
     assert killed > 0.8 * KILLS, "it ended before"
-    wanted, found = published(calm) | content(calm), published(root) | content(root)
-    assert found.keys() == wanted.keys() and len(wanted) > 100
-    assert [name for name in wanted if found[name] != wanted[name]] == []
+    wanted, resumed = published(calm) | content(calm), published(root) | content(root)
+    assert resumed.keys() == wanted.keys() and len(wanted) > 100
+    assert [name for name in wanted if resumed[name] != wanted[name]] == []
     repeats = pd.read_csv(calm / "results" / PROFILE / "tables/repeats.csv").set_index("repeated")
     assert repeats.times.to_dict() == {"drawn": 2, "trained": 2} and (repeats["std"] > 0).all(), (
         "they said other things"

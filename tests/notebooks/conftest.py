@@ -21,14 +21,14 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def start(root: Path, *command: str) -> subprocess.Popen:
-    """A Python command in a checkout, offline, with what it prints in one pipe."""
+def start(root: Path, *command: str, log=subprocess.PIPE) -> subprocess.Popen:
+    """A Python command in a checkout, offline, with what it prints in one pipe, or in a file."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=root,
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,

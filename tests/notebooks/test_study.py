@@ -184,16 +184,16 @@ def test_knowledge_to_take_home(finished, tmp_path):
     assert 0.5 < start_table.reward.notna().mean() < 1, "rewards of train and validation users alone"
     rows = [("new", item, 5 - item % 3, item) for item in range(1, 12)] + [("other", 50, 1, 1), ("other", 56, 5, 2)]
     pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"]).to_csv(tmp_path / "new.csv", index=False)
-    found = []
+    written = []
     for number in range(2):
         out = tmp_path / f"{number}.parquet"
         command = ["write", "--profile", "smoke", "--interactions", str(tmp_path / "new.csv"), "--out", str(out)]
         process = start(finished, "-m", "dpo4rec_utils", *command)
         output, _ = process.communicate()
         assert process.returncode == 0 and "4 texts of 2 users" in output, output[-2000:]
-        found.append(pd.read_parquet(out))
-    assert found[0].text.tolist() == found[1].text.tolist() and set(found[0].user) == {"new", "other"}
-    assert np.allclose([np.linalg.norm(vector) for vector in found[0].vector], 1, atol=1e-5)
+        written.append(pd.read_parquet(out))
+    assert written[0].text.tolist() == written[1].text.tolist() and set(written[0].user) == {"new", "other"}
+    assert np.allclose([np.linalg.norm(vector) for vector in written[0].vector], 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -211,9 +211,9 @@ def test_what_cannot_be_written_is_one_sentence(finished, case, tmp_path, monkey
     pd.DataFrame([("u", 1, 5, 1)], columns=["user_id", "item_id", "rating", "timestamp"]).to_csv(tmp_path / "new.csv")
     table = pd.DataFrame([("u", "x", 5, 1)], columns=["user_id", "item_id", "rating", "timestamp"])
     table.to_csv(tmp_path / "unlisted.csv", index=False)
-    given = [str(tmp_path / part) if part.endswith(".csv") else part for part in command]
+    arguments = [str(tmp_path / part) if part.endswith(".csv") else part for part in command]
     monkeypatch.chdir(finished)
-    assert cli.main(["write", "--profile", "smoke", "--out", str(tmp_path / "o.parquet"), *given]) == 2
+    assert cli.main(["write", "--profile", "smoke", "--out", str(tmp_path / "o.parquet"), *arguments]) == 2
     printed = capsys.readouterr().err
     assert words in printed and "Traceback" not in printed and not (tmp_path / "o.parquet").exists()
 
@@ -227,13 +227,14 @@ print(study.policy("dpo_cold_round_1"))
 
 def kill_when(root: Path, pattern: str) -> None:
     """Start a round from the zero-shot LLM and kill its whole process group without warning once a file matches."""
-    process = start(root, "-c", RESUME)
-    deadline = time.monotonic() + 300
-    while not list(root.glob(pattern)):
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    path, deadline = root / "killed.log", time.monotonic() + 300
+    with open(path, "w") as log:
+        process = start(root, "-c", RESUME, log=log)
+        while not list(root.glob(pattern)):
+            assert process.poll() is None and time.monotonic() < deadline, path.read_text()[-3000:]
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.long

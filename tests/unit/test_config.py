@@ -56,9 +56,9 @@ def test_unknown_profile_lists_the_profiles():
 
 
 def test_a_profile_extends_another_and_no_circle(tmp_path, monkeypatch):
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("extends: ml-100k\nalignment: {beta: 0.3}")
-    config, parent = load_config(str(mine)), load_config("ml-100k")
+    extending = tmp_path / "mine.yaml"
+    extending.write_text("extends: ml-100k\nalignment: {beta: 0.3}")
+    config, parent = load_config(str(extending)), load_config("ml-100k")
     assert config.alignment == parent.alignment.changed(beta=0.3) and config.llm == parent.llm
     assert config.profile == "mine"
     (tmp_path / "mine-too.yaml").write_text("extends: mine.yaml")
@@ -78,9 +78,9 @@ def test_a_profile_cannot_be_named_like_a_path_a_tag_or_a_built_in_one(tmp_path,
 
 
 def test_no_profile_repeats_what_another_sets():
-    given = {path.stem: yaml.safe_load(path.read_text()) for path in PROFILES.glob("*.yaml")}
-    assert all(profile.get("extends") for name, profile in given.items() if name.startswith("ml-100k-"))
-    for profile in (p for p in given.values() if "extends" in p):
+    profiles = {path.stem: yaml.safe_load(path.read_text()) for path in PROFILES.glob("*.yaml")}
+    assert all(profile.get("extends") for name, profile in profiles.items() if name.startswith("ml-100k-"))
+    for profile in (p for p in profiles.values() if "extends" in p):
         parent = load_config(profile["extends"]).model_dump(mode="json")
         for part, values in profile.items():
             if isinstance(values, dict):
@@ -125,8 +125,8 @@ def test_a_trial_has_a_results_folder_of_its_own():
     ],
 )
 def test_command_line_parameters_are_checked_too(capsys, parameters, words):
-    given = [part for parameter in parameters for part in ("-p", parameter)]
-    assert cli.main(["study", "--profile", "smoke", *given]) == 2
+    options = [part for parameter in parameters for part in ("-p", parameter)]
+    assert cli.main(["study", "--profile", "smoke", *options]) == 2
     shown = capsys.readouterr().err
     assert all(word in shown for word in words) and "Traceback" not in shown and shown.count("\n") == 1, shown
 

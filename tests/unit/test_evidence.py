@@ -333,8 +333,8 @@ def test_a_record_of_other_code_is_one_sentence(records):
 
 def test_a_hundred_test_users_are_counted_once(monkeypatch, records):
     monkeypatch.setattr(tables, "count_test_users", lambda _: 100)
-    found = tables.power(records)
-    assert not found.duplicated(["scorer", "backbone", "baseline", "users"]).any() and 100 in set(found.users)
+    power = tables.power(records)
+    assert not power.duplicated(["scorer", "backbone", "baseline", "users"]).any() and 100 in set(power.users)
 
 
 def test_a_table_without_records_is_a_missing_record(records):
@@ -354,12 +354,12 @@ def test_what_a_round_has_learnt_by_hand():
             "value": [2.0, 1.0, -1.0, 0.5],
         }
     )
-    found = loop_learning._pair_shares(pairs)
-    assert found["heldout_accuracy"] == 0.75 and found["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
-    assert (found["matched_pairs"], found["matched_accuracy"]) == (2, 0.5)
-    assert found["realised_accuracy"] == pytest.approx(1 / 3) and found["label_realised"] == pytest.approx(2 / 3)
-    assert [found[f"{name}_accuracy"] for name in ("facts", "vector", "probe")] == [0.75, 0.375, 1]
-    assert found["heldout_ci_low"] < 0.75 < found["heldout_ci_high"]
+    shares = loop_learning._pair_shares(pairs)
+    assert shares["heldout_accuracy"] == 0.75 and shares["longer_wins"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+    assert (shares["matched_pairs"], shares["matched_accuracy"]) == (2, 0.5)
+    assert shares["realised_accuracy"] == pytest.approx(1 / 3) and shares["label_realised"] == pytest.approx(2 / 3)
+    assert [shares[f"{name}_accuracy"] for name in ("facts", "vector", "probe")] == [0.75, 0.375, 1]
+    assert shares["heldout_ci_low"] < 0.75 < shares["heldout_ci_high"]
 
 
 def test_a_line_of_what_a_round_has_learnt_by_hand(monkeypatch):
@@ -443,8 +443,8 @@ def test_dpo_less_random_labels_pair_by_pair():
         "random_labels_round_1": pd.DataFrame({"user": [1, 1, 2, 3], "value": [-1.0, 2.0, -1.0, -1.0]}),
     }
     made = SimpleNamespace(values=lambda _, name: values[name])
-    found = loop_learning._over_random(made, "dpo_round_1")
-    assert found["over_random"] == 0.5 and found["over_random_ci_low"] < 0.5 < found["over_random_ci_high"]
+    columns = loop_learning._over_random(made, "dpo_round_1")
+    assert columns["over_random"] == 0.5 and columns["over_random_ci_low"] < 0.5 < columns["over_random_ci_high"]
     assert np.isnan(loop_learning._over_random(made, "random_labels_round_1")["over_random"])
 
 

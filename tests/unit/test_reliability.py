@@ -46,9 +46,9 @@ def side_by_side(target, *arguments: tuple) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
-def wait_for(found, process=None, seconds=60):
+def wait_for(condition, process=None, seconds=60):
     deadline = time.monotonic() + seconds
-    while not found():
+    while not condition():
         assert time.monotonic() < deadline and (process is None or process.poll() is None), "it never came"
         time.sleep(0.02)
 
@@ -551,10 +551,10 @@ def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
     for name in ("notebooks", "dpo4rec_utils"):
         (inside / name).symlink_to(ROOT / name)
     monkeypatch.chdir(inside)
-    found = store.environment()
-    assert found["commit"] == "unknown" and found["threads"] >= 1
+    environment = store.environment()
+    assert environment["commit"] == "unknown" and environment["threads"] >= 1
     if sys.platform == "linux":
-        assert ("AVX-512" in found["device"]) == (" avx512f " in Path("/proc/cpuinfo").read_text())
+        assert ("AVX-512" in environment["device"]) == (" avx512f " in Path("/proc/cpuinfo").read_text())
 
 
 def test_a_commit_says_whether_a_file_outside_the_results_differs_from_it(tmp_path, monkeypatch):

@@ -119,9 +119,9 @@ def test_an_amortised_reward_finds_what_texts_tell_and_no_noise():
     rng = np.random.default_rng(0)
     features = made_features(rng, users=200)
     signal = features.facts[..., 0] - 2 * features.facts[..., 2]
-    found = estimates.cross_fitted(features.of("facts"), signal + rng.normal(size=signal.shape), features.fold)
+    estimate = estimates.cross_fitted(features.of("facts"), signal + rng.normal(size=signal.shape), features.fold)
     centred = signal - signal.mean(axis=1, keepdims=True)
-    assert np.corrcoef(found.ravel(), centred.ravel())[0, 1] > 0.97
+    assert np.corrcoef(estimate.ravel(), centred.ravel())[0, 1] > 0.97
     noise = estimates.cross_fitted(features.of("fit"), rng.normal(size=signal.shape), features.fold)
     assert np.abs(noise).max() < 1
     rewards = signal + rng.normal(size=signal.shape)
@@ -192,8 +192,8 @@ def test_missing_values_and_single_users_are_refused():
 def test_detectable_difference_agrees_with_the_normal_theory():
     rng = np.random.default_rng(3)
     pilot = np.repeat(rng.normal(0.3, 1, size=(1, 500)), 40, axis=0)  # no noise of seeds; its mean must not count
-    found, strict = statistics.detectable_difference(pilot, 400, rng, (0.05, 0.001))
-    assert found == pytest.approx((1.96 + 0.84) / 20, rel=0.08)
+    usual, strict = statistics.detectable_difference(pilot, 400, rng, (0.05, 0.001))
+    assert usual == pytest.approx((1.96 + 0.84) / 20, rel=0.08)
     assert strict == pytest.approx((3.29 + 0.84) / 20, rel=0.08)
     seeds = pilot + np.linspace(-1, 1, 40)[:, None]  # and noise of forty seeds
     (noisy,) = statistics.detectable_difference(seeds, 400, rng)

@@ -181,16 +181,16 @@ def test_code_that_a_stage_imports_is_in_its_key(package):
 
 def test_another_library_version_is_another_key(made, monkeypatch):
     built = []
-    found = stage(lambda _: built.append(1) or {})
-    made.make(found)
+    counted = stage(lambda _: built.append(1) or {})
+    made.make(counted)
     real = keys.metadata.version
     keys.library_versions.cache_clear()
     monkeypatch.setattr(keys.metadata, "version", lambda name: "0.0" if name == "numpy" else real(name))
     monkeypatch.setattr(keys, "code_of", lambda _: frozenset({"dpo4rec_utils.metrics"}))
-    first = made.make(found)
+    first = made.make(counted)
     monkeypatch.setattr(keys.metadata, "version", lambda name: "0.1" if name == "numpy" else real(name))
     keys.library_versions.cache_clear()
-    assert made.make(found) != first and len(built) == 3
+    assert made.make(counted) != first and len(built) == 3
     keys.library_versions.cache_clear()
 
 
@@ -204,9 +204,9 @@ def test_a_machine_without_openvino_names_what_it_has(monkeypatch):
 
     monkeypatch.setattr(keys.metadata, "version", version)
     keys.library_versions.cache_clear()
-    found = keys.library_versions("dpo4rec_utils.knowledge.engines")
+    engines = keys.library_versions("dpo4rec_utils.knowledge.engines")
     keys.library_versions.cache_clear()
-    assert "torch" in found and not any(name.startswith("openvino") for name in found)
+    assert "torch" in engines and not any(name.startswith("openvino") for name in engines)
     versions = store.environment()["versions"]
     assert versions["torch"] == real("torch") and "openvino-genai" not in versions
 
@@ -422,8 +422,8 @@ def test_a_broken_archive_is_one_sentence(tmp_path):
 def test_doctor_names_what_is_wrong(monkeypatch):
     monkeypatch.setattr(doctor, "MEMORY_GIB", 0.1)
     monkeypatch.setattr(doctor, "DISK_GIB", 0.1)
-    found = {name: good for good, name, _ in doctor.checks()}
-    assert all(found.values()) and {"package torch", "asset smollm2", "disk", "memory", "kernel"} <= set(found)
+    checks = {name: good for good, name, _ in doctor.checks()}
+    assert all(checks.values()) and {"package torch", "asset smollm2", "disk", "memory", "kernel"} <= set(checks)
     real = doctor.metadata.version
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.0" if name == "trl" else real(name))
     monkeypatch.setattr(doctor, "MEMORY_GIB", 10**6)

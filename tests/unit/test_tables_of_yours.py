@@ -43,8 +43,8 @@ def written(folder, interactions=INTERACTIONS, items=ITEMS):
 
 
 def config(folder, **change) -> DataConfig:
-    given = {"name": "mine", "interactions": str(folder / "inter.csv"), "items": str(folder / "items.csv")}
-    return DataConfig(**(given | {"columns": COLUMNS, "domain": "products"} | change))
+    tables = {"name": "mine", "interactions": str(folder / "inter.csv"), "items": str(folder / "items.csv")}
+    return DataConfig(**(tables | {"columns": COLUMNS, "domain": "products"} | change))
 
 
 def same(dataset):
@@ -68,8 +68,8 @@ def test_other_formats_are_the_same_tables(tmp_path, ending):
             table.to_json(path, orient="records", lines=True)
         else:
             table.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
-    given = {"interactions": str(tmp_path / f"inter{ending}"), "items": str(tmp_path / f"items{ending}")}
-    same(load_tables(config(tmp_path, **given), 0))
+    paths = {"interactions": str(tmp_path / f"inter{ending}"), "items": str(tmp_path / f"items{ending}")}
+    same(load_tables(config(tmp_path, **paths), 0))
 
 
 def test_recboles_atomic_files_a_folder_and_an_archive(tmp_path, monkeypatch):
@@ -98,8 +98,8 @@ def test_an_identifier_stays_text_and_json_lists_are_values(tmp_path):
     (tmp_path / "inter.jsonl").write_text("\n".join(map(json.dumps, rows)))
     items = [{"item_id": str(i), "title": "T", "brand": ["A", "B"], "year": None} for i in range(12)]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
-    given = {"interactions": str(tmp_path / "inter.jsonl"), "items": str(tmp_path / "items.jsonl")}
-    dataset = load_tables(config(tmp_path, **given), 0)
+    paths = {"interactions": str(tmp_path / "inter.jsonl"), "items": str(tmp_path / "items.jsonl")}
+    dataset = load_tables(config(tmp_path, **paths), 0)
     assert set(dataset.interactions.user_id) == {"007"} and dataset.items.brand.iloc[0] == ("A", "B")
     assert dataset.items.year.isna().all()
 
@@ -173,8 +173,8 @@ def test_users_with_few_are_left_out_and_long_ones_are_cut_in_order(tmp_path):
     rows = pd.concat([cohort.history[user], cohort.future[user]])
     assert rows.timestamp.tolist() == list(range(100, 111)) and len(cohort.met[user]) == 14
     lists = build_lists(dataset, cohort, short.changed(negatives_per_list=12), Draw("uniform", 1))
-    mine = lists.user == user
-    assert not set(lists.items[mine][~lists.observed[mine]]) & set(cohort.met[user]), "met later is no negative"
+    of_user = lists.user == user
+    assert not set(lists.items[of_user][~lists.observed[of_user]]) & set(cohort.met[user]), "met later is no negative"
     with pytest.raises(StudyError, match="no user has data.min_interactions = 99"):
         load_tables(config(tmp_path, min_interactions=99), 0)
 
@@ -191,8 +191,8 @@ def test_titles_from_the_web_are_text_and_scripts_are_no_titles(tmp_path):
 
 def test_control_characters_of_a_title_are_no_text(tmp_path):
     items = ITEMS.assign(title=["\x1b[31mHeat\x1b[0m\n\tagain"] + ["Thing"] * 29, brand=["Ac\x07me"] * 30)
-    found = load_tables(config(written(tmp_path, items=items)), 0).items
-    assert found.title[0] == "[31mHeat [0m again" and found.brand[0] == ("Ac me",)
+    items_read = load_tables(config(written(tmp_path, items=items)), 0).items
+    assert items_read.title[0] == "[31mHeat [0m again" and items_read.brand[0] == ("Ac me",)
 
 
 def test_an_address_is_read_from_the_folder_of_assets_by_its_name(tmp_path, monkeypatch):
@@ -227,9 +227,11 @@ def test_amazon_reviews_of_both_years_as_they_are_published(tmp_path, monkeypatc
         for name, lines in ((reviews, rows), (about, games)):
             (tmp_path / name).write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
     config = load_config("amazon").data
-    found = load_tables(config, 0)
-    assert found.dropped == {"outside the core": 1, "repeated": 1} and found.items.brand.iloc[0] == ("Acme",)
-    assert found.interactions.query("user_id == 'u0' and item_id == 'i0'").rating.item() == 2, "the last review counts"
+    dataset = load_tables(config, 0)
+    assert dataset.dropped == {"outside the core": 1, "repeated": 1} and dataset.items.brand.iloc[0] == ("Acme",)
+    assert dataset.interactions.query("user_id == 'u0' and item_id == 'i0'").rating.item() == 2, (
+        "the last review counts"
+    )
     older = load_tables(load_config("amazon-2018").data.changed(min_interactions=14, first_interactions=12), 0)
     assert older.items.title.iloc[0] == "Mario & Luigi" and set(older.interactions.rating) == {1.0}
     assert older.dropped == {"outside the core": 1, "repeated": 1}
@@ -240,17 +242,17 @@ def test_parquet_keeps_lists_and_whole_numbers_beside_missing_ones(tmp_path):
     numbers.loc[3, "user_id"] = None
     numbers.to_parquet(tmp_path / "inter.parquet")
     ITEMS.assign(brand=[["Acme", "Sons"]] * 30).to_parquet(tmp_path / "items.parquet")
-    given = {part: str(tmp_path / f"{name}.parquet") for part, name in (("interactions", "inter"), ("items", "items"))}
-    found = load_tables(config(tmp_path, **given), 0)
-    assert set(found.interactions.user_id) == {str(i) for i in range(25)} and found.dropped == {"malformed": 1}
-    assert found.items.brand[0] == ("Acme", "Sons")
+    paths = {part: str(tmp_path / f"{name}.parquet") for part, name in (("interactions", "inter"), ("items", "items"))}
+    dataset = load_tables(config(tmp_path, **paths), 0)
+    assert set(dataset.interactions.user_id) == {str(i) for i in range(25)} and dataset.dropped == {"malformed": 1}
+    assert dataset.items.brand[0] == ("Acme", "Sons")
 
 
 def test_rows_that_cannot_be_used_are_counted_before_anything_else(tmp_path):
     worse = INTERACTIONS[:3].assign(rating="bad", timestamp=999)
     written(tmp_path, pd.concat([INTERACTIONS, worse]))
-    found = load_tables(config(tmp_path, duplicates="last"), 0)
-    assert found.dropped == {"malformed": 3} and len(found.interactions) == 350, "a bad repeat replaces no good row"
+    dataset = load_tables(config(tmp_path, duplicates="last"), 0)
+    assert dataset.dropped == {"malformed": 3} and len(dataset.interactions) == 350, "a bad repeat replaces no good row"
     written(tmp_path, spoilt(INTERACTIONS, user_id=[None] * 175 + list(INTERACTIONS.user_id[175:])))
     with pytest.raises(StudyError, match="175 of 350 interactions are malformed, the first in row 1"):
         load_tables(config(tmp_path, duplicates="first", min_interactions=5), 0)
@@ -258,16 +260,19 @@ def test_rows_that_cannot_be_used_are_counted_before_anything_else(tmp_path):
 
 def test_a_core_is_of_listed_items_alone(tmp_path):
     written(tmp_path, items=ITEMS[:20])
-    found = load_tables(config(tmp_path, core={"users": 9, "items": 2}, unlisted="drop"), 0)
-    assert found.interactions.user_id.value_counts().min() >= 9 and found.interactions.item_id.value_counts().min() >= 2
-    assert found.dropped["of unlisted items"] == (~INTERACTIONS.item_id.isin(ITEMS.item_id[:20])).sum()
+    dataset = load_tables(config(tmp_path, core={"users": 9, "items": 2}, unlisted="drop"), 0)
+    assert (
+        dataset.interactions.user_id.value_counts().min() >= 9
+        and dataset.interactions.item_id.value_counts().min() >= 2
+    )
+    assert dataset.dropped["of unlisted items"] == (~INTERACTIONS.item_id.isin(ITEMS.item_id[:20])).sum()
 
 
 @pytest.mark.parametrize("year", ["1999.0", "1999-05-01", " 1999"])
 def test_a_year_is_read_from_a_number_or_a_date(tmp_path, year):
     items = ITEMS.assign(year=year, title=["Foo (１９９９)"] + ["Bar (1999)"] * 29)
-    found = load_tables(config(written(tmp_path, items=items)), 0).items
-    assert set(found.year) == {1999} and found.title.tolist()[:2] == ["Foo (１９９９)", "Bar"]
+    read = load_tables(config(written(tmp_path, items=items)), 0).items
+    assert set(read.year) == {1999} and read.title.tolist()[:2] == ["Foo (１９９９)", "Bar"]
 
 
 @pytest.mark.parametrize("options", [{"encoding": "utf-9"}, {"separator": "(("}])
@@ -292,17 +297,17 @@ def test_an_order_is_given_or_seeded_and_said(tmp_path):
 def test_a_time_may_be_a_date(tmp_path, written_as):
     days = pd.to_datetime(INTERACTIONS.timestamp, unit="D")
     written(tmp_path, INTERACTIONS.assign(timestamp=days.dt.strftime(written_as)))
-    found = load_tables(config(tmp_path), 0).interactions
-    assert (found.timestamp == INTERACTIONS.timestamp * 86400).all()
+    dated = load_tables(config(tmp_path), 0).interactions
+    assert (dated.timestamp == INTERACTIONS.timestamp * 86400).all()
     INTERACTIONS.assign(timestamp=days).to_parquet(tmp_path / "inter.parquet")
-    found = load_tables(config(tmp_path, interactions=str(tmp_path / "inter.parquet")), 0).interactions
-    assert (found.timestamp == INTERACTIONS.timestamp * 86400).all()
+    dated = load_tables(config(tmp_path, interactions=str(tmp_path / "inter.parquet")), 0).interactions
+    assert (dated.timestamp == INTERACTIONS.timestamp * 86400).all()
 
 
 def test_a_title_does_not_say_the_year_twice(tmp_path):
     items = ITEMS.assign(title=["Heat (1999)", "1984 (2001)", "(1999)"] + ["Thing"] * 27)
-    found = load_tables(config(written(tmp_path, items=items)), 0).items.title
-    assert found.tolist()[:3] == ["Heat", "1984 (2001)", "(1999)"]
+    titles = load_tables(config(written(tmp_path, items=items)), 0).items.title
+    assert titles.tolist()[:3] == ["Heat", "1984 (2001)", "(1999)"]
 
 
 def test_a_rating_may_say_that_the_item_was_met(tmp_path):
