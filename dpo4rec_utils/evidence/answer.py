@@ -7,83 +7,12 @@ from dpo4rec_utils.evidence import loop_learning, loop_tables, tables, words
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.files import MissingRecordError
 
-# README's rows: a baseline each, in plain words.
-PLAIN = {
-    "zero_shot": "the LLM as it comes",
-    "random_labels": "random labels",
-    "warm_start": "warm start",
-    "longer_wins": "preferring longer texts",
-    "template": "template",
-    "shown_mean": "mean of items shown",
-    "history_mean": "history mean",
-}
-
-
-def plain_answer(profiles: list[Records]) -> str:
-    """Markdown: a row a baseline of `PLAIN` with NDCG@7 of the last round minus the baseline's, a column a data set,
-    bold where the interval leaves zero out. Then every round's NDCG@7, and the rounds that are not seen to learn.
-    Below it what the one re-ranker for all texts sees otherwise, and what a stage got less of than it asked for."""
-    rounds = profiles[0].config["alignment"]["rounds"]
-    parts = [(words.data_label(records), _plain_column(records)) for records in profiles]
-    rows = list(dict.fromkeys([*PLAIN.values(), *(name for _, column in parts for name in column)]))
-    rows = [name for name in rows if any(name in column for _, column in parts)]
-    head = f"NDCG@7 of round {rounds}, minus"
-    cells = {name: [column.get(name, "") for _, column in parts] for name in rows}
-    table = pd.DataFrame([[name, *row] for name, row in cells.items()], columns=[head, *(name for name, _ in parts)])
-    lines = [line for records in profiles for line in _short_of(records)]
-    if otherwise := [text for records in profiles if (text := _otherwise(records))]:
-        lines.insert(0, f"- {words.SCORERS['shared'].capitalize()}: {'; '.join(otherwise)}.")
-    return "\n".join([words.markdown(table), *(["", *lines] if lines else [])])
-
-
-def _plain_column(records: Records) -> dict[str, str]:
-    """A data set's cells of `plain_answer` by row."""
-    last = _own(tables.last_round(records)).set_index("baseline")
-    column = {}
-    for baseline, name in PLAIN.items():
-        if baseline in last.index:
-            row = last.loc[baseline]
-            text = f"{row.difference:+.3f}"
-            column[name] = f"**{text}**" if words.side(row.ci_low, row.ci_high) else text
-    names = map(round_name, range(1, records.config["alignment"]["rounds"] + 1))
-    names = [*(["warm_start"] if records.start == "warm_start" else []), *names]
-    title = f"*NDCG@7: {'warm start, ' * (records.start == 'warm_start')}each round*"
-    column[title] = ", ".join(f"{tables.user_mean(records, name):.3f}" for name in names)
-    if chance := _chance_rounds(records):
-        column["*rounds not seen to learn*"] = ", ".join(chance)
-    return column
-
-
-def _chance_rounds(records: Records) -> list[str]:
-    """The rounds of DPO that are not seen to order held-out pairs better than chance and random labels."""
-    try:
-        learning = loop_learning.learning(records, loop_tables.trained_policies(records, ["dpo"]))
-    except MissingRecordError:
-        return ["not measured"]
-    return [str(number) for number in learning[words.at_chance(learning)]["round"]]
-
-
-def _otherwise(records: Records) -> str:
-    """The baselines of `PLAIN` that the one re-ranker for all texts sees otherwise than a re-ranker for each: above or
-    below, and not the other alike."""
-    sides, table, parts = _sides(records), tables.last_round(records), []
-    for row in table[(table.scorer == "shared") & table.baseline.isin(PLAIN)].itertuples():
-        side = words.side(row.ci_low, row.ci_high)
-        if side != sides[row.baseline]:
-            mark = "**" * bool(side)
-            parts.append(f"{mark}{row.difference:+.3f}{mark} over {PLAIN[row.baseline]}")
-    return f"{words.data_label(records)} {words.listing(parts)}" if parts else ""
-
 
 def _sides(records: Records) -> dict[str, int]:
     """By baseline of the last round, own scorers: 1 where the last round is above it, -1 below, 0 where neither is
     seen."""
     rows = _own(tables.last_round(records))
     return {row.baseline: words.side(row.ci_low, row.ci_high) for row in rows.itertuples()}
-
-
-def _short_of(records: Records) -> list[str]:
-    return [f"- Short of what was asked: {line}." for line in words.shortfalls(records)]
 
 
 def answer(records: Records) -> dict[str, str]:

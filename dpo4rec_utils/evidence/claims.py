@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from dpo4rec_utils.arms import label, round_name
@@ -38,7 +39,7 @@ PAPER = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
     Claim(GAIN, LAST, "zero_shot"),
     Claim("DPO without a warm start helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
-    Claim("DPO helps over supervised fine-tuning", LAST, "warm_start"),
+    Claim("DPO adds to the warm start (supervised fine-tuning)", LAST, "warm_start"),
     Claim("DPO helps over best of N", LAST, "rft"),
     Claim("more rounds help", LAST, round_name(1)),
     Claim("more samples help, read as their mean", LAST, "one_text"),
@@ -77,7 +78,8 @@ def claims(every: Sequence[Loops]) -> pd.DataFrame:
 def _every_backbone(gains: pd.DataFrame) -> pd.DataFrame:
     """The same differences by single backbones: 'held' where all are better, 'not held' where one is worse."""
     verdicts = [
-        _every(row.better, row.worse, row.n, row.loops, f"{row.better} of {row.n} better") for row in gains.itertuples()
+        _every(row.better, row.worse, row.n, row.loops, f"{row.better} better, {row.worse} worse of {row.n}")
+        for row in gains.itertuples()
     ]
     return gains.assign(claim=EVERY_BACKBONE, verdict=verdicts)
 
@@ -128,6 +130,28 @@ def verdict(row: dict) -> str:
     return f"not visible ({row['detectable']:.4f} would be)"
 
 
+def of_more_noise(every: Sequence[Loops], least: float) -> str:
+    """Which verdicts on the last round and its baselines would not stand if training again moved a comparison by
+    `least` (a standard deviation of NDCG@7), with Holm's p then; own scorers, mean over backbones, of several loops.
+    The loops' own estimate may lie below: three loops do not tell a small noise from none."""
+    parts = []
+    for loops in [group for group in every if len(group.records) > 1]:
+        now, then = (_headline(differences(loops, "own", noise), loops) for noise in (0.0, least))
+        fallen = [
+            f"{label(name)} ({then.loc[name].p_holm:.2f})"
+            for name in now.index
+            if not verdict(now.loc[name]).startswith("not visible")
+            and verdict(then.loc[name]).startswith("not visible")
+        ]
+        parts.append(f"{loops.place} {words.listing(fallen)}")
+    return "; ".join(parts)
+
+
+def _headline(table: pd.DataFrame, loops: Loops) -> pd.DataFrame:
+    """The last round and its baselines, mean over backbones, of a table of `differences`, by baseline."""
+    return table[(table.arm == loops.last) & (table.backbone == MEAN)].set_index("baseline")
+
+
 def few(loops: int) -> str:
     """' (loops: 2)' where there are fewer than a headline needs; where they differ, give the smallest number."""
     return f" (loops: {loops})" if loops < LEAST_LOOPS else ""
@@ -153,11 +177,13 @@ def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """The claims as a page shows them, a column a data set and LLM: the difference of NDCG@7 by own scorers, of single
-    backbones how many are better; bold where the claim is held or not held. Then how often it was held, not held and
-    not visible, by both kinds of scorers; nothing where scorers of a kind read no such arm."""
+    backbones how many are better, how many worse, and of how many; bold where the claim is held or not held. Then how
+    often it was held, not held and not visible, by both kinds of scorers; nothing where scorers of a kind read no such
+    arm."""
     rows = table[table.scorer == "own"]
     first = rows.drop_duplicates("claim").set_index("claim")
     columns = {"of": first.arm.map(label) + " - " + first.baseline.map(label)}
+    columns["of"] += np.where(first.index == EVERY_BACKBONE, ": better / worse / of backbones", "")
     for place, part in rows[rows.dataset != ALL].groupby(["dataset", "llm"], sort=False):
         columns[words.place(*place)] = pd.Series([_cell(row) for row in part.itertuples()], index=part.claim)
     for scorer, name in words.SCORERS.items():
@@ -167,7 +193,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(row) -> str:
-    text = f"{row.better} of {row.n}" if row.claim == EVERY_BACKBONE else f"{row.difference:+.3f}"
+    text = f"{row.better} / {row.worse} / {row.n}" if row.claim == EVERY_BACKBONE else f"{row.difference:+.3f}"
     return text if row.verdict.startswith("not visible") else f"**{text}**"
 
 

@@ -4,7 +4,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +134,14 @@ def readable(loops: Loops, scorer: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=64)
-def differences(loops: Loops, scorer: str) -> pd.DataFrame:
+def differences(loops: Loops, scorer: str, least: float = 0.0) -> pd.DataFrame:
     """NDCG@7 differences of every comparison, popularity negatives, over all loops that have both arms.
 
     Columns: arm, baseline, backbone (MEAN or a backbone's name), loops, users, difference, ci_low, ci_high, loop_sd,
     detectable, p_holm. Where there are several loops, the intervals of comparisons have the `training_noise` of their
-    kind in common. Holm's families: the last round against its baselines, mean over backbones; all other comparisons of
-    that mean; and all comparisons of single backbones together.
+    kind in common, or `least` as a standard deviation where that is more. Holm's families: the last round against its
+    baselines, mean over backbones; all other comparisons of that mean; and all comparisons of single backbones
+    together.
     """
     first = loops.records[0]
     pairs = [pair for pair in _pairs(loops, scorer) if loops.having(*pair)]
@@ -152,6 +153,7 @@ def differences(loops: Loops, scorer: str) -> pd.DataFrame:
         for part in kinds:
             changes = [_changes(records, scorer, part) for records in group]
             noise = training_noise(loops, scorer, part[0][0] != MEAN)
+            noise = noise and replace(noise, variance=max(noise.variance, least**2))
             for (b, a, c), result in zip(part, looped_differences(changes, draws, rng, noise), strict=True):
                 rows.append({"arm": a, "baseline": c, "backbone": b} | result)
     place = {pair: number for number, pair in enumerate(pairs)}

@@ -5,9 +5,7 @@ A page holds blocks between marks; `write_pages` and `write_notebooks` replace w
 else.
 """
 
-import functools
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,18 +13,27 @@ import pandas as pd
 
 from dpo4rec_utils.arms import REPEATED, label
 from dpo4rec_utils.data_config import PROFILE_NAME
-from dpo4rec_utils.evidence import across, answer, claims, ladder, loop_learning, loop_tables, loops, tables, words
+from dpo4rec_utils.evidence import (
+    across,
+    answer,
+    claims,
+    first_page,
+    ladder,
+    loop_learning,
+    loop_tables,
+    loops,
+    tables,
+    words,
+)
+from dpo4rec_utils.evidence.committed import ABLATIONS, MAIN, NO_LOOPS, committed, has, read_loops, read_records
 from dpo4rec_utils.evidence.diagram import draw_loop
 from dpo4rec_utils.evidence.findings import FINDINGS, seen
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import copy_prose, write_report
 from dpo4rec_utils.files import StudyError, project_root, read_json, recover, write_text
 from dpo4rec_utils.locks import results_alone
-from dpo4rec_utils.settings import profile_names
 
-MAIN = "ml-100k"  # the default study
-ANSWERED = ("ml-100k", "games")  # what the answer is read from, where it is there
-ABLATIONS = "ml-100k-ablations"  # what the variants are read from
+ANSWERED = (MAIN, "games")  # the records of one loop that notebooks and docs/results.md speak of, where they are there
 PARTS = {
     "texts": "sampling",
     "policy": "training of policies (trl)",
@@ -86,7 +93,7 @@ def write_pages(root: Path) -> list[Path]:
 def write_notebooks(root: Path) -> list[Path]:
     """Write the number to expect and what was seen into the prose of every notebook; returns those that changed."""
     results, changed = root / "results", []
-    profiles, expected = _answered(results), _expected(read_records(results / MAIN))
+    profiles, expected = _answered(results), first_page.expected(read_records(results / MAIN))
     for path in sorted((root / "notebooks").glob("0*.ipynb")):
         number, book = path.stem.split("_")[0], read_json(path)
         blocks = {"expect": expected[number], "seen": seen(number, profiles) if number in FINDINGS else ""}
@@ -110,130 +117,11 @@ def replaced(page: str, block: str, text: str) -> str:
     return before + begin + "\n" + text.strip() + "\n" + end + rest.split(end)[1]
 
 
-@functools.cache
-def read_records(folder: Path) -> Records:
-    """The records of a folder, one object a folder, so that what is computed from them is computed once."""
-    return Records(folder)
-
-
-def committed(results: Path) -> list[str]:
-    """The built-in profiles that have records, smoke apart: what pages speak of."""
-    return [
-        name for name in profile_names() if not name.startswith("smoke") and (results / name / "manifest.json").exists()
-    ]
-
-
-def _has(results: Path, name: str, kind: str) -> bool:
-    """Whether a profile is committed and has records of a kind: one that was run in parts may lack them."""
-    return name in committed(results) and any(r.startswith(kind) for r in read_records(results / name).listed)
-
-
-@functools.cache
-def read_loops(results: Path) -> tuple[loops.Loops, ...]:
-    """The loops of Table 1 that are committed."""
-    return tuple(loops.read_loops(results, [name for name in committed(results) if _has(results, name, "own-")]))
-
-
-# README
-
-
-def answer_block(results: Path) -> str:
-    """The answer in a table of plain words."""
-    return answer.plain_answer(_answered(results))
-
-
 def _answered(results: Path) -> list[Records]:
-    return [read_records(results / name) for name in ANSWERED if _has(results, name, "heldout-")]
-
-
-def held_block(results: Path) -> str:
-    """The paper's claims over all loops, in three lines."""
-    every = read_loops(results)
-    if not every:
-        return "No loop is there yet: see [what will be run](docs/experiments/2026-11-29-table-1.md)."
-    return f"{claims.made_of(every)}\n\n{claims.in_three_lines(claims.claims(every))}"
-
-
-def run_block(results: Path) -> str:
-    """Three ways to run it: command, minutes, memory, the number to expect."""
-    records = read_records(results / MAIN)
-    table, setup = _notebooks(results), _setup(results)
-    peak = table.peak_rss_mib.max() / 1024
-    rows = [
-        (
-            "read it",
-            "open [`report.html`](results/ml-100k/report.html), or `make lab`",
-            "1 (`make lab` first installs)",
-            "1 GiB",
-            "the answer above",
-        ),
-        ("smoke", "`make study PROFILE=smoke`", "7 to 17 (AVX-512 or not)", "4 GiB", "none is published"),
-        (
-            "the study",
-            "`make study`",
-            f"{(table.seconds.sum() + setup) / 60:.0f}" + (" (set-up apart)" if not setup else ""),
-            f"{peak:.1f} GiB",
-            _expected(records)["05"],
-        ),
-    ]
-    return words.markdown(
-        pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"])
-    )
-
-
-def notebooks_block(results: Path) -> str:
-    """Question, minutes and the number to expect of every notebook."""
-    minutes = _notebooks(results).set_index("notebook").seconds / 60
-    expected = _expected(read_records(results / MAIN))
-    rows = []
-    for path in sorted((results.parent / "notebooks").glob("0*.ipynb")):
-        title, question = _head(path)
-        link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
-        rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", expected[path.stem.split("_")[0]]))
-    return words.markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
-
-
-def _expected(records: Records) -> dict[str, str]:
-    users = records.metrics("data", "cohort")["users"]
-    reliable = records.metrics("reward", records.start)["reliability"]["train/log_likelihood"]["r"]
-    head = tables.last_round(records)
-    row = head[(head.scorer == "own") & (head.baseline == "zero_shot")].iloc[0]
-    mean = loop_tables.ablation_knowledge(records).groupby("arm")["mean"].mean()
-    rounds = loop_learning.rounds(records).set_index(["loop", "round"])
-    first = rounds.loc[("dpo", 1)]
-    closer = records.metrics("guards", "similarity")["own_above_another"]
-    return {
-        "00": "first loss 0.6931 (ln 2)",
-        "01": f"{users['train']} / {users['validation']} / {users['test']} users",
-        "02": f"{closer:.0%} nearer to their user",
-        "03": f"r = {reliable:.2f} between halves of the lists",
-        "04": f"{first.heldout_accuracy:.0%} of {first.heldout_pairs:.0f} held-out pairs, round 1",
-        "04a": "first loss 0.6931, three ways",
-        "05": f"{row.difference:+.4f} NDCG@7 over the LLM as it comes",
-        "06": f"{mean['item'] - mean['none']:+.4f} NDCG@7, item text over ids",
-        "07": f"{first.referees_validation:+.4f} nats (t = {first.referees_t:.1f}), referees, round 1",
-    }
-
-
-def _notebooks(results: Path) -> pd.DataFrame:
-    return pd.read_csv(results / MAIN / "tables" / "notebooks.csv")
-
-
-def _setup(results: Path) -> float:
-    path = results / MAIN / "tables" / "setup.csv"
-    return float(pd.read_csv(path).seconds.sum()) if path.exists() else 0.0
-
-
-def _head(path: Path) -> tuple[str, str]:
-    """Title and question of a notebook."""
-    text = "".join(read_json(path)["cells"][0]["source"])
-    return text.splitlines()[0].removeprefix("# "), re.search(r"\*\*Question\.\*\* (.+)", text)[1]
+    return [read_records(results / name) for name in ANSWERED if has(results, name, "heldout-")]
 
 
 # docs/results.md
-
-
-NO_LOOPS = "No loop is there yet; [what will be run](experiments/2026-11-29-table-1.md)."
 
 
 def claims_block(results: Path) -> str:
@@ -243,13 +131,25 @@ def claims_block(results: Path) -> str:
     table = claims.claims(every)
     title = "What each round learnt, random labels in brackets; one half is chance where texts end and do not repeat"
     parts = [f"**{h}:**\n\n{words.markdown(claims.side_by_side(part))}" for h, part in claims.by_source(table).items()]
-    parts += [loops.noise_line(every), folded("Every interval", claims.looked_at(table))]
+    parts += [loops.noise_line(every), _more_noise(results), folded("Every interval", claims.looked_at(table))]
     parts.append(folded(title, across.learning_by_loop(every)))
     for group in every:
         summary = f"The same on validation users, on whom nothing is trained, for these loops alone: {group.place}"
         parts.append(folded(summary, loops.unseen_sample(group)))
     return "\n\n".join(
         [*filter(None, parts), "As a file, with both kinds of scorers: [`claims.csv`](../results/claims.csv)."]
+    )
+
+
+def _more_noise(results: Path) -> str:
+    """What would not stand if every loop moved as much as round 1 did when it was trained again."""
+    if not has(results, ABLATIONS, f"ablation-{REPEATED}-"):
+        return ""
+    repeated = tables.repeats(read_records(results / ABLATIONS)).set_index("repeated").loc["trained"]
+    fallen = claims.of_more_noise(read_loops(results), repeated["std"])
+    return (
+        f"Were it {repeated['std']:.4f}, by which round 1 moved in {repeated.times} trainings on MovieLens-100K, these "
+        f"verdicts would not stand (Holm's p then): {fallen}."
     )
 
 
@@ -292,12 +192,12 @@ def effects_block(results: Path) -> str:
     after another."""
     parts = []
     for name in committed(results):
-        if name == ABLATIONS or loops.PROFILE.fullmatch(name) or not _has(results, name, "own-"):
+        if name == ABLATIONS or loops.PROFILE.fullmatch(name) or not has(results, name, "own-"):
             continue
         records = read_records(results / name)
         parts += [f"### `{name}`", f"{words.seen_on(records)}.{words.short_of(records)}"]
         parts.append(folded("Against every baseline, by both kinds of scorers", answer.effect_table(records)))
-        if _has(results, name, "referees-"):
+        if has(results, name, "referees-"):
             parts.append(folded("What every round learnt", answer.learning_table(records)))
     return "\n\n".join(parts)
 
@@ -309,7 +209,7 @@ def folded(summary: str, table: pd.DataFrame) -> str:
 
 def variants_block(results: Path) -> str:
     """What one round learns with one thing changed, as Markdown."""
-    if not _has(results, ABLATIONS, "heldout-"):
+    if not has(results, ABLATIONS, "heldout-"):
         return f"Not run: `make study PROFILE={ABLATIONS}` makes it."
     records = read_records(results / ABLATIONS)
     table = loop_learning.variants(records)
@@ -323,7 +223,7 @@ def variants_block(results: Path) -> str:
 
 def ladder_block(results: Path) -> str:
     """What texts can give before any training, data sets side by side."""
-    profiles = [read_records(results / name) for name in committed(results) if _has(results, name, "ladder-")]
+    profiles = [read_records(results / name) for name in committed(results) if has(results, name, "ladder-")]
     return words.markdown(ladder.side_by_side(profiles)) if profiles else "Not run: see notebook 03."
 
 
@@ -331,7 +231,7 @@ def repeats_block(results: Path) -> str:
     """Noise that is not of users, a profile that repeats round 1 after another."""
     parts = []
     for name in committed(results):
-        if _has(results, name, f"ablation-{REPEATED}-"):
+        if has(results, name, f"ablation-{REPEATED}-"):
             table = tables.repeats(read_records(results / name)).drop(columns="repeated")
             parts.append(f"`{name}`:\n\n{words.markdown(table.round(4))}")
     return "\n\n".join(parts) or "Not measured yet: `evaluation.repeats` of a profile asks for it."
@@ -378,10 +278,10 @@ def provenance_block(results: Path) -> str:
 
 
 BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
-    ("README.md", "answer"): answer_block,
-    ("README.md", "held"): held_block,
-    ("README.md", "run"): run_block,
-    ("README.md", "notebooks"): notebooks_block,
+    ("README.md", "answer"): first_page.answer,
+    ("README.md", "held"): first_page.held,
+    ("README.md", "run"): first_page.ways,
+    ("README.md", "notebooks"): first_page.notebooks,
     ("docs/results.md", "claims"): claims_block,
     ("docs/results.md", "pictures"): pictures_block,
     ("docs/results.md", "table 1"): table_one_block,

@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 
 from dpo4rec_utils.evidence import across, plots
+from dpo4rec_utils.evidence.committed import committed, read_loops, read_records
 from dpo4rec_utils.evidence.contents import FIGURES
-from dpo4rec_utils.evidence.pages import committed, read_loops, read_records
 from dpo4rec_utils.files import MissingRecordError
 
 RESULTS = Path(__file__).parents[2] / "results"

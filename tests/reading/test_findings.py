@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from dpo4rec_utils.arms import label
+from dpo4rec_utils.evidence.committed import read_records
 from dpo4rec_utils.evidence.findings import FINDINGS, seen
-from dpo4rec_utils.evidence.pages import read_records
 
 ROOT = Path(__file__).parents[2]
 PROFILES = [name for name in ("ml-100k", "games") if (ROOT / "results" / name / "manifest.json").exists()]

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from dpo4rec_utils.evidence import across
-from dpo4rec_utils.evidence.pages import committed
+from dpo4rec_utils.evidence.committed import committed
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.report import prose
 from dpo4rec_utils.settings import load_config

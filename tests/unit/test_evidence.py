@@ -211,32 +211,6 @@ def test_losses_are_counted_like_wins(records):
     ]
 
 
-def cells_of(text: str) -> list[list[str]]:
-    """A Markdown table's cells, row by row, without the rule below its head."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    return [rows[0], *rows[2:]]
-
-
-def test_the_first_page_gives_differences_and_every_round(records):
-    head, first, random, warm, _, shown, mean, rounds, *_ = cells_of(answer.plain_answer([records]))
-    assert head == ["NDCG@7 of round 2, minus", "MovieLens-100K"]
-    assert random[0] == "random labels" and warm[0] == "warm start", "longer wins is no arm here, so it has no row"
-    assert first == ["the LLM as it comes", "**+0.213**"] and shown[0] == "mean of items shown"
-    assert mean == ["history mean", "**-0.050**"]
-    assert rounds[0] == "*NDCG@7: warm start, each round*" and rounds[1].endswith(", 0.513")
-
-
-def test_data_sets_stand_side_by_side(records, tmp_path, monkeypatch):
-    learning = pd.DataFrame({"round": [1, 2, 3], "heldout_ci_low": [0.6, 0.5, 0.4]})
-    monkeypatch.setattr(answer.loop_tables, "trained_policies", lambda *_: [])
-    monkeypatch.setattr(answer.loop_learning, "learning", lambda *_: learning)
-    equal = Records(make_records(tmp_path / "equal", equal=["warm_start"]))
-    _, first, _, warm, *_, unlearnt = cells_of(answer.plain_answer([records, equal]))
-    assert first == ["the LLM as it comes", "**+0.213**", "**+0.213**"]
-    assert warm == ["warm start", "**+0.213**", "+0.000"], "bold where the interval leaves zero out"
-    assert unlearnt == ["*rounds not seen to learn*", "2, 3", "2, 3"]
-
-
 def test_a_round_that_got_too_few_pairs_is_told(records):
     store = Store(records.folder.parents[1], records.config)
     asked = records.config["alignment"]["pairs"]

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from dpo4rec_utils.arms import arm as arm_of
 from dpo4rec_utils.arms import table_arms
 from dpo4rec_utils.config import as_dict
-from dpo4rec_utils.evidence import across, claims, loops, pages, tables
+from dpo4rec_utils.evidence import across, claims, headline, loops, pages, tables
 from dpo4rec_utils.evidence.records import Records
 from dpo4rec_utils.evidence.statistics import LoopNoise, holm, loop_noise, looped_differences, paired_differences
 from dpo4rec_utils.files import NotAskedError, StudyError, file_sha256
@@ -199,19 +199,19 @@ def test_validation_users_stand_once_for_all_loops(both):
     assert table.loc["best of N"].tolist() == ["1", "3", "+0.200 (+0.200 to +0.200)"]
 
 
-def test_a_page_holds_every_claim_and_no_number_that_is_none(both, monkeypatch):
+def test_a_page_holds_every_claim_and_no_number_that_is_none(both, results, monkeypatch):
     monkeypatch.setattr(pages, "read_loops", lambda _: (both, replace(both, name="again")))
     monkeypatch.setattr(loops.Loops, "dataset", property(lambda every: every.name))
     monkeypatch.setattr(
         across, "learning_by_loop", lambda _: pd.DataFrame({"round": ["1"]})
     )  # made loops train no policy
-    claimed, table = pages.claims_block(None), pages.table_one_block(None)
+    claimed, table = pages.claims_block(results), pages.table_one_block(results)
     assert "every data set gains" in claimed and "nan" not in claimed + table
     head, rule, *rows = claimed.split("\n\n")[1].splitlines()
     cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[3:-1]] for row in rows}
     assert [cell.strip() for cell in head.split("|")[3:5]] == ["made", "again"]
     assert cells["DPO helps over best of N"] == ["**+0.200**", "**+0.200**", "2 / 0 / 0", "2 / 0 / 0"]
-    assert cells["every backbone gains"] == ["2 of 3", "2 of 3", "0 / 0 / 2", "0 / 0 / 2"]
+    assert cells["every backbone gains"] == ["2 / 0 / 3", "2 / 0 / 3", "0 / 0 / 2", "0 / 0 / 2"]
     assert cells["more samples help, read as their mean"][-1] == "", "no shared scorer reads one text"
     assert all(
         claim.sentence in claimed
@@ -220,7 +220,7 @@ def test_a_page_holds_every_claim_and_no_number_that_is_none(both, monkeypatch):
     )
     assert "| popularity" in table and "0.5100" in table
     monkeypatch.setattr(pages, "read_loops", lambda _: ())
-    assert pages.claims_block(None) == pages.table_one_block(None) == pages.NO_LOOPS
+    assert pages.claims_block(results) == pages.table_one_block(results) == pages.NO_LOOPS
 
 
 def test_loops_that_differ_in_more_than_seeds_users_and_arms_are_no_loops_of_one_name(tmp_path):
@@ -270,7 +270,7 @@ def test_a_claim_is_held_not_held_or_not_visible(both):
     knowledge = table[(table.claim == "knowledge helps a re-ranker") & (table.scorer == "own")].iloc[0]
     assert knowledge.verdict.startswith("not visible") and abs(knowledge.difference) < 1e-6
     every = table[(table.claim == "every backbone gains") & (table.scorer == "own")].iloc[0]
-    assert every.verdict == "not visible (2 of 3 better)", "MIR sees no difference"
+    assert every.verdict == "not visible (2 better, 0 worse of 3)", "MIR sees no difference"
     assert "every data set gains" not in set(table.claim), "one data set says nothing of every one"
     counts = claims.over_all(table).set_index("claim")
     assert counts.loc["DPO helps over best of N", "held"] == 1
@@ -416,6 +416,17 @@ def test_the_noise_of_training_is_told_where_there_are_two_loops(both, monkeypat
     assert loops.noise_line([]) == ""
 
 
+def test_verdicts_that_more_noise_would_take_are_named(both):
+    """The gains of two loops over zero-shot, .2 and .22, are held; with a noise of their own size they are not."""
+    assert claims.of_more_noise([both, replace(both, records=both.records[:1])], 0.0) == f"{both.place} none"
+    fallen = claims.of_more_noise([both], 0.3)
+    table = loops.differences(both, "own", 0.3)
+    last = table[(table.arm == both.last) & (table.backbone == "mean")].set_index("baseline")
+    assert f"zero-shot LLM ({last.loc['zero_shot'].p_holm:.2f})" in fallen and "best of N" not in fallen, "of one loop"
+    half = student.ppf(0.975, loops.training_noise(both, "own").freedom) * 0.3 / np.sqrt(2)
+    assert last.loc["zero_shot"].ci_high - last.loc["zero_shot"].difference == pytest.approx(half, rel=0.01)
+
+
 def test_copies_of_a_comparison_know_no_more_of_its_noise():
     rng = np.random.default_rng(8)
     made = [rng.normal(mean, 0.3, (1, 50, 1)) for mean in (0.0, 0.2, 0.3)]
@@ -484,3 +495,33 @@ def test_every_data_set_gains_where_each_does():
         gains = pd.DataFrame([gain | {"verdict": v} for v in verdicts], columns=claims.COLUMNS)
         (row,) = claims._every_dataset(gains).to_dict("records")
         assert row["verdict"] == verdict and (row["users"], row["loops"], row["n"]) == (566, 4, 2)
+
+
+def cells_of(text: str) -> list[list[str]]:
+    """A Markdown table's cells, row by row, without the rule below its head."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [rows[0], *rows[2:]]
+
+
+def test_the_first_page_has_the_last_round_beside_every_baseline_of_enough_loops(both, monkeypatch):
+    learnt = pd.DataFrame({"round": [1, 2], "heldout_ci_low": [0.6, 0.4]})
+    monkeypatch.setattr(headline.loop_tables, "trained_policies", lambda *_: [])
+    monkeypatch.setattr(headline.loop_learning, "learning", lambda *_: learnt)
+    assert headline.headline([both]) == "", "two loops are no headline"
+    monkeypatch.setattr(headline, "LEAST_LOOPS", 2)
+    monkeypatch.setattr(claims, "LEAST_LOOPS", 2)
+    head, *rows = cells_of(headline.headline([both]))
+    assert head == [
+        "NDCG@7 of round 2, minus",
+        both.place,
+        f"MIR, {both.place}",
+        f"one re-ranker for all texts, {both.place}",
+    ]
+    cells = {row[0]: row[1:] for row in rows}
+    assert cells["the LLM as it comes"] == ["**+0.210**", "+0.000", "**+0.210**"]
+    assert cells["template"] == ["**-0.052**", "+0.000", "**-0.052**"] and "longer wins" not in cells
+    assert cells["*NDCG@7: warm start, each round*"] == ["0.300, 0.405, 0.510", "", ""]
+    assert cells["*rounds seen to learn*"] == ["2 of 4", "", ""]
+    monkeypatch.setattr(claims, "LEAST_LOOPS", 3)
+    assert "**+0.210** (loops: 2)" in headline.headline([both])
+    assert headline.gain_of_loop(both.records[1]) == pytest.approx(0.22)
