@@ -180,7 +180,7 @@ ARMS = _named(
     _texts(
         name="dpo_cold",
         label="DPO, no warm start",
-        question="the paper's path",
+        question="what does DPO give without a warm start?",
         policy="dpo_cold",
         against=("zero_shot",),
         baseline=14,

@@ -37,11 +37,13 @@ def forest(every: Sequence[Loops]):
     table = pd.concat(rows, ignore_index=True)
     order = {name: place for place, name in enumerate(BASELINES)}  # an earlier round comes last
     table = table.sort_values("baseline", key=lambda names: names.map(order).fillna(len(order)), kind="stable")
-    figure, _ = plots.dots(
-        table.assign(baseline=table.baseline.map(label)), "baseline", "difference", "place", ("ci_low", "ci_high")
-    )
-    plots.below(figure, "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval)")
     clear = (table.p_holm < ALPHA) & ((table.ci_low > 0) | (table.ci_high < 0))
+    marked = table.assign(baseline=table.baseline.map(label), filled=clear)
+    figure, _ = plots.dots(marked, "baseline", "difference", "place", ("ci_low", "ci_high"))
+    plots.below(
+        figure,
+        "NDCG@7, last round minus each, a re-ranker for each (bars: 95 % interval; filled: Holm's p below .05, too)",
+    )
     counts = []
     for name, part in table.assign(side=np.sign(table.difference) * clear).groupby("baseline", sort=False):
         counts.append(f"{label(name)} {(part.side > 0).sum()} / {(part.side < 0).sum()} / {len(part)}")

@@ -41,19 +41,20 @@ def headline(records: Records):
     table = tables.headline(records)
     table = table[(table.protocol == "popularity") & (table.arm == records.last)]
     series = [f"{words.group_label(records, row.group)}, {words.SCORERS[row.scorer]}" for row in table.itertuples()]
-    labelled = table.assign(baseline=table.baseline.map(label), series=series)
+    clear = (table.ci_low > 0) | (table.ci_high < 0)
+    labelled = table.assign(baseline=table.baseline.map(label), series=series, filled=clear)
     figure, _ = plots.dots(labelled, "baseline", "difference", "series", ("ci_low", "ci_high"))
     plots.below(
         figure,
         f"NDCG@7 of {label(records.last)} above that of ... (MIR reads the history by itself; bars: 95 % interval of users and "
-        f"seeds, n = {table.users.max()} test users)",
+        f"seeds, n = {table.users.max()} test users; filled: zero is outside)",
     )
     rows = tables.last_round(records)
     rows = rows[rows.scorer == "own"]
     beaten, lost = rows[rows.ci_low > 0].baseline.map(label), rows[rows.ci_high < 0].baseline.map(label)
     return figure, (
         f"With a re-ranker for each, {label(records.last)} is better than {', '.join(beaten) or 'no other'} and worse than {', '.join(lost) or 'no other'} "
-        f"(95 % intervals of the {words.group_label(records, 'mean')} backbones that do not read the history, not corrected for many baselines; n = {rows.users.max()} test users)."
+        f"(95 % intervals of the {words.group_label(records, 'mean')}, which do not read the history, not corrected for many baselines; n = {rows.users.max()} test users)."
     )
 
 
@@ -64,12 +65,15 @@ def on_top(records: Records):
     table = table[table.arm.str.startswith("history_mean+") & (table.baseline == "history_mean")]
     if table.empty:
         raise NotAskedError(f"{records.profile} asks for no arm that adds to the history mean.")
-    labelled = table.assign(
-        arm=table.arm.map(label), group=[words.group_label(records, group) for group in table.group]
+    groups, clear = (
+        [words.group_label(records, group) for group in table.group],
+        (table.ci_low > 0) | (table.ci_high < 0),
     )
+    labelled = table.assign(arm=table.arm.map(label), group=groups, filled=clear)
     figure, _ = plots.dots(labelled, "arm", "difference", "group", ("ci_low", "ci_high"))
     plots.below(
-        figure, f"NDCG@7 above that of the history mean alone (bars: 95 % interval, n = {table.users.max()} test users)"
+        figure,
+        f"NDCG@7 above that of the history mean alone (bars: 95 % interval, n = {table.users.max()} test users; filled: zero is outside)",
     )
     mean = table[table.group == "mean"]
     adds = [
@@ -78,7 +82,7 @@ def on_top(records: Records):
     ]
     return (
         figure,
-        f"On top of the history mean: {'; '.join(adds)} NDCG@7, {words.group_label(records, 'mean')} backbones.",
+        f"On top of the history mean: {'; '.join(adds)} NDCG@7, {words.group_label(records, 'mean')}.",
     )
 
 

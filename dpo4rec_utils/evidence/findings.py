@@ -128,11 +128,13 @@ def _iterations(records: Records) -> tuple[str, ...]:
     steps = loop_tables.cost(records).set_index("round")
     last, minutes = steps.iloc[-1], steps.minutes.iloc[-1] - steps.minutes[0]
     gained, half = last.difference_to_round_0, last.ci_half
+    seen_by = loop_tables.rewards_by_round(records).query("split == 'test' and reward == 'independent_ndcg'")
+    ndcg = seen_by.sort_values("round").iloc[-1]
     return (
         f"Of the last round alone the reward models claim {turn.reward_validation:+.4f} nats a candidate for validation users; "
         f"referees, who gave no reward, see {turn.referees_validation:+.4f}.",
         f"All rounds together take {minutes:.0f} minutes and change the referees' log-likelihood of test users by {gained:+.4f}, "
-        f"{BESIDE[words.side(gained - half, gained + half)]}.",
+        f"{BESIDE[words.side(gained - half, gained + half)]}, and their NDCG@10 by {ndcg.difference_to_round_0:+.4f} (t {ndcg.t:.1f}).",
         f"The best of {picked.samples:.0f} texts by half of a user's lists gains {picked.gain:+.3f} NDCG@10 on the other half.",
     )
 

@@ -16,6 +16,11 @@ def answer(results: Path) -> str:
     return headline.headline(read_loops(results)) or NO_LOOPS
 
 
+def beside(results: Path) -> str:
+    """The answer's first rows by MIR and by one re-ranker for all texts."""
+    return headline.beside(read_loops(results), ("zero_shot", "random_labels", "warm_start"))
+
+
 def held(results: Path) -> str:
     """The paper's claims over all loops, in three lines."""
     if not (every := read_loops(results)):

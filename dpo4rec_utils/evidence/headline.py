@@ -24,30 +24,44 @@ ROWS = {
 
 
 def headline(every: Sequence[Loops]) -> str:
-    """Markdown: a row a baseline of `ROWS` with NDCG@7 of the last round minus the baseline's, popularity negatives,
-    bold where `claims.verdict` is 'held' or 'not held'. A data set has three columns: a re-ranker for each, mean over
-    backbones that do not read the history; MIR, which does; one re-ranker for all texts. Then NDCG@7 of the policies
-    and how many rounds are seen to learn. Data sets and LLMs with fewer than three loops are left out; a cell of fewer
-    has their number beside it. Empty where none has three."""
-    enough = [loops for loops in every if len(loops.records) >= LEAST_LOOPS]
-    if not enough:
-        return ""
+    """Markdown: a row a baseline of `ROWS` with NDCG@7 of the last round minus the baseline's, a column a data set; a
+    re-ranker for each, popularity negatives, mean over backbones that do not read the history. Bold: `claims.verdict`
+    is 'held' or 'not held'. Then NDCG@7 of the policies and how many rounds are seen to learn. Data sets and LLMs with
+    fewer than three loops are left out; a cell of fewer has their number beside it. Empty where none has three."""
+    columns = {g.place: _column(g, "own", MEAN) | _policies(g) | _rounds(g) for g in enough(every)}
+    return _markdown(columns, every)
+
+
+def beside(every: Sequence[Loops], baselines: Sequence[str] = tuple(ROWS)) -> str:
+    """The same of some baselines by what `headline` leaves out: backbones that read the history, and one re-ranker for
+    all texts."""
     columns = {}
-    for loops in enough:
-        columns[loops.place] = _column(loops, "own", MEAN) | _policies(loops) | _rounds(loops)
-        readers = [b for group, part in tables.backbone_groups(loops.records[0]).items() if group != MEAN for b in part]
-        columns |= {f"{words.backbone_label(b)}, {loops.place}": _column(loops, "own", b) for b in readers}
-        columns[f"{words.SCORERS['shared']}, {loops.place}"] = _column(loops, "shared", MEAN)
-    rounds = enough[0].records[0].config["alignment"]["rounds"]
+    for loops in enough(every):
+        groups = tables.backbone_groups(loops.records[0])
+        for backbone in [name for group, names in groups.items() if group != MEAN for name in names]:
+            columns[f"{loops.place}: {words.backbone_label(backbone)}"] = _column(loops, "own", backbone, baselines)
+        columns[f"{loops.place}: {words.SCORERS['shared']}"] = _column(loops, "shared", MEAN, baselines)
+    return _markdown(columns, every)
+
+
+def enough(every: Sequence[Loops]) -> list[Loops]:
+    """Those with as many loops as a headline needs."""
+    return [loops for loops in every if len(loops.records) >= LEAST_LOOPS]
+
+
+def _markdown(columns: dict[str, dict[str, str]], every: Sequence[Loops]) -> str:
+    if not columns:
+        return ""
+    rounds = every[0].records[0].config["alignment"]["rounds"]
     table = pd.DataFrame(columns).fillna("").rename_axis(f"NDCG@7 of round {rounds}, minus").reset_index()
     return words.markdown(table)
 
 
-def _column(loops: Loops, scorer: str, backbone: str) -> dict[str, str]:
-    """The cells of `ROWS` that some loop has, by row."""
+def _column(loops: Loops, scorer: str, backbone: str, baselines: Sequence[str] = tuple(ROWS)) -> dict[str, str]:
+    """The cells of baselines that some loop has, by row."""
     table = differences(loops, scorer)
     part = table[(table.arm == loops.last) & (table.backbone == backbone)].set_index("baseline")
-    return {name: _cell(part.loc[baseline].to_dict()) for baseline, name in ROWS.items() if baseline in part.index}
+    return {ROWS[name]: _cell(part.loc[name].to_dict()) for name in baselines if name in part.index}
 
 
 def _cell(row: dict) -> str:

@@ -196,10 +196,10 @@ def noise_line(every: Sequence[Loops]) -> str:
 
 
 def table_one(every: Sequence[Loops]) -> pd.DataFrame:
-    """The paper's Table 1: NDCG@7 and MAP@7 of every data set, LLM and arm, means over loops, seeds and users.
+    """The paper's Table 1: NDCG@k and MAP@k of every data set, LLM and arm, means over loops, seeds and users.
 
     Columns: dataset, llm, protocol, scorer, arm, loops, and for the mean of backbones that do not read the history and
-    for each that does: ndcg@7, map@7 and loop_sd (of NDCG@7; missing of one loop).
+    for each that does: ndcg@k and map@k of every k that is recorded, and loop_sd (of NDCG@7; missing of one loop).
     """
     rows = []
     for loops, protocol, scorer in itertools.product(every, PROTOCOLS, ("own", "shared")):
@@ -212,16 +212,17 @@ def table_one(every: Sequence[Loops]) -> pd.DataFrame:
 
 
 def _means(records: Records, protocol: str, scorer: str, arm: str) -> dict[str, float]:
-    """'group ndcg@7' and 'group map@7' of an arm of one loop; nothing where the scorers do not read it."""
+    """'group ndcg@k' and 'group map@k' of an arm of one loop; nothing where the scorers do not read it."""
     name = protocol if scorer == "shared" else f"{protocol}-{arm}"
     arms = records.metrics(scorer, name)["arms"]
     if arm not in arms:
         return {}
     means, groups = arms[arm]["means"], tables.backbone_groups(records)
+    metrics = dict.fromkeys(name.split("/")[1] for name in means if re.search(r"/(ndcg|map)@\d+$", name))
     return {
-        f"{group} {metric}@7": float(np.mean([means[f"{b}/{metric}@7"]["user"] for b in backbones]))
+        f"{group} {metric}": float(np.mean([means[f"{b}/{metric}"]["user"] for b in backbones]))
         for group, backbones in groups.items()
-        for metric in ("ndcg", "map")
+        for metric in metrics
     }
 
 
@@ -231,7 +232,7 @@ def _over_loops(made: list[dict[str, float]]) -> dict[str, float]:
     for name in made[0]:
         values = [part[name] for part in made]
         row[name] = float(np.mean(values))
-        if "ndcg" in name:
+        if name.endswith("ndcg@7"):
             row[f"{name.split()[0]} loop_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
     return row
 

@@ -6,6 +6,7 @@ else.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dpo4rec_utils.evidence import (
     answer,
     claims,
     first_page,
+    headline,
     ladder,
     loop_learning,
     loop_tables,
@@ -131,6 +133,8 @@ def claims_block(results: Path) -> str:
     table = claims.claims(every)
     title = "What each round learnt, random labels in brackets; one half is chance where texts end and do not repeat"
     parts = [f"**{h}:**\n\n{words.markdown(claims.side_by_side(part))}" for h, part in claims.by_source(table).items()]
+    other = "**The last round by MIR, which reads the history, and by one re-ranker for all texts** (three loops each):"
+    parts += [f"{other}\n\n{headline.beside(every)}"] if headline.enough(every) else []
     parts += [loops.noise_line(every), _more_noise(results), folded("Every interval", claims.looked_at(table))]
     parts.append(folded(title, across.learning_by_loop(every)))
     for group in every:
@@ -171,7 +175,7 @@ def table_one_block(results: Path) -> str:
     for group in read_loops(results):
         table = loops.table_one([group])
         table = table[table.scorer == "own"].assign(arm=table.arm.map(label))
-        numbers = [name for name in table.columns[table.columns.get_loc("loops") + 1 :] if table[name].notna().any()]
+        numbers = [name for name in table if re.search(r"@7$| loop_sd$", name) and table[name].notna().any()]
         cells = {name: table[name].map("{:.4f}".format).replace("nan", "") for name in numbers}
         columns = {"negatives": table.protocol, "arm": table.arm, "loops": table.loops.astype(str)} | cells
         parts.append(folded(group.place, pd.DataFrame(columns)))
@@ -279,6 +283,7 @@ def provenance_block(results: Path) -> str:
 
 BLOCKS: dict[tuple[str, str], Callable[[Path], str]] = {
     ("README.md", "answer"): first_page.answer,
+    ("README.md", "beside"): first_page.beside,
     ("README.md", "held"): first_page.held,
     ("README.md", "run"): first_page.ways,
     ("README.md", "notebooks"): first_page.notebooks,

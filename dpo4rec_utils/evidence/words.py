@@ -42,7 +42,7 @@ def backbone_label(name: str) -> str:
 def group_label(records: Records, group: str) -> str:
     """How a group of backbones of `tables.headline` is written."""
     others = tables.backbone_groups(records)["mean"]
-    return f"mean of {len(others)}" if group == "mean" else backbone_label(group)
+    return f"mean of {listing(map(backbone_label, others))}" if group == "mean" else backbone_label(group)
 
 
 def data_label(records: Records) -> str:

@@ -206,7 +206,7 @@ def test_losses_are_counted_like_wins(records):
     table = answer.differences([records, records]).set_index("NDCG@7 of the last round")
     assert table.loc["above history mean"].iloc[0].startswith("**-0.050 (-"), "bold, because zero is outside"
     assert table.loc["above history mean"].iloc[1] == "**-0.050**" and list(table) == [
-        "MovieLens-100K, mean of 1",
+        "MovieLens-100K, mean of PRM",
         "MovieLens-100K, MIR",
     ]
 

@@ -507,21 +507,18 @@ def test_the_first_page_has_the_last_round_beside_every_baseline_of_enough_loops
     learnt = pd.DataFrame({"round": [1, 2], "heldout_ci_low": [0.6, 0.4]})
     monkeypatch.setattr(headline.loop_tables, "trained_policies", lambda *_: [])
     monkeypatch.setattr(headline.loop_learning, "learning", lambda *_: learnt)
-    assert headline.headline([both]) == "", "two loops are no headline"
+    assert headline.headline([both]) == headline.beside([both]) == "", "two loops are no headline"
     monkeypatch.setattr(headline, "LEAST_LOOPS", 2)
     monkeypatch.setattr(claims, "LEAST_LOOPS", 2)
     head, *rows = cells_of(headline.headline([both]))
-    assert head == [
-        "NDCG@7 of round 2, minus",
-        both.place,
-        f"MIR, {both.place}",
-        f"one re-ranker for all texts, {both.place}",
-    ]
-    cells = {row[0]: row[1:] for row in rows}
-    assert cells["the LLM as it comes"] == ["**+0.210**", "+0.000", "**+0.210**"]
-    assert cells["template"] == ["**-0.052**", "+0.000", "**-0.052**"] and "longer wins" not in cells
-    assert cells["*NDCG@7: warm start, each round*"] == ["0.300, 0.405, 0.510", "", ""]
-    assert cells["*rounds seen to learn*"] == ["2 of 4", "", ""]
+    assert head == ["NDCG@7 of round 2, minus", both.place]
+    cells = dict(rows)
+    assert cells["the LLM as it comes"] == "**+0.210**" and cells["template"] == "**-0.052**"
+    assert "longer wins" not in cells and cells["*NDCG@7: warm start, each round*"] == "0.300, 0.405, 0.510"
+    assert cells["*rounds seen to learn*"] == "2 of 4"
+    head, *rows = cells_of(headline.beside([both], ["zero_shot", "longer_wins"]))
+    assert head[1:] == [f"{both.place}: MIR", f"{both.place}: one re-ranker for all texts"]
+    assert rows == [["the LLM as it comes", "+0.000", "**+0.210**"]], "no loop has longer wins"
     monkeypatch.setattr(claims, "LEAST_LOOPS", 3)
     assert "**+0.210** (loops: 2)" in headline.headline([both])
     assert headline.gain_of_loop(both.records[1]) == pytest.approx(0.22)
