@@ -39,7 +39,7 @@ PAPER = (
     Claim("knowledge helps a re-ranker", "zero_shot", "item"),
     Claim(GAIN, LAST, "zero_shot"),
     Claim("DPO without a warm start helps over the zero-shot LLM", "dpo_cold", "zero_shot"),
-    Claim("DPO adds to the warm start (supervised fine-tuning)", LAST, "warm_start"),
+    Claim("DPO adds to supervised fine-tuning", LAST, "warm_start"),
     Claim("DPO helps over best of N", LAST, "rft"),
     Claim("more rounds help", LAST, round_name(1)),
     Claim("more samples help, read as their mean", LAST, "one_text"),
@@ -202,7 +202,7 @@ def made_of(every: Sequence[Loops]) -> str:
     places: dict[str, list[str]] = {}
     for loops in every:
         places.setdefault(loops.llm, []).append(f"{loops.dataset} ({len(loops.records)})")
-    rough = " Fewer than three say little of what training again would give."
+    rough = " Fewer than three say little."
     rough *= min(len(loops.records) for loops in every) < LEAST_LOOPS
     return f"Loops: {'; '.join(f'{llm} on {words.listing(names)}' for llm, names in places.items())}.{rough}"
 

@@ -39,7 +39,7 @@ def ways(results: Path) -> str:
             "open [`report.html`](results/ml-100k/report.html), or `make lab`",
             "1 (`make lab` first installs)",
             "1 GiB",
-            "the answer above",
+            "the answer of one loop",
         ),
         ("smoke", "`make study PROFILE=smoke`", "7 to 17 (AVX-512 or not)", "4 GiB", "none is published"),
         (
@@ -59,7 +59,7 @@ def _drawn_again(results: Path) -> str:
     """What the last round has over the LLM as it comes in the loops of the same data: drawn and trained anew."""
     made = [loops for loops in read_loops(results) if loops.name == MAIN]
     gains = [headline.gain_of_loop(records) for loops in made for records in loops.records]
-    return f"; {min(gains):+.3f} to {max(gains):+.3f} in {len(gains)} loops made anew" if gains else ""
+    return f" (loops: {min(gains):+.3f} to {max(gains):+.3f})" if gains else ""
 
 
 def notebooks(results: Path) -> str:

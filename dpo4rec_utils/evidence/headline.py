@@ -40,7 +40,7 @@ def beside(every: Sequence[Loops], baselines: Sequence[str] = tuple(ROWS)) -> st
         groups = tables.backbone_groups(loops.records[0])
         for backbone in [name for group, names in groups.items() if group != MEAN for name in names]:
             columns[f"{loops.place}: {words.backbone_label(backbone)}"] = _column(loops, "own", backbone, baselines)
-        columns[f"{loops.place}: {words.SCORERS['shared']}"] = _column(loops, "shared", MEAN, baselines)
+        columns[f"{loops.place}: one re-ranker"] = _column(loops, "shared", MEAN, baselines)
     return _markdown(columns, every)
 
 

@@ -75,8 +75,8 @@ def _with_prose(copy: list[dict], source: list[dict]) -> list[dict]:
             before = written.get(cell["id"], cell)
             metadata = before.get("metadata", {}) | cell.get("metadata", {})  # where a slide begins, for one
             cells.append(before | {"source": cell["source"], "metadata": metadata})
-        elif cell["id"] in written:
-            end = [code["id"] for code in ran].index(cell["id"]) + 1
+        elif cell["id"] in (ids := [code["id"] for code in ran]):  # not where a cell was moved since
+            end = ids.index(cell["id"]) + 1
             cells, ran = [*cells, *ran[:end]], ran[end:]
     return [*cells, *ran]
 

@@ -517,7 +517,7 @@ def test_the_first_page_has_the_last_round_beside_every_baseline_of_enough_loops
     assert "longer wins" not in cells and cells["*NDCG@7: warm start, each round*"] == "0.300, 0.405, 0.510"
     assert cells["*rounds seen to learn*"] == "2 of 4"
     head, *rows = cells_of(headline.beside([both], ["zero_shot", "longer_wins"]))
-    assert head[1:] == [f"{both.place}: MIR", f"{both.place}: one re-ranker for all texts"]
+    assert head[1:] == [f"{both.place}: MIR", f"{both.place}: one re-ranker"]
     assert rows == [["the LLM as it comes", "+0.000", "**+0.210**"]], "no loop has longer wins"
     monkeypatch.setattr(claims, "LEAST_LOOPS", 3)
     assert "**+0.210** (loops: 2)" in headline.headline([both])
