@@ -15,7 +15,7 @@ from dpo4rec_utils.knowledge.guards import guards_stage, mean_likes, similarity_
 from dpo4rec_utils.knowledge.models import load_tokenizer, token_ids
 from dpo4rec_utils.knowledge.repetition import repetition_stage
 from dpo4rec_utils.registries import ENGINES
-from dpo4rec_utils.rerankers.training import load_reranker, score_texts, train_reranker
+from dpo4rec_utils.rerankers.training import Task, load_reranker, score_texts, train_reranker
 from dpo4rec_utils.rewards.values import list_rewards, user_rewards
 from dpo4rec_utils.seeds import derive_seed
 from dpo4rec_utils.store import Stage, made_by
@@ -83,14 +83,14 @@ def check_title(study: Study) -> None:
         tokenizer = load_tokenizer(study.config.llm.model)
         control = [tokenizer.convert_tokens_to_ids(word) for word in knowledge.control_words]
         seeds = [derive_seed(study.seed, "title", user) for user in users]
-        rows, scorer = [], (task, load_reranker(task, train_reranker(task)))
+        rows, model = [], load_reranker(task, train_reranker(task))
         for kind, prompts in prompts_by_title.items():
             answers = sampler.sample(prompts, [count] * len(users), seeds)
             answers = [exchangeable(answer, seed) for answer, seed in zip(answers, seeds, strict=True)]
             texts = [[knowledge.prefix + completion.text for completion in answer] for answer in answers]
             row = {"title": kind, "control_tokens": int(np.isin(token_ids(tokenizer, prompts[0]), control).sum())}
             row |= {"tokens": float(np.mean([completion.tokens for answer in answers for completion in answer]))}
-            rows.append(row | {"reward": _mean_reward(study, scorer, users, texts), "a_text": texts[0][0]})
+            rows.append(row | {"reward": _mean_reward(study, task, model, users, texts), "a_text": texts[0][0]})
         return {"users": len(users), "rows": rows}
 
     config, lists = study.config, study.data.lists("popularity")
@@ -114,9 +114,8 @@ def title_prompts(study: Study, users) -> dict[str, list[str]]:
     }
 
 
-def _mean_reward(study: Study, scorer: tuple, users, texts: list[list[str]]) -> float:
-    """Mean reward of users' texts in the eyes of one re-ranker, (task, model), trained on templated profiles."""
-    task, model = scorer
+def _mean_reward(study: Study, task: Task, model, users, texts: list[list[str]]) -> float:
+    """Mean reward of users' texts in the eyes of one re-ranker, trained on templated profiles."""
     vectors = np.full((len(study.knowledge.users), len(texts[0]), task.user_vectors.shape[2]), np.nan, np.float32)
     vectors[users] = study.encoder.encode([text for row in texts for text in row]).reshape(
         len(users), len(texts[0]), -1

@@ -60,7 +60,7 @@ def rounds(every: Sequence[Loops]):
         minutes = np.cumsum([_minutes(loops, name) for name in ("zero_shot", *names)])
         places = plots.dodge(range(len(minutes)), number, len(every))
         _rise(left, places, [gain(loops, name) for name in names], number, loops.place)
-        plots.line(right, (range(len(minutes)), minutes), number)
+        plots.line(right, plots.Curve(range(len(minutes)), minutes), number)
         table = differences(loops, "own")
         row = table[(table.arm == loops.last) & (table.baseline == "warm_start") & (table.backbone == MEAN)].iloc[0]
         rises.append(f"{words.signed(row.difference, row.ci_low, row.ci_high, 3)} on {loops.place}")
@@ -79,7 +79,7 @@ def _rise(axis, places: Sequence, gains: list[dict], number: int, name: str) -> 
     """A line from zero at the first of `places` through rows of `gain` at the others, with their intervals."""
     means = [0.0, *(row["difference"] for row in gains)]
     bars = [(0.0, 0.0), *((row["difference"] - row["ci_low"], row["ci_high"] - row["difference"]) for row in gains)]
-    plots.line(axis, (places, means, np.transpose(bars)), number, name)
+    plots.line(axis, plots.Curve(places, means, np.transpose(bars)), number, name)
 
 
 def gain(
@@ -132,8 +132,8 @@ def samples(every: Sequence[Loops]):
         gains, halves = (pd.concat([part[name] for part in parts], axis=1) for name in ("gain", "ci_half"))
         mean, half = gains.mean(axis=1), halves.mean(axis=1)  # loops share users: their intervals are not pooled
         minutes = pd.concat([part.minutes for part in parts], axis=1).mean(axis=1)
-        plots.line(left, (plots.dodge(mean.index, number, len(every)), mean, half), number, loops.place)
-        plots.line(right, (minutes.index, minutes), number)
+        plots.line(left, plots.Curve(plots.dodge(mean.index, number, len(every)), mean, half), number, loops.place)
+        plots.line(right, plots.Curve(minutes.index, minutes), number)
         last = mean.iloc[-1]
         most.append(f"{words.signed(last, last - half.iloc[-1], last + half.iloc[-1], 3)} on {loops.place}")
     left.axhline(0, color="black", linewidth=0.8)
@@ -159,7 +159,7 @@ def texts(every: Sequence[Loops]):
             gains = [gain(loops, name, baseline=reading[0]) for name in (*reading[1:], loops.last)]
             minutes = np.mean([records.get("texts", loops.last)["seconds"] for records in having]) / 60
             _rise(left, plots.dodge(counts, number, len(every)), gains, number, loops.place)
-            plots.line(right, (counts, counts / last * minutes), number)
+            plots.line(right, plots.Curve(counts, counts / last * minutes), number)
             rise = words.signed(*(gains[-1][name] for name in ("difference", "ci_low", "ci_high")), 3)
             most.append(f"{rise} on {loops.place}")
     if not most:

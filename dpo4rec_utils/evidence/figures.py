@@ -22,7 +22,7 @@ def power(records: Records):
     for scorer, part in table.groupby("scorer", sort=False):
         mean = part.groupby("users")[["alone", "holm"]].mean()
         for column, phrase in (("alone", "one test at 0.05"), ("holm", "Holm's strictest step")):
-            plots.line(axis, (mean.index, mean[column]), number, f"{words.SCORERS[scorer]}, {phrase}")
+            plots.line(axis, plots.Curve(mean.index, mean[column]), number, f"{words.SCORERS[scorer]}, {phrase}")
             number += 1
     axis.axvline(users, color="black", linewidth=0.8, linestyle=":")
     axis.set(xlabel=f"test users (dotted: this study, {users})", ylabel="detectable NDCG@7 difference")

@@ -242,7 +242,7 @@ def rounds(records: Records):
         mean = np.r_[0, part.difference_to_round_0]
         half = np.r_[0, 1.96 * np.abs(part.difference_to_round_0 / part.t.replace(0, np.nan))]
         place = plots.dodge(np.r_[0, part["round"]], i, len(series))
-        plots.line(axis, (place, mean, half), i, name)
+        plots.line(axis, plots.Curve(place, mean, half), i, name)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="DPO round", ylabel="change of log-likelihood (nats a candidate)\nbars: 95 % interval of users")
@@ -285,8 +285,8 @@ def samples(records: Records):
 def _two_panels(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str):
     """`y` with its interval (column `ci_half`), and `minutes`, side by side over the same `x`."""
     figure, (left, right) = plots.blank(plots.WIDTH, 3.4, 2)
-    plots.line(left, (table[x], table[y], table.ci_half), 0)
-    plots.line(right, (table[x], table.minutes), 1)
+    plots.line(left, plots.Curve(table[x], table[y], table.ci_half), 0)
+    plots.line(right, plots.Curve(table[x], table.minutes), 1)
     if y == "gain":
         left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel=xlabel, ylabel=ylabel, xticks=table[x])

@@ -7,6 +7,8 @@ by marker. A difference axis has a line at zero. Labels are wrapped, so that the
 import io
 import os
 import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 os.environ["MPLBACKEND"] = "agg"  # figures are files; a backend that is named in vain would stop the import
 
@@ -123,20 +125,27 @@ def dodge(places, number: int, count: int) -> np.ndarray:
     return np.asarray(places) + (number - (count - 1) / 2) * np.ptp(places) * 0.02
 
 
-def line(axis, points: tuple, number: int, label: str | None = None, markers: bool = True) -> None:
-    """One series on an axis, styled by its number; points: x, y and, if there is one, the half width of the
-    interval."""
-    x, y, half = points if len(points) == 3 else (*points, None)
+@dataclass(frozen=True)
+class Curve:
+    """A series: y at x; half: the half width of its interval, or that below and above."""
+
+    x: Sequence
+    y: Sequence
+    half: Sequence | None = None
+
+
+def line(axis, curve: Curve, number: int, label: str | None = None, markers: bool = True) -> None:
+    """One series on an axis, styled by its number."""
     marker, colour, stroke = STYLES[number % len(STYLES)]
     style = {"marker": marker if markers else "", "markersize": 5, "color": colour, "linestyle": stroke}
-    axis.errorbar(x, y, half, capsize=3, label=label, **style)
+    axis.errorbar(curve.x, curve.y, curve.half, capsize=3, label=label, **style)
 
 
-def running_mean(values, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places (from 1) and means of every `steps` neighbouring values, of all of them where there are fewer."""
+def running_mean(values, steps: int) -> Curve:
+    """Means of every `steps` neighbouring values, of all of them where there are fewer; x: places, from 1."""
     steps = min(steps, len(values))
     means = np.convolve(values, np.full(steps, 1 / steps), mode="valid")
-    return np.arange(len(means)) + (steps + 1) / 2, means
+    return Curve(np.arange(len(means)) + (steps + 1) / 2, means)
 
 
 def histogram(axis, edges, counts, label: str, filled: bool) -> None:

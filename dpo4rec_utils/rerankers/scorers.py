@@ -152,7 +152,7 @@ def _test_values(done: dict, cells, arm: str, lists: CandidateLists) -> pd.DataF
             values = {s: user_means(METRICS[metric](labels, 7), lists.user, users) for s, labels in ranked.items()}
             if (metric, lists.protocol) != ("ndcg", "popularity"):
                 values = {-1: np.mean(list(values.values()), axis=0)}
-            names = (arm, backbone, f"{metric}@7", "test")
+            names = {"arm": arm, "backbone": backbone, "metric": f"{metric}@7", "split": "test"}
             frames += [_frame(names, seed, users, value) for seed, value in values.items()]
     return pd.concat(frames)
 
@@ -163,11 +163,10 @@ def _validation_values(done: dict, cells, arm: str, lists: CandidateLists) -> pd
     for backbone, seed in cells:
         ranked = ranked_labels(done[f"{backbone}-{seed}"][f"validation/{arm}"], lists.labels)
         value = user_means(METRICS["ndcg"](ranked, 7), lists.user, users)
-        frames.append(_frame((arm, backbone, "ndcg@7", "validation"), seed, users, value))
+        names = {"arm": arm, "backbone": backbone, "metric": "ndcg@7", "split": "validation"}
+        frames.append(_frame(names, seed, users, value))
     return pd.concat(frames)
 
 
-def _frame(names: tuple[str, str, str, str], seed: int, users: np.ndarray, value: np.ndarray) -> pd.DataFrame:
-    columns = dict(zip(("arm", "backbone", "metric", "split"), names, strict=True))
-    numbers = {"seed": np.int8(seed), "user": users.astype(np.int32), "value": value}
-    return pd.DataFrame(columns | numbers)
+def _frame(names: dict[str, str], seed: int, users: np.ndarray, value: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(names | {"seed": np.int8(seed), "user": users.astype(np.int32), "value": value})

@@ -145,6 +145,7 @@ def test_copies_take_prose_from_their_sources_and_keep_the_code_that_ran(tmp_pat
     assert copied("m1 c2* c3* m4", "m1 c2 c3 m5 c6 m4") == "m1 c2* c3* m5 m4"
     assert copied("m1 c2* m4 c3*", "m1 c2 c3") == "m1 c2* c3*"
     assert copied("m1 c2*", "m1 c2") == "m1 c2*"
+    assert copied("c1* c2* c3*", "m0 c3 m4 c1 c2") == "m0 c1* c2* c3* m4", "a cell was moved since"
 
 
 def test_tables_say_what_the_records_hold(records):
