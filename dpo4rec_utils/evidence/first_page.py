@@ -39,7 +39,7 @@ def ways(results: Path) -> str:
             "open [`report.html`](results/ml-100k/report.html), or `make lab`",
             "1 (`make lab` first installs)",
             "1 GiB",
-            "the answer of one loop",
+            "one loop",
         ),
         ("smoke", "`make study PROFILE=smoke`", "7 to 17 (AVX-512 or not)", "4 GiB", "none is published"),
         (
@@ -51,7 +51,7 @@ def ways(results: Path) -> str:
         ),
     ]
     return words.markdown(
-        pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "number in the record"])
+        pd.DataFrame(rows, columns=["", "command", "minutes on 2 cores", "memory", "record of MovieLens-100K"])
     )
 
 
@@ -71,7 +71,7 @@ def notebooks(results: Path) -> str:
         title, question = _head(path)
         link, copy = f"[{title}](notebooks/{path.name})", f"[executed](results/{MAIN}/notebooks/{path.name})"
         rows.append((f"{link} ({copy})", question, f"{minutes[path.stem]:.1f}", numbers[path.stem.split("_")[0]]))
-    return words.markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "number in the record"]))
+    return words.markdown(pd.DataFrame(rows, columns=["notebook", "asks", "minutes", "record of MovieLens-100K"]))
 
 
 def expected(records: Records) -> dict[str, str]:

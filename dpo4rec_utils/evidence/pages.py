@@ -152,7 +152,8 @@ def _more_noise(results: Path) -> str:
     repeated = tables.repeats(read_records(results / ABLATIONS)).set_index("repeated").loc["trained"]
     fallen = claims.of_more_noise(read_loops(results), repeated["std"])
     return (
-        f"Were it {repeated['std']:.4f}, by which round 1 moved in {repeated.times} trainings on MovieLens-100K, these "
+        f"Were it {repeated['std']:.4f}, by which one arm, round 1, moved in {repeated.times} trainings on MovieLens-100K (a difference of "
+        "two trained arms moves by more), these "
         f"verdicts would not stand (Holm's p then): {fallen}."
     )
 
