@@ -18,7 +18,11 @@ from dpo4rec_utils.rerankers.scorers import ArmKnowledge, Scorers
 from dpo4rec_utils.settings import load_config
 from tests.conftest import made_study
 
-CONFIG = load_config("smoke", {"data": {"max_users": None}, "evaluation": {"backbones": ["prm"]}})
+# Weights are named: "auto" is bfloat16 on a CPU that multiplies in it faster, and two settings would be one.
+CONFIG = load_config(
+    "smoke",
+    {"data": {"max_users": None}, "evaluation": {"backbones": ["prm"]}, "device": {"sampling": "float32"}},
+)
 REQUESTS = [Request("0", "prompt", 2, 7), Request("1", "other", 1, 8)]
 
 
