@@ -3,6 +3,7 @@ records."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,11 +88,22 @@ def test_tables_findings_and_report_are_byte_for_byte_those_committed(clone, rep
     assert pictures[1] and (loop or pictures[0] == pictures[1])
 
 
-@pytest.mark.parametrize(
+each_copy = pytest.mark.parametrize(
     "path",
     sorted(path for profile in PROFILES for path in (ROOT / "results" / profile).glob("notebooks/*.ipynb")),
     ids=lambda p: "/".join(p.parts[-3::2]),
 )
+
+
+@each_copy
+def test_links_in_outputs_of_executed_copies_lead_somewhere(path):
+    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    text = "".join(line for output in outputs for line in output.get("data", {}).get("text/markdown", []))
+    missing = [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (path.parent / link).exists()]
+    assert not missing, "made outside `study`? execute the notebook again"
+
+
+@each_copy
 def test_executed_copies_have_the_prose_of_their_sources(path):
     copy, source = (prose(json.loads(book.read_text())) for book in (path, ROOT / "notebooks" / path.name))
     assert copy == source, "run make report, or the notebook"
