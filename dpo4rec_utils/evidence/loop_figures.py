@@ -29,7 +29,8 @@ def sanity_rankers(records: Records):
     """NDCG@7 of three simple rankers on validation lists, a marker a kind of negatives."""
     table = loop_tables.sanity_rankers(records)
     rows = table[(table.metric == "ndcg") & (table.k == 7)]
-    figure, _ = plots.dots(rows, "ranker", "mean", "protocol")
+    drawn = rows.assign(negatives=rows.protocol + " negatives")
+    figure, _ = plots.dots(drawn, "ranker", "mean", "negatives")
     plots.below(figure, f"NDCG@7, validation users' lists (n = {rows.lists.max()})")
     wide = rows.pivot(index="protocol", columns="ranker", values="mean")
     gain = wide["popularity"] - wide["random"]
@@ -259,9 +260,10 @@ def rounds(records: Records):
 def cost(records: Records):
     """Independent log-likelihood of test users by round, and the minutes spent so far, in two panels."""
     table = loop_tables.cost(records)
-    figure = _two_panels(
-        table, "round", "mean", "DPO round (-1: zero-shot)", "referees' log-likelihood (nats a candidate)"
-    )
+    figure = _two_panels(table, "round", "mean", "DPO round", "log-likelihood by referees\n(nats a candidate)")
+    before = ["zero-\nshot", "warm\nstart"] if table["round"].min() < 0 else ["zero-\nshot"]
+    for axis in figure.axes:
+        axis.set_xticks(table["round"], [*before, *table["round"][len(before) :]])
     last, begin = table.iloc[-1], table[table["round"] == 0].iloc[0]
     users = records.metrics("data", "cohort")["users"]["test"]
     return figure, (
