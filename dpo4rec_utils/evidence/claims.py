@@ -143,8 +143,9 @@ def of_more_noise(every: Sequence[Loops], least: float) -> str:
             if not verdict(now.loc[name]).startswith("not visible")
             and verdict(then.loc[name]).startswith("not visible")
         ]
-        parts.append(f"{loops.place} {words.listing(fallen)}")
-    return "; ".join(parts)
+        if fallen:
+            parts.append(f"{loops.place} {words.listing(fallen)}")
+    return "; ".join(parts) or "none"
 
 
 def _headline(table: pd.DataFrame, loops: Loops) -> pd.DataFrame:

@@ -109,9 +109,8 @@ def train_reranker(task: Task) -> Trained:
     torch.set_num_threads(1)
     try:
         model, losses = _train(task)
-        return Trained(
-            {name: t.cpu().numpy() for name, t in model.state_dict().items()}, losses, calibrate(model, task)
-        )
+        validation = calibrate(model, task)  # before its weights are copied: they hold the temperature
+        return Trained({name: t.cpu().numpy() for name, t in model.state_dict().items()}, losses, validation)
     finally:
         torch.set_num_threads(threads)
 

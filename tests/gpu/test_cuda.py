@@ -17,6 +17,7 @@ from dpo4rec_utils.knowledge import policies
 from dpo4rec_utils.knowledge.encoder import TextEncoder
 from dpo4rec_utils.knowledge.engines import open_sampler
 from dpo4rec_utils.knowledge.policies import Policy
+from dpo4rec_utils.metrics import log_likelihood
 from dpo4rec_utils.rerankers import training
 from tests.equivalence.test_rerankers import made_task
 
@@ -63,6 +64,7 @@ def test_a_reranker_scores_and_trains_as_on_the_cpu(backbone):
     task = replace(task, config=task.config.changed(text_dropout=0.0))  # what is dropped differs by device
     trained = training.train_reranker(task)
     scores = training.score_lists(training.load_reranker(task, trained), task, task.validation)
+    assert log_likelihood(scores, task.validation.labels).mean() == pytest.approx(trained.validation, abs=1e-4)
     with pytest.MonkeyPatch.context() as patch:
         on_the_cpu(patch)
         same = training.score_lists(training.load_reranker(task, trained), task, task.validation)
