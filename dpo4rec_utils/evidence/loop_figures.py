@@ -29,8 +29,7 @@ def sanity_rankers(records: Records):
     """NDCG@7 of three simple rankers on validation lists, a marker a kind of negatives."""
     table = loop_tables.sanity_rankers(records)
     rows = table[(table.metric == "ndcg") & (table.k == 7)]
-    drawn = rows.assign(negatives=rows.protocol + " negatives")
-    figure, _ = plots.dots(drawn, "ranker", "mean", "negatives")
+    figure, _ = plots.dots(rows, "ranker", "mean", "protocol")
     plots.below(figure, f"NDCG@7, validation users' lists (n = {rows.lists.max()})")
     wide = rows.pivot(index="protocol", columns="ranker", values="mean")
     gain = wide["popularity"] - wide["random"]
@@ -74,7 +73,8 @@ def split_half(records: Records):
         axis.set_title(f"{words.REWARDS[kind]}\nr = {half['r']:.2f}", fontsize=10)
         axis.set(xlabel="even lists", ylabel="odd lists" if axis is axes[0][0] else "")
         most = float(f"{0.75 * ends[1]:.0e}")  # far enough from the middle for labels of any width
-        axis.set(xticks=[-most, 0, most], yticks=[-most, 0, most], xlim=ends, ylim=ends)
+        ticks, names = [-most, 0, most], [f"\N{MINUS SIGN}{most:g}", "0", f"{most:g}"]
+        axis.set(xticks=ticks, yticks=ticks, xticklabels=names, yticklabels=names, xlim=ends, ylim=ends)
         axis.grid(False)
     plots.below(figure, "reward of a text less its user's mean, on two halves of the user's lists")
     return figure, (
@@ -260,10 +260,9 @@ def rounds(records: Records):
 def cost(records: Records):
     """Independent log-likelihood of test users by round, and the minutes spent so far, in two panels."""
     table = loop_tables.cost(records)
-    figure = _two_panels(table, "round", "mean", "DPO round", "log-likelihood by referees\n(nats a candidate)")
-    before = ["zero-\nshot", "warm\nstart"] if table["round"].min() < 0 else ["zero-\nshot"]
-    for axis in figure.axes:
-        axis.set_xticks(table["round"], [*before, *table["round"][len(before) :]])
+    figure = _two_panels(
+        table, "round", "mean", "DPO round (-1: zero-shot)", "referees' log-likelihood (nats a candidate)"
+    )
     last, begin = table.iloc[-1], table[table["round"] == 0].iloc[0]
     users = records.metrics("data", "cohort")["users"]["test"]
     return figure, (
